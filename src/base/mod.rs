@@ -1,0 +1,8 @@
+//! Vocabulary that every other module shares: identifiers, time, units, priorities, user-facing errors.
+//! Owns no behaviour beyond these values and opens nothing.
+
+pub mod error;
+pub mod ids;
+pub mod priority;
+pub mod time;
+pub mod units;

@@ -1,0 +1,17 @@
+//! hpcdag: one binary that launches its own cluster inside a batch system and runs graphs of tasks on it,
+//! keeping results in the workers' memory.
+//!
+//! The modules are declared in the order in which data flows through them. `tests/tidy.rs` holds the table
+//! of who may use whom.
+
+pub mod base;
+pub mod config;
+pub mod graph;
+pub mod protocol;
+pub mod net;
+pub mod scheduler;
+pub mod worker;
+pub mod launch;
+pub mod client;
+pub mod cluster;
+pub mod cli;
