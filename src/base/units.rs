@@ -1,0 +1,1 @@
+//! Bytes, durations and fractions as people write them. Parses and prints; owns no defaults.
