@@ -5,13 +5,13 @@
 //! of who may use whom.
 
 pub mod base;
-pub mod config;
-pub mod graph;
-pub mod protocol;
-pub mod net;
-pub mod scheduler;
-pub mod worker;
-pub mod launch;
+pub mod cli;
 pub mod client;
 pub mod cluster;
-pub mod cli;
+pub mod config;
+pub mod graph;
+pub mod launch;
+pub mod net;
+pub mod protocol;
+pub mod scheduler;
+pub mod worker;

@@ -262,11 +262,15 @@ impl Pattern {
             Pattern::Group { size } => smallvec![j / size..j / size + 1],
             Pattern::Tree { fan_in } => smallvec![j / fan_in..j / fan_in + 1],
             Pattern::Window { low, high, edge } => match edge {
-                Border::Clip => clipped(i64::from(j) - i64::from(*high), i64::from(j) - i64::from(*low), consumers),
+                Border::Clip => {
+                    clipped(i64::from(j) - i64::from(*high), i64::from(j) - i64::from(*low), consumers)
+                }
                 Border::Drop => {
                     clipped(i64::from(j) - i64::from(high.abs_diff(*low)), i64::from(j), consumers)
                 }
-                Border::Wrap => window(j, n, -*high, -*low, Border::Wrap).into_iter().map(|s| s.range).collect(),
+                Border::Wrap => {
+                    window(j, n, -*high, -*low, Border::Wrap).into_iter().map(|s| s.range).collect()
+                }
             },
             _ => SmallVec::new(),
         }
