@@ -2,6 +2,7 @@
 //! Owns no behaviour beyond these values and opens nothing.
 
 pub mod error;
+pub mod failure;
 pub mod ids;
 pub mod priority;
 pub mod time;

@@ -1,0 +1,90 @@
+//! Why an attempt at a task failed, in the words that reach the user. Made by executors and by the scheduler,
+//! carried by every message about it. Owns no policy: who retries is the scheduler's business.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What ended an attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureKind {
+    /// The process exited with a code that is not among the accepted ones.
+    Exit(i32),
+    /// The process was ended by a signal.
+    Signal(i32),
+    /// The program could not be started.
+    Spawn(String),
+    /// Something that has to be done before the start failed: inputs, directories, the environment's setup.
+    Prepare(String),
+    /// It ran longer than its time limit (milliseconds).
+    TimeLimit(u64),
+    /// Its captured output grew beyond the limit (bytes).
+    OutputTooLarge(u64),
+    /// A named output was not there afterwards.
+    MissingOutput(String),
+    /// A native function returned an error or panicked.
+    Native(String),
+    /// It was cancelled.
+    Cancelled,
+    /// The workers that ran it were lost, each with the reason.
+    WorkersLost(Vec<String>),
+    /// Its inputs could not be had, again and again.
+    Inputs(String),
+    /// Something it depends on failed: that task's key.
+    Dependency(String),
+    /// No worker could ever run it.
+    Impossible(String),
+}
+
+/// Why an attempt failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What ended it.
+    pub kind: FailureKind,
+    /// The command as it was run, shortened.
+    pub command: String,
+    /// The last lines of its stderr, lossily decoded.
+    pub stderr_tail: String,
+    /// The short reason it left in `$HPCDAG_ERROR_FILE`.
+    pub reason: Option<String>,
+}
+
+impl Failure {
+    /// A failure that has no command and no stderr.
+    pub fn of(kind: FailureKind) -> Failure {
+        Failure { kind, command: String::new(), stderr_tail: String::new(), reason: None }
+    }
+}
+
+impl fmt::Display for FailureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FailureKind::Exit(code) => write!(f, "exit status {code}"),
+            FailureKind::Signal(signal) => write!(f, "ended by signal {signal}"),
+            FailureKind::Spawn(what) => write!(f, "could not be started: {what}"),
+            FailureKind::Prepare(what) => write!(f, "could not be prepared: {what}"),
+            FailureKind::TimeLimit(ms) => {
+                write!(f, "ran longer than its time limit of {} s", *ms as f64 / 1e3)
+            }
+            FailureKind::OutputTooLarge(bytes) => write!(f, "its output grew beyond {bytes} bytes"),
+            FailureKind::MissingOutput(name) => write!(f, "did not write its output {name}"),
+            FailureKind::Native(what) => write!(f, "{what}"),
+            FailureKind::Cancelled => write!(f, "cancelled"),
+            FailureKind::WorkersLost(reasons) => {
+                write!(f, "took down {} workers: {}", reasons.len(), reasons.join("; "))
+            }
+            FailureKind::Inputs(what) => write!(f, "its inputs could not be had: {what}"),
+            FailureKind::Dependency(key) => write!(f, "depends on {key}, which failed"),
+            FailureKind::Impossible(what) => write!(f, "cannot run anywhere: {what}"),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.kind)?;
+        if let Some(reason) = &self.reason {
+            write!(f, " ({reason})")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,194 @@
+//! What all runs share inside the core: workers, queues, the story, and the actions gathered while an event is
+//! handled. Owns gathering and batching; makes no decisions.
+
+use super::action::{Action, Batch, Output};
+use super::ready::Ready;
+use super::story::{Record, Story};
+use super::workers::Worker;
+use super::{Settings, run::Run, state::State};
+use crate::base::ids::{Attempt, ClientId, RunId, TaskRef, WorkerId};
+use crate::base::time::Time;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The shared half of the core.
+pub(super) struct Cx {
+    pub(super) now: Time,
+    pub(super) epoch: u32,
+    pub(super) settings: Settings,
+    pub(super) workers: Vec<Option<Worker>>,
+    pub(super) ready: Ready,
+    pub(super) story: Story,
+    pub(super) cause: &'static str,
+    /// Failed tasks that are to be tried again, by when.
+    pub(super) delayed: BTreeSet<(Time, TaskRef)>,
+    /// Workers by unstarted work in hand, for stealing.
+    pub(super) backlog: BTreeSet<(u32, WorkerId)>,
+    listed_backlog: Vec<u32>,
+    /// Workers whose room may have changed.
+    dirty: Vec<WorkerId>,
+    is_dirty: Vec<bool>,
+    /// Runs that may be done.
+    pub(super) ending: BTreeSet<RunId>,
+    outbox: Vec<Outbox>,
+    /// Workers with something in their outbox.
+    posted: Vec<WorkerId>,
+    outputs: BTreeMap<ClientId, Vec<Output>>,
+    pub(super) actions: Vec<Action>,
+    /// Reused space for walking dependents.
+    pub(super) scratch: Vec<u32>,
+}
+
+#[derive(Default)]
+struct Outbox {
+    batch: Batch,
+    free: Vec<TaskRef>,
+    cancel: Vec<(TaskRef, Attempt)>,
+    posted: bool,
+}
+
+impl Cx {
+    pub(super) fn new(epoch: u32, settings: Settings) -> Cx {
+        let story = Story::new(settings.story_limit);
+        Cx {
+            now: Time::ZERO,
+            epoch,
+            settings,
+            workers: Vec::new(),
+            ready: Ready::default(),
+            story,
+            cause: "",
+            delayed: BTreeSet::new(),
+            backlog: BTreeSet::new(),
+            listed_backlog: Vec::new(),
+            dirty: Vec::new(),
+            is_dirty: Vec::new(),
+            ending: BTreeSet::new(),
+            outbox: Vec::new(),
+            posted: Vec::new(),
+            outputs: BTreeMap::new(),
+            actions: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    pub(super) fn worker(&self, w: WorkerId) -> Option<&Worker> {
+        self.workers.get(w.index())?.as_ref()
+    }
+
+    /// The worker, which from now on counts as changed.
+    pub(super) fn worker_mut(&mut self, w: WorkerId) -> Option<&mut Worker> {
+        self.touch(w);
+        self.workers.get_mut(w.index())?.as_mut()
+    }
+
+    /// Marks a worker's room for work as possibly changed.
+    pub(super) fn touch(&mut self, w: WorkerId) {
+        if self.is_dirty.len() <= w.index() {
+            self.is_dirty.resize(w.index() + 1, false);
+        }
+        if !self.is_dirty[w.index()] {
+            self.is_dirty[w.index()] = true;
+            self.dirty.push(w);
+        }
+    }
+
+    /// Brings the lists of open workers up to date and returns the workers that changed.
+    pub(super) fn refresh(&mut self) -> Vec<WorkerId> {
+        let dirty = std::mem::take(&mut self.dirty);
+        for &w in &dirty {
+            self.is_dirty[w.index()] = false;
+            self.relist(w);
+        }
+        dirty
+    }
+
+    /// Lists one worker anew.
+    pub(super) fn relist(&mut self, w: WorkerId) {
+        for c in 0..self.ready.classes.len() {
+            let class = &self.ready.classes[c];
+            let load = self.workers.get(w.index()).and_then(|x| x.as_ref()).and_then(|x| {
+                x.is_open(class.slots, &class.resources, self.settings.saturation).then(|| x.load())
+            });
+            self.ready.list(w, c, load);
+        }
+        let backlog = self.worker(w).map_or(0, Worker::backlog);
+        if self.listed_backlog.len() <= w.index() {
+            self.listed_backlog.resize(w.index() + 1, 0);
+        }
+        let listed = &mut self.listed_backlog[w.index()];
+        if *listed != backlog {
+            self.backlog.remove(&(*listed, w));
+            if backlog > 0 {
+                self.backlog.insert((backlog, w));
+            }
+            *listed = backlog;
+        }
+    }
+
+    fn outbox(&mut self, w: WorkerId) -> &mut Outbox {
+        if self.outbox.len() <= w.index() {
+            self.outbox.resize_with(w.index() + 1, Outbox::default);
+        }
+        let outbox = &mut self.outbox[w.index()];
+        if !outbox.posted {
+            outbox.posted = true;
+            self.posted.push(w);
+        }
+        outbox
+    }
+
+    pub(super) fn batch(&mut self, w: WorkerId) -> &mut Batch {
+        &mut self.outbox(w).batch
+    }
+
+    pub(super) fn free(&mut self, w: WorkerId, task: TaskRef) {
+        self.outbox(w).free.push(task);
+    }
+
+    pub(super) fn cancel(&mut self, w: WorkerId, task: TaskRef, n: u32) {
+        let attempt = Attempt { epoch: self.epoch, n };
+        self.outbox(w).cancel.push((task, attempt));
+    }
+
+    pub(super) fn announce(&mut self, client: ClientId, output: Output) {
+        self.outputs.entry(client).or_default().push(output);
+    }
+
+    /// All actions gathered, in the order workers need: cancels and frees before new work.
+    pub(super) fn flush(&mut self) -> Vec<Action> {
+        let mut actions = std::mem::take(&mut self.actions);
+        for worker in std::mem::take(&mut self.posted) {
+            let outbox = std::mem::take(&mut self.outbox[worker.index()]);
+            if self.worker(worker).is_none() {
+                continue;
+            }
+            if !outbox.cancel.is_empty() {
+                actions.push(Action::Cancel { worker, attempts: outbox.cancel });
+            }
+            if !outbox.free.is_empty() {
+                actions.push(Action::Free { worker, tasks: outbox.free });
+            }
+            if !outbox.batch.tasks.is_empty() {
+                actions.push(Action::Compute { worker, batch: outbox.batch });
+            }
+        }
+        for (client, outputs) in std::mem::take(&mut self.outputs) {
+            actions.push(Action::Outputs { client, outputs });
+        }
+        actions
+    }
+
+    pub(super) fn record(&mut self, run: &Run, i: u32, from: State, to: State) {
+        let at = run.worker[i as usize];
+        let worker = (at != super::run::NOBODY).then_some(WorkerId(at));
+        self.story.push(Record {
+            at: self.now,
+            task: run.task(i),
+            from,
+            to,
+            attempt: run.attempt[i as usize],
+            worker,
+            cause: self.cause,
+        });
+    }
+}

@@ -1,0 +1,272 @@
+//! Families coming into being: sizing them, making their tasks, wiring them to the families before. Owns the order
+//! in which that happens and the growing of groups by bytes.
+
+use super::cx::Cx;
+use super::former::Former;
+use super::ready::Entry;
+use super::run::{Gate, Run};
+use super::state::State;
+use crate::base::ids::{FamilyIx, WorkerId};
+use crate::graph::layer::{Pattern, Shape, Size};
+
+impl Run {
+    /// Brings into being every family whose size can be known now, in order.
+    pub(super) fn grow(&mut self, cx: &mut Cx) {
+        for f in 0..self.families.len() {
+            let family = &self.families[f];
+            if family.shape.is_some() || self.cancelled.is_some() {
+                continue;
+            }
+            if family.layer.edges.iter().all(|e| self.families[e.producer.index()].closed) {
+                self.instantiate(cx, FamilyIx(f as u32));
+            }
+        }
+    }
+
+    /// Makes a family's tasks.
+    fn instantiate(&mut self, cx: &mut Cx, f: FamilyIx) {
+        let layer = &self.families[f.index()].layer;
+        let known = cx.ready.classes.len();
+        self.families[f.index()].class = cx.ready.class(layer.slots, &layer.resources);
+        if cx.ready.classes.len() > known {
+            (0..cx.workers.len() as u32).for_each(|w| cx.touch(WorkerId(w)));
+        }
+        if self.families[f.index()].grows() {
+            self.start_growing(cx, f);
+            return;
+        }
+        let shape = self.size(f);
+        let from = if layer_is_root(self, f) { State::Queued } else { State::Waiting };
+        let first = self.add_tasks(f, shape.total, from, 0);
+        self.families[f.index()].shape = Some(shape);
+        self.hold_elements(f, 0..shape.total);
+        self.wire(cx, f);
+        if from == State::Queued {
+            if shape.total > 0 {
+                let class = self.families[f.index()].class;
+                let (priority, end) = (self.priority(f, 0), first + shape.total);
+                cx.ready.push(class, Entry { priority, task: self.task(first), end });
+            }
+        } else {
+            for i in first..first + shape.total {
+                self.settle(cx, i);
+            }
+        }
+        self.close(cx, f);
+    }
+
+    fn size(&self, f: FamilyIx) -> Shape {
+        let family = &self.families[f.index()];
+        let edge = family.shaping_edge().map(|e| &family.layer.edges[e as usize]);
+        // A tree has its levels whatever size was written down for it.
+        let tree = family.layer.edges.iter().find(|e| matches!(e.pattern, Pattern::Tree { .. }));
+        if let Some(e) = tree.or(edge)
+            && let Some(shape) = e.pattern.shape(self.exports(e.producer))
+        {
+            return shape;
+        }
+        match family.layer.size {
+            Size::Fixed(total) => Shape { total, first_export: 0 },
+            Size::Follows => Shape { total: 1, first_export: 0 },
+        }
+    }
+
+    /// References that new elements have from the start: one for each later family that depends on theirs
+    /// (until that one exists and says how many it really needs), one for an output nobody has taken.
+    fn hold_elements(&mut self, f: FamilyIx, elements: std::ops::Range<u32>) {
+        let family = &self.families[f.index()];
+        let carries = |&&(c, e): &&(FamilyIx, u16)| self.families[c.index()].layer.edges[e as usize].data;
+        let consumers = family.consumers.iter().filter(carries).count() as u32;
+        let output = family.output;
+        let first_export = family.shape.map_or(0, |s| s.first_export);
+        for element in elements {
+            let i = self.index_of(f, element);
+            if element < first_export {
+                // Inside a tree: its parent needs it.
+                self.refs[i as usize] = 1;
+                continue;
+            }
+            self.refs[i as usize] = consumers + u32::from(output);
+            if output {
+                self.state[i as usize].set_wanted(true);
+                self.wanted += 1;
+            }
+        }
+    }
+
+    /// Connects a new family to its producers: gates, inverse lists, and exact references instead of held ones.
+    fn wire(&mut self, cx: &mut Cx, f: FamilyIx) {
+        let total = self.families[f.index()].shape.map_or(0, |s| s.total);
+        for e in 0..self.families[f.index()].layer.edges.len() {
+            let edge = &self.families[f.index()].layer.edges[e];
+            let (producer, data) = (edge.producer, edge.data);
+            let n = self.exports(producer);
+            if edge.pattern == Pattern::All {
+                let gate = self.new_gate(producer, data, total);
+                self.families[f.index()].edges[e].gate = Some(gate);
+                if data && total == 0 {
+                    let unneeded = (0..n).map(|j| self.export(producer, j)).collect();
+                    self.drop_refs(cx, unneeded);
+                }
+                continue;
+            }
+            self.families[f.index()].invert(e as u16, n);
+            if data {
+                self.count_exactly(cx, f, e as u16, producer);
+            }
+        }
+    }
+
+    fn new_gate(&self, producer: FamilyIx, data: bool, unfinished: u32) -> Gate {
+        let mut gate = Gate { missing: 0, unfinished, failed: None };
+        for j in 0..self.exports(producer) {
+            let i = self.export(producer, j);
+            let packed = self.state[i as usize];
+            let there = if data { packed.state() == State::Memory } else { packed.done_once() };
+            gate.missing += u32::from(!there);
+            if packed.state() == State::Erred {
+                gate.failed = Some(i);
+            }
+        }
+        gate
+    }
+
+    /// Replaces the one reference held for a family to come by as many as it has dependents.
+    fn count_exactly(&mut self, cx: &mut Cx, f: FamilyIx, e: u16, producer: FamilyIx) {
+        let pattern = &self.families[f.index()].layer.edges[e as usize].pattern;
+        if matches!(pattern, Pattern::Each | Pattern::Group { .. } | Pattern::Tree { .. }) {
+            return;
+        }
+        let mut unneeded = Vec::new();
+        let mut dependents = Vec::new();
+        for j in 0..self.exports(producer) {
+            let i = self.export(producer, j);
+            let element = self.place_of(i).1;
+            dependents.clear();
+            self.dependents(producer, element, (f, e), &mut dependents);
+            match dependents.len() as u32 {
+                0 => unneeded.push(i),
+                n => self.refs[i as usize] += n - 1,
+            }
+        }
+        self.drop_refs(cx, unneeded);
+    }
+
+    /// A family has all of its elements; those that wait for its size can come into being.
+    fn close(&mut self, cx: &mut Cx, f: FamilyIx) {
+        self.families[f.index()].closed = true;
+        self.unsized_families -= 1;
+        cx.ending.insert(self.id);
+    }
+
+    /// Begins a family of groups by bytes: no elements yet.
+    fn start_growing(&mut self, cx: &mut Cx, f: FamilyIx) {
+        self.families[f.index()].shape = Some(Shape::default());
+        let Some(e) = self.growing_edge(f) else { return };
+        let edge = &self.families[f.index()].layer.edges[e];
+        let (producer, Pattern::GroupBytes { bytes }) = (edge.producer, &edge.pattern) else { return };
+        let n = self.exports(producer);
+        let former = Former::new(*bytes, n);
+        self.families[f.index()].edges[e].former = Some(former);
+        self.wire_besides(f, e);
+        if n == 0 {
+            self.close(cx, f);
+        }
+        for j in 0..n {
+            let i = self.export(producer, j);
+            let packed = self.state[i as usize];
+            if packed.state() == State::Erred {
+                self.feed_former(cx, f, e, j, 1);
+            } else if packed.done_once() {
+                self.feed_former(cx, f, e, j, self.nbytes[i as usize]);
+            }
+        }
+    }
+
+    /// Gates of the other edges of a growing family; only all-to-all ones make sense there.
+    fn wire_besides(&mut self, f: FamilyIx, growing: usize) {
+        for e in 0..self.families[f.index()].layer.edges.len() {
+            let edge = &self.families[f.index()].layer.edges[e];
+            if e != growing {
+                // The family as a whole holds it until it is closed: one unit, dropped then.
+                let gate = self.new_gate(edge.producer, edge.data, 1);
+                self.families[f.index()].edges[e].gate = Some(gate);
+            }
+        }
+    }
+
+    fn growing_edge(&self, f: FamilyIx) -> Option<usize> {
+        let edges = &self.families[f.index()].layer.edges;
+        edges.iter().position(|e| matches!(e.pattern, Pattern::GroupBytes { .. }))
+    }
+
+    /// Tells the families that group this one's results by bytes that one of them is known.
+    pub(super) fn feed_formers(&mut self, cx: &mut Cx, f: FamilyIx, element: u32, bytes: u64) {
+        for k in 0..self.families[f.index()].consumers.len() {
+            let (c, e) = self.families[f.index()].consumers[k];
+            if self.families[c.index()].edges[e as usize].former.is_some() {
+                let first = self.families[f.index()].shape.map_or(0, |s| s.first_export);
+                if let Some(j) = element.checked_sub(first) {
+                    self.feed_former(cx, c, e as usize, j, bytes);
+                }
+            }
+        }
+    }
+
+    fn feed_former(&mut self, cx: &mut Cx, f: FamilyIx, e: usize, j: u32, bytes: u64) {
+        let Some(former) = &mut self.families[f.index()].edges[e].former else { return };
+        if former.is_complete() {
+            return;
+        }
+        let before = former.grouped();
+        let formed = former.note(j, bytes);
+        let (after, complete) = (former.grouped(), former.is_complete());
+        let producer = self.families[f.index()].layer.edges[e].producer;
+        if after > before {
+            let former = self.families[f.index()].edges[e].former.as_ref();
+            let empty = |&j: &u32| former.is_some_and(|former| former.is_empty(j));
+            let unneeded = (before..after).filter(empty).map(|j| self.export(producer, j)).collect();
+            self.drop_refs(cx, unneeded);
+        }
+        for _ in 0..formed {
+            self.add_group(cx, f);
+        }
+        if complete {
+            self.finish_growing(cx, f, e);
+        }
+    }
+
+    fn add_group(&mut self, cx: &mut Cx, f: FamilyIx) {
+        let element = self.families[f.index()].shape.map_or(0, |s| s.total);
+        let i = self.add_tasks(f, 1, State::Waiting, 0);
+        self.hold_elements(f, element..element + 1);
+        for edge in &mut self.families[f.index()].edges {
+            if let Some(gate) = &mut edge.gate {
+                gate.unfinished += 1;
+            }
+        }
+        self.settle(cx, i);
+    }
+
+    fn finish_growing(&mut self, cx: &mut Cx, f: FamilyIx, growing: usize) {
+        self.close(cx, f);
+        for e in 0..self.families[f.index()].edges.len() {
+            let edge = &self.families[f.index()].layer.edges[e];
+            let (producer, data) = (edge.producer, edge.data);
+            let Some(gate) = &mut self.families[f.index()].edges[e].gate else { continue };
+            if e == growing {
+                continue;
+            }
+            gate.unfinished -= 1;
+            if gate.unfinished == 0 && data {
+                let unneeded = (0..self.exports(producer)).map(|j| self.export(producer, j)).collect();
+                self.drop_refs(cx, unneeded);
+            }
+        }
+        self.grow(cx);
+    }
+}
+
+fn layer_is_root(run: &Run, f: FamilyIx) -> bool {
+    run.families[f.index()].layer.edges.is_empty()
+}

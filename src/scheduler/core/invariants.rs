@@ -1,0 +1,204 @@
+//! What must hold between any two events, checked against the whole state from scratch. For tests and simulations:
+//! it costs as much as the state is large. Owns no state.
+
+use super::Core;
+use super::run::Run;
+use super::state::State;
+use crate::base::ids::{FamilyIx, WorkerId};
+
+impl Core {
+    /// Checks every invariant and describes the first that does not hold.
+    pub fn check(&self) -> Result<(), String> {
+        for run in self.runs.iter().flatten() {
+            run.check().map_err(|e| format!("run {}: {e}", run.id))?;
+            self.check_holders(run)?;
+        }
+        self.check_workers()?;
+        self.check_queues()
+    }
+
+    fn check_holders(&self, run: &Run) -> Result<(), String> {
+        for i in 0..run.state.len() as u32 {
+            let (state, task) = (run.state_of(i), run.task(i));
+            if state == State::Memory && run.holders(i).is_empty() {
+                return Err(format!("{task:?} is in memory nowhere"));
+            }
+            for w in run.holders(i) {
+                if !self.cx.worker(w).is_some_and(|x| x.has.contains(&task)) {
+                    return Err(format!("{task:?} should be on worker {w}, which does not know of it"));
+                }
+            }
+            if state == State::Processing {
+                let w = WorkerId(run.worker[i as usize]);
+                if !self.cx.worker(w).is_some_and(|x| x.processing.contains_key(&task)) {
+                    return Err(format!("{task:?} is processing on worker {w}, which does not have it"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_workers(&self) -> Result<(), String> {
+        for (w, worker) in self.cx.workers.iter().enumerate() {
+            let Some(worker) = worker else { continue };
+            let mut nbytes = 0;
+            for task in &worker.has {
+                let run = self.run(task.run).ok_or(format!("worker {w} holds {task:?} of no run"))?;
+                if !run.holders(task.index).contains(&WorkerId(w as u32)) {
+                    return Err(format!("worker {w} has {task:?}, which does not list it"));
+                }
+                nbytes += run.nbytes[task.index as usize];
+            }
+            if nbytes != worker.nbytes {
+                return Err(format!("worker {w} counts {} bytes and holds {nbytes}", worker.nbytes));
+            }
+            let slots: u64 = worker.processing.values().map(|h| u64::from(h.slots)).sum();
+            let started = worker.processing.values().filter(|h| h.started.is_some()).count();
+            if slots != worker.slots_in_hand || started != worker.started as usize {
+                return Err(format!("worker {w} counts its tasks wrongly"));
+            }
+            if worker.processing.is_empty() && worker.occupancy != 0 {
+                return Err(format!("worker {w} has nothing to do and is occupied"));
+            }
+            for task in worker.processing.keys() {
+                let run = self.run(task.run).ok_or(format!("worker {w} runs {task:?} of no run"))?;
+                if run.state_of(task.index) != State::Processing
+                    || run.worker[task.index as usize] != w as u32
+                {
+                    return Err(format!("worker {w} runs {task:?}, which says otherwise"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A ready task and a worker with room for it may not be there at once: that would be a lost wake-up.
+    fn check_queues(&self) -> Result<(), String> {
+        let mut queued = std::collections::BTreeMap::new();
+        for run in self.runs.iter().flatten() {
+            for i in (0..run.state.len() as u32).filter(|&i| run.state_of(i) == State::Queued) {
+                queued.insert(run.task(i), run.families[run.place_of(i).0.index()].class);
+            }
+        }
+        for (c, class) in self.cx.ready.classes.iter().enumerate() {
+            let waits = class.heap.iter().any(|e| {
+                (e.task.index..e.end)
+                    .any(|index| queued.contains_key(&crate::base::ids::TaskRef { run: e.task.run, index }))
+            });
+            if waits && !class.open.is_empty() {
+                return Err(format!("class {c} has ready tasks and open workers {:?}", class.open));
+            }
+            for (w, worker) in self.cx.workers.iter().enumerate() {
+                let open = worker
+                    .as_ref()
+                    .is_some_and(|x| x.is_open(class.slots, &class.resources, self.cx.settings.saturation));
+                if open != self.cx.ready.is_open(WorkerId(w as u32), c as u32) {
+                    return Err(format!("worker {w} is listed wrongly for class {c}"));
+                }
+            }
+        }
+        let in_heaps = self.cx.ready.classes.iter().flat_map(|c| c.heap.iter());
+        let in_local = self.cx.workers.iter().flatten().flat_map(|w| w.local.iter());
+        for entry in in_heaps.chain(in_local) {
+            (entry.task.index..entry.end).for_each(|index| {
+                queued.remove(&crate::base::ids::TaskRef { run: entry.task.run, index });
+            });
+        }
+        match queued.keys().next() {
+            Some(task) => Err(format!("{task:?} is queued and in no queue")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Run {
+    fn check(&self) -> Result<(), String> {
+        let mut counts = [0u64; State::ALL.len()];
+        let mut wanted = 0;
+        for packed in &self.state {
+            counts[packed.state() as usize] += 1;
+            wanted += u64::from(packed.wanted());
+        }
+        if counts != self.counts || wanted != self.wanted {
+            return Err(format!(
+                "counts {:?} should be {counts:?}, wanted {} {wanted}",
+                self.counts, self.wanted
+            ));
+        }
+        if self.cancelled.is_some() {
+            return Ok(());
+        }
+        let refs = self.count_refs()?;
+        for i in 0..self.state.len() as u32 {
+            let (f, element) = self.place_of(i);
+            if self.index_of(f, element) != i {
+                return Err(format!("task {i} is not where it says: family {f} element {element}"));
+            }
+            if refs[i as usize] != self.refs[i as usize] {
+                let (is, should) = (self.refs[i as usize], refs[i as usize]);
+                return Err(format!(
+                    "task {i} ({:?}) has {is} references, should be {should}",
+                    self.state_of(i)
+                ));
+            }
+            self.check_task(i, f, element)?;
+        }
+        Ok(())
+    }
+
+    fn check_task(&self, i: u32, f: FamilyIx, element: u32) -> Result<(), String> {
+        let unmet = self.unmet(f, element);
+        let waiting = self.waiting[i as usize];
+        let right = match self.state_of(i) {
+            State::Waiting => unmet == Ok(waiting) && waiting > 0,
+            State::Queued | State::Delayed => unmet == Ok(0),
+            State::Memory => self.refs[i as usize] > 0 && self.state[i as usize].done_once(),
+            State::Released => self.state[i as usize].done_once() && self.refs[i as usize] == 0,
+            State::Processing | State::Erred | State::Cancelled => true,
+        };
+        if right {
+            Ok(())
+        } else {
+            Err(format!("task {i} is {:?}, waits for {waiting}, unmet {unmet:?}", self.state_of(i)))
+        }
+    }
+
+    /// The references every task should have, and on the way the gates.
+    fn count_refs(&self) -> Result<Vec<u32>, String> {
+        let mut refs = vec![0u32; self.state.len()];
+        for (i, packed) in self.state.iter().enumerate() {
+            refs[i] += u32::from(packed.wanted());
+        }
+        for (c, family) in self.families.iter().enumerate() {
+            let f = FamilyIx(c as u32);
+            for (e, edge) in family.layer.edges.iter().enumerate().filter(|(_, e)| e.data) {
+                let exports: Vec<u32> =
+                    (0..self.exports(edge.producer)).map(|j| self.export(edge.producer, j)).collect();
+                let holds = |&x: &u32| !self.state_of(self.index_of(f, x)).is_final();
+                let unfinished = self.elements(f).filter(holds).count() as u32;
+                if family.shape.is_none() {
+                    exports.iter().for_each(|&i| refs[i as usize] += 1);
+                } else if let Some(gate) = family.edges[e].gate {
+                    let missing =
+                        exports.iter().filter(|&&i| self.state_of(i) != State::Memory).count() as u32;
+                    let growing = u32::from(family.grows() && !family.closed);
+                    if gate.missing != missing || gate.unfinished != unfinished + growing {
+                        return Err(format!(
+                            "gate of family {c}: {gate:?}, should be {missing} {unfinished}"
+                        ));
+                    }
+                    exports.iter().for_each(|&i| refs[i as usize] += u32::from(unfinished + growing > 0));
+                } else {
+                    for x in self.elements(f).filter(holds) {
+                        self.each_input(f, x, e as u16, |i| refs[i as usize] += 1);
+                    }
+                    if let Some(former) = &family.edges[e].former {
+                        let ungrouped = former.grouped()..exports.len() as u32;
+                        ungrouped.for_each(|j| refs[exports[j as usize] as usize] += 1);
+                    }
+                }
+            }
+        }
+        Ok(refs)
+    }
+}

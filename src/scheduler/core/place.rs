@@ -1,0 +1,335 @@
+//! Who gets which ready task, and taking work back from those who have too much. Owns the decision and the hand-over
+//! to a worker; the queues are in `ready`.
+
+use super::Core;
+use super::action::{Action, Assigned, Input};
+use super::cx::Cx;
+use super::ready::Entry;
+use super::run::Run;
+use super::state::State;
+use super::workers::{InHand, Status, UNKNOWN_DURATION_NS};
+use crate::base::ids::{Attempt, FamilyIx, TaskRef, WorkerId};
+use smallvec::SmallVec;
+use std::time::Duration;
+
+/// Assumed speed of moving results between workers, bytes a second.
+const BANDWIDTH: u64 = 500_000_000;
+/// Assumed cost of a transfer however small.
+const LATENCY: Duration = Duration::from_micros(500);
+/// Inputs looked at when choosing a worker; of more, an even sample.
+const INPUTS_LOOKED_AT: usize = 32;
+/// Tasks asked back in one steal request.
+const STEAL_MAX: u32 = 1024;
+/// Work below which a worker's queue is not worth stealing from.
+const STEAL_WAIT: Duration = Duration::from_millis(10);
+/// How long, and how often, a task waits for a host other than the one it failed on.
+const AVOID_DELAY: Duration = Duration::from_millis(200);
+const AVOID_MAX: u32 = 50;
+
+enum Place {
+    Here(WorkerId),
+    /// Wait for this worker.
+    Local(WorkerId),
+    /// Look again later.
+    Later,
+}
+
+impl Core {
+    /// Hands out work until no worker has room or nothing is ready.
+    pub(super) fn schedule(&mut self) {
+        for w in self.cx.refresh() {
+            self.serve_local(w);
+        }
+        while let Some(class) = self.cx.ready.next_class() {
+            let Some(entry) = self.cx.ready.classes[class].heap.pop() else { break };
+            self.dispatch(class, entry);
+        }
+        self.share_local();
+        self.steal();
+    }
+
+    /// Gives a worker its own waiting tasks first.
+    fn serve_local(&mut self, w: WorkerId) {
+        while let Some(entry) = self.cx.worker(w).and_then(|x| x.local.peek().copied()) {
+            let Some((run, class)) = self.queued(entry.task) else {
+                self.pop_local(w);
+                continue;
+            };
+            if !self.cx.ready.is_open(w, class) {
+                break;
+            }
+            self.pop_local(w);
+            let Some(run) = self.runs[run].as_mut() else { continue };
+            run.assign(&mut self.cx, entry.task.index, w);
+        }
+    }
+
+    fn pop_local(&mut self, w: WorkerId) -> Option<Entry> {
+        let worker = self.cx.workers.get_mut(w.index())?.as_mut()?;
+        let len = worker.local.len();
+        let entry = worker.local.pop();
+        self.cx.ready.local.remove(&(len, w));
+        if len > 1 {
+            self.cx.ready.local.insert((len - 1, w));
+        }
+        entry
+    }
+
+    fn push_local(&mut self, w: WorkerId, entry: Entry) {
+        let Some(worker) = self.cx.workers.get_mut(w.index()).and_then(|x| x.as_mut()) else { return };
+        let len = worker.local.len();
+        worker.local.push(entry);
+        self.cx.ready.local.remove(&(len, w));
+        self.cx.ready.local.insert((len + 1, w));
+    }
+
+    /// The run's position and the class of a task, if it is queued.
+    fn queued(&self, task: TaskRef) -> Option<(usize, u32)> {
+        let run = self.run(task.run)?;
+        if !run.has(task.index) || run.state_of(task.index) != State::Queued {
+            return None;
+        }
+        Some((task.run.index(), run.families[run.place_of(task.index).0.index()].class))
+    }
+
+    /// Places the first task of an entry and puts the rest of the stretch back.
+    fn dispatch(&mut self, class: usize, entry: Entry) {
+        let Some(run) = self.runs.get_mut(entry.task.run.index()).and_then(|r| r.as_mut()) else { return };
+        let i = entry.task.index;
+        if entry.end > i + 1 && run.cancelled.is_none() {
+            let next = i + 1;
+            let (f, element) = run.place_of(next);
+            let rest = Entry { priority: run.priority(f, element), task: run.task(next), end: entry.end };
+            self.cx.ready.push(class as u32, rest);
+        }
+        if run.state_of(i) != State::Queued {
+            return;
+        }
+        match run.choose(&mut self.cx, class, i) {
+            Place::Here(w) => run.assign(&mut self.cx, i, w),
+            Place::Local(w) => self.push_local(w, Entry { end: i + 1, ..entry }),
+            Place::Later => {
+                run.set_state(&mut self.cx, i, State::Delayed);
+                let until = self.cx.now.after(AVOID_DELAY);
+                self.cx.delayed.insert((until, entry.task));
+            }
+        }
+    }
+
+    /// Workers with room take what waits for others.
+    fn share_local(&mut self) {
+        while let Some(&(_, from)) = self.cx.ready.local.last() {
+            let Some(entry) = self.cx.worker(from).and_then(|x| x.local.peek().copied()) else { break };
+            let Some((run, class)) = self.queued(entry.task) else {
+                self.pop_local(from);
+                continue;
+            };
+            let idle = self.cx.ready.classes[class as usize].open.first().copied();
+            let Some((_, to)) = idle.filter(|(_, to)| self.cx.worker(*to).is_some_and(|w| w.backlog() == 0))
+            else {
+                break;
+            };
+            self.pop_local(from);
+            let Some(run) = self.runs[run].as_mut() else { continue };
+            run.assign(&mut self.cx, entry.task.index, to);
+        }
+    }
+
+    /// Asks the worker with the longest backlog for some of it when another has nothing to do.
+    fn steal(&mut self) {
+        if !self.cx.settings.stealing {
+            return;
+        }
+        let has_idle = |c: &super::ready::Class| {
+            let first = c.open.first().and_then(|&(_, w)| self.cx.worker(w));
+            first.is_some_and(|w| w.processing.is_empty())
+        };
+        let idle: SmallVec<[bool; 8]> = self.cx.ready.classes.iter().map(has_idle).collect();
+        self.steal_at = None;
+        if !idle.contains(&true) {
+            return;
+        }
+        let Some(&(backlog, victim)) = self.cx.backlog.last() else { return };
+        let now = self.cx.now;
+        let Some(worker) = self.cx.workers.get_mut(victim.index()).and_then(|w| w.as_mut()) else { return };
+        if worker.robbed || worker.wait() < STEAL_WAIT || worker.status == Status::Retiring {
+            return;
+        }
+        if worker.steal_after > now {
+            self.steal_at = Some(worker.steal_after);
+            return;
+        }
+        let wanted = backlog.div_ceil(2).min(STEAL_MAX) as usize;
+        let mut attempts = Vec::new();
+        for (task, hand) in worker.processing.iter_mut().rev() {
+            if attempts.len() == wanted {
+                break;
+            }
+            if hand.started.is_none() && !hand.stealing && idle[hand.class as usize] {
+                hand.stealing = true;
+                let Some(run) = self.runs.get(task.run.index()).and_then(|r| r.as_ref()) else { continue };
+                attempts.push((*task, Attempt { epoch: self.cx.epoch, n: run.attempt[task.index as usize] }));
+            }
+        }
+        if !attempts.is_empty() {
+            worker.robbed = true;
+            worker.steal_after = now.after(STEAL_WAIT.max(worker.wait() / 8));
+            self.cx.actions.push(Action::Steal { worker: victim, attempts });
+        }
+    }
+}
+
+impl Run {
+    /// The worker for a queued task of a class that has at least one open worker.
+    fn choose(&mut self, cx: &mut Cx, class: usize, i: u32) -> Place {
+        let Some(&(_, idlest)) = cx.ready.classes[class].open.first() else { return Place::Later };
+        if self.trouble.get(&i).is_some_and(|t| !t.hosts.is_empty()) {
+            return self.choose_avoiding(cx, class, i);
+        }
+        let (f, element) = self.place_of(i);
+        if self.families[f.index()].layer.edges.iter().all(|e| !e.data) {
+            return Place::Here(idlest);
+        }
+        let (held, total) = self.bytes_by_worker(f, element);
+        let Some(&(holder, there)) = held.iter().max_by_key(|(_, bytes)| *bytes) else {
+            return Place::Here(idlest);
+        };
+        if cx.ready.is_open(holder, class as u32) {
+            // Between holders of about as much, the one with less to do.
+            let close = held.iter().filter(|(_, b)| *b + there / 8 >= there);
+            let open = close.filter(|(w, _)| cx.ready.is_open(*w, class as u32));
+            let best = open.min_by_key(|(w, b)| (cx.worker(*w).map_or(u64::MAX, |x| x.load()), total - b));
+            return Place::Here(best.map_or(holder, |(w, _)| *w));
+        }
+        let here = held.iter().find(|(w, _)| *w == idlest).map_or(0, |(_, b)| *b);
+        let moving = LATENCY + Duration::from_nanos((total - here).saturating_mul(1_000_000_000) / BANDWIDTH);
+        let worker = cx.worker(holder).filter(|w| w.status == Status::Running);
+        match worker {
+            Some(w)
+                if w.wait() + LATENCY < moving
+                    && w.could_run(
+                        self.families[f.index()].layer.slots,
+                        &self.families[f.index()].layer.resources,
+                    ) =>
+            {
+                Place::Local(holder)
+            }
+            _ => Place::Here(idlest),
+        }
+    }
+
+    /// How many bytes of an element's inputs each worker holds, and all of them. Large numbers are sampled.
+    fn bytes_by_worker(&self, f: FamilyIx, element: u32) -> (SmallVec<[(WorkerId, u64); 8]>, u64) {
+        let mut held: SmallVec<[(WorkerId, u64); 8]> = SmallVec::new();
+        let mut total = 0;
+        for (e, edge) in self.families[f.index()].layer.edges.iter().enumerate() {
+            if !edge.data {
+                continue;
+            }
+            let n = match self.families[f.index()].edges[e].gate {
+                Some(_) => self.exports(edge.producer) as usize,
+                None => self.input_count(f, element, e as u16),
+            };
+            let step = n.div_ceil(INPUTS_LOOKED_AT).max(1);
+            let mut look = |j: u32| {
+                // Even an empty result is worth being near to.
+                let bytes = (self.nbytes[j as usize] + 1) * step as u64;
+                total += bytes;
+                for w in self.holders(j) {
+                    match held.iter_mut().find(|(x, _)| *x == w) {
+                        Some((_, sum)) => *sum += bytes,
+                        None => held.push((w, bytes)),
+                    }
+                }
+            };
+            if self.families[f.index()].edges[e].gate.is_some() {
+                (0..n as u32).step_by(step).for_each(|j| look(self.export(edge.producer, j)));
+            } else {
+                let mut k = 0;
+                self.each_input(f, element, e as u16, |j| {
+                    if k % step == 0 {
+                        look(j);
+                    }
+                    k += 1;
+                });
+            }
+        }
+        (held, total)
+    }
+
+    /// A task that failed goes to another host if there is one, waiting a little for it.
+    fn choose_avoiding(&mut self, cx: &mut Cx, class: usize, i: u32) -> Place {
+        let Some(trouble) = self.trouble.get_mut(&i) else { return Place::Later };
+        let avoided =
+            |w: WorkerId| cx.worker(w).is_some_and(|x| trouble.hosts.iter().any(|h| *h == x.spec.host));
+        let open = &cx.ready.classes[class].open;
+        if let Some(&(_, w)) = open.iter().find(|&&(_, w)| !avoided(w)) {
+            return Place::Here(w);
+        }
+        let class = &cx.ready.classes[class];
+        let elsewhere = cx.workers.iter().flatten().any(|w| {
+            w.status == Status::Running
+                && w.could_run(class.slots, &class.resources)
+                && !trouble.hosts.contains(&w.spec.host)
+        });
+        if elsewhere && trouble.deferred < AVOID_MAX {
+            trouble.deferred += 1;
+            return Place::Later;
+        }
+        open.first().map_or(Place::Later, |&(_, w)| Place::Here(w))
+    }
+
+    /// Hands a queued task to a worker.
+    pub(super) fn assign(&mut self, cx: &mut Cx, i: u32, w: WorkerId) {
+        let (f, element) = self.place_of(i);
+        let task = self.task(i);
+        self.attempt[i as usize] += 1;
+        self.worker[i as usize] = w.0;
+        self.set_state(cx, i, State::Processing);
+        let family = &self.families[f.index()];
+        let expected_ns = family.duration_ns.or(self.stats.duration_ns).unwrap_or(UNKNOWN_DURATION_NS);
+        let hand = InHand {
+            slots: family.layer.slots,
+            expected_ns,
+            class: family.class,
+            started: None,
+            stealing: false,
+        };
+        if let Some(worker) = cx.workers.get_mut(w.index()).and_then(|x| x.as_mut()) {
+            worker.give(task, hand, &family.layer.resources);
+        }
+        let tries = self.trouble.get(&i).map_or(0, |t| t.failed);
+        let attempt = Attempt { epoch: cx.epoch, n: self.attempt[i as usize] };
+        let priority = self.priority(f, element);
+        let batch = cx.batch(w);
+        for (e, edge) in family.layer.edges.iter().enumerate().filter(|(_, e)| e.data) {
+            let ordinal = family.data_ordinal[e];
+            let mut add = |j: u32| {
+                batch.holders.extend(self.holders(j));
+                batch.inputs.push(Input {
+                    task: self.task(j),
+                    nbytes: self.nbytes[j as usize],
+                    edge: ordinal,
+                    holders_end: batch.holders.len() as u32,
+                });
+            };
+            if family.edges[e].gate.is_some() {
+                (0..self.exports(edge.producer)).for_each(|j| add(self.export(edge.producer, j)));
+            } else {
+                self.each_input(f, element, e as u16, add);
+            }
+        }
+        batch.tasks.push(Assigned {
+            task,
+            attempt,
+            tries,
+            family: f,
+            element,
+            priority,
+            slots: family.layer.slots,
+            keep: self.refs[i as usize] > 0,
+            inputs_end: batch.inputs.len() as u32,
+        });
+        cx.relist(w);
+    }
+}

@@ -1,0 +1,89 @@
+//! Workers that leave in order: no new work, what has not started comes back, results that somebody still needs
+//! are copied to others, then they are dismissed. Owns that sequence; losing a worker is in `reports`.
+
+use super::Core;
+use super::action::Action;
+use super::state::State;
+use super::workers::Status;
+use crate::base::ids::{Attempt, TaskRef, WorkerId};
+use std::collections::BTreeMap;
+
+impl Core {
+    pub(super) fn on_worker_retiring(&mut self, w: WorkerId, reason: String) {
+        let Some(worker) = self.cx.worker_mut(w) else { return };
+        if worker.retiring.is_some() {
+            return;
+        }
+        worker.retiring = Some(reason);
+        worker.status = Status::Retiring;
+        self.leaving.insert(w);
+        self.drain_local(w);
+        let mut attempts = Vec::new();
+        let epoch = self.cx.epoch;
+        if let Some(worker) = self.cx.worker_mut(w) {
+            for (task, hand) in worker.processing.iter_mut().filter(|(_, hand)| hand.started.is_none()) {
+                hand.stealing = true;
+                if let Some(run) = self.runs.get(task.run.index()).and_then(|r| r.as_deref()) {
+                    attempts.push((*task, Attempt { epoch, n: run.attempt[task.index as usize] }));
+                }
+            }
+        }
+        if !attempts.is_empty() {
+            self.cx.actions.push(Action::Steal { worker: w, attempts });
+        }
+        self.check_retiring();
+    }
+
+    /// Moves the results of leaving workers and dismisses those that hold nothing any more.
+    pub(super) fn check_retiring(&mut self) {
+        for w in self.leaving.clone() {
+            self.evacuate(w);
+        }
+    }
+
+    fn evacuate(&mut self, w: WorkerId) {
+        let Some(worker) = self.cx.worker(w).filter(|x| !x.dismissed) else { return };
+        let idle = worker.processing.is_empty();
+        // What only this worker has, and has not been asked of another yet.
+        let sole = |task: &&TaskRef| {
+            self.run(task.run).is_some_and(|run| {
+                run.state_of(task.index) == State::Memory && run.holders(task.index).len() == 1
+            })
+        };
+        let held: Vec<TaskRef> = worker.has.iter().filter(sole).copied().collect();
+        let fresh: Vec<TaskRef> = held.iter().filter(|t| !worker.moving.contains(*t)).copied().collect();
+        let to: Vec<WorkerId> = self.recipients(w);
+        if held.is_empty() || to.is_empty() {
+            if idle {
+                if let Some(worker) = self.cx.worker_mut(w) {
+                    worker.dismissed = true;
+                }
+                self.cx.actions.push(Action::Dismiss { worker: w });
+            }
+            return;
+        }
+        let mut orders: BTreeMap<WorkerId, Vec<(TaskRef, u64)>> = BTreeMap::new();
+        for (k, task) in fresh.iter().enumerate() {
+            let nbytes = self.run(task.run).map_or(0, |run| run.nbytes[task.index as usize]);
+            orders.entry(to[k % to.len()]).or_default().push((*task, nbytes));
+        }
+        if let Some(worker) = self.cx.workers[w.index()].as_mut() {
+            worker.moving.extend(fresh);
+        }
+        for (worker, tasks) in orders {
+            self.cx.actions.push(Action::Replicate { worker, tasks, from: w });
+        }
+    }
+
+    /// Workers that can take results, emptiest first.
+    fn recipients(&self, except: WorkerId) -> Vec<WorkerId> {
+        let staying = self.cx.workers.iter().enumerate().filter_map(|(i, x)| {
+            let x = x.as_ref()?;
+            let w = WorkerId(i as u32);
+            (w != except && x.status == Status::Running).then_some((x.nbytes, w))
+        });
+        let mut staying: Vec<_> = staying.collect();
+        staying.sort_unstable();
+        staying.into_iter().map(|(_, w)| w).collect()
+    }
+}

@@ -1,0 +1,433 @@
+//! One run inside the core: its families, and one column per property of its tasks. Owns the index arithmetic
+//! between (family, element) and task index, and walking edges both ways. Changes of state are in `transitions`.
+
+use super::action::TaskFailure;
+use super::event::RunSpec;
+use super::state::{Packed, State};
+use crate::base::ids::{ClientId, FamilyIx, RunId, TaskRef, WorkerId};
+use crate::base::priority::Priority;
+use crate::base::time::Time;
+use crate::graph::layer::{Csr, Layer, Pattern, Shape, Size};
+use smallvec::SmallVec;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// No worker.
+pub(super) const NOBODY: u32 = u32::MAX;
+
+/// A run and all of its tasks.
+pub(super) struct Run {
+    pub(super) id: RunId,
+    pub(super) uuid: crate::base::ids::RunUuid,
+    pub(super) name: String,
+    pub(super) names: Arc<Vec<String>>,
+    pub(super) owner: Option<ClientId>,
+    pub(super) watchers: Vec<ClientId>,
+    pub(super) detached: bool,
+    pub(super) max_fails: Option<u32>,
+    pub(super) generation: u32,
+    pub(super) submitted: Time,
+    pub(super) families: Vec<Family>,
+    /// Which family each stretch of indices belongs to: first index, family, first element.
+    segments: Vec<(u32, FamilyIx, u32)>,
+
+    // One entry per task.
+    pub(super) state: Vec<Packed>,
+    /// What a waiting task still waits for; meaningless in other states.
+    pub(super) waiting: Vec<u32>,
+    /// Unfinished dependents, untaken outputs, families yet to be sized.
+    pub(super) refs: Vec<u32>,
+    /// Number of the last assignment.
+    pub(super) attempt: Vec<u32>,
+    /// Processing: where. Memory: the first holder.
+    pub(super) worker: Vec<u32>,
+    /// Size of the last result.
+    pub(super) nbytes: Vec<u64>,
+
+    /// Holders beyond the first.
+    pub(super) replicas: BTreeMap<u32, SmallVec<[WorkerId; 3]>>,
+    /// Tasks with a history of failures.
+    pub(super) trouble: BTreeMap<u32, Trouble>,
+
+    /// Tasks by state.
+    pub(super) counts: [u64; State::ALL.len()],
+    /// Outputs not yet taken.
+    pub(super) wanted: u64,
+    /// Families whose size is not known yet.
+    pub(super) unsized_families: u32,
+    pub(super) stats: Stats,
+    pub(super) cancelled: Option<String>,
+    pub(super) reported_done: bool,
+}
+
+/// What went wrong with a task so far.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trouble {
+    /// Attempts that failed.
+    pub(super) failed: u32,
+    /// Workers lost while it was executing: name and reason.
+    pub(super) lost: Vec<String>,
+    /// How often its inputs could not be fetched.
+    pub(super) inputs_missing: u32,
+    /// Hosts it failed on.
+    pub(super) hosts: SmallVec<[String; 2]>,
+    /// How often it was held back to avoid those hosts.
+    pub(super) deferred: u32,
+    /// The final failure's task, for dependents: which task is to blame.
+    pub(super) blame: Option<u32>,
+}
+
+/// Figures kept while the run lasts.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stats {
+    pub(super) done: u64,
+    pub(super) failed: u64,
+    pub(super) skipped: u64,
+    pub(super) retried: u64,
+    pub(super) task_time: Duration,
+    pub(super) bytes_made: u64,
+    pub(super) failures: Vec<TaskFailure>,
+    /// Smoothed execution time over all families, for those that have none yet.
+    pub(super) duration_ns: Option<u64>,
+}
+
+/// A family of the run.
+pub(super) struct Family {
+    pub(super) layer: Layer,
+    /// Known once the family is instantiated. For groups by bytes it grows until `closed`.
+    pub(super) shape: Option<Shape>,
+    pub(super) closed: bool,
+    /// Index of element 0 (contiguous families).
+    base: u32,
+    /// Indices by element (families that grow).
+    list: Vec<u32>,
+    /// Later families that depend on this one, and by which of their edges.
+    pub(super) consumers: Vec<(FamilyIx, u16)>,
+    pub(super) edges: Vec<EdgeState>,
+    /// Edges that carry data, before each edge: the ordinal users count.
+    pub(super) data_ordinal: Vec<u16>,
+    depth: u16,
+    pub(super) class: u32,
+    pub(super) output: bool,
+    /// Smoothed execution time.
+    pub(super) duration_ns: Option<u64>,
+    /// Elements that are done.
+    pub(super) done: u32,
+}
+
+/// What is kept about an edge while the run lasts.
+#[derive(Default)]
+pub(super) struct EdgeState {
+    /// `All`: counted once for the whole edge instead of once per pair.
+    pub(super) gate: Option<Gate>,
+    /// `Explicit`: dependents by producer element.
+    inverse: Csr,
+    /// `GroupBytes`: the groups formed so far.
+    pub(super) former: Option<super::former::Former>,
+}
+
+/// The state of an all-to-all edge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Gate {
+    /// Producer elements that are not there.
+    pub(super) missing: u32,
+    /// Consumer elements that are not finished.
+    pub(super) unfinished: u32,
+    /// A producer element that failed: then the gate never opens.
+    pub(super) failed: Option<u32>,
+}
+
+impl Run {
+    pub(super) fn new(id: RunId, owner: Option<ClientId>, generation: u32, now: Time, spec: RunSpec) -> Run {
+        let mut families: Vec<Family> = spec.layers.into_iter().map(Family::new).collect();
+        for f in 0..families.len() {
+            let mut depth = 0;
+            for e in 0..families[f].layer.edges.len() {
+                let producer = families[f].layer.edges[e].producer.index();
+                depth = depth.max(families[producer].depth + 1);
+                families[producer].consumers.push((FamilyIx(f as u32), e as u16));
+            }
+            families[f].depth = depth;
+        }
+        for output in &spec.outputs {
+            families[output.index()].output = true;
+        }
+        let unsized_families = families.len() as u32;
+        Run {
+            id,
+            uuid: spec.uuid,
+            name: spec.name,
+            names: spec.names,
+            owner,
+            watchers: owner.into_iter().collect(),
+            detached: spec.detached,
+            max_fails: spec.max_fails,
+            generation,
+            submitted: now,
+            families,
+            segments: Vec::new(),
+            state: Vec::new(),
+            waiting: Vec::new(),
+            refs: Vec::new(),
+            attempt: Vec::new(),
+            worker: Vec::new(),
+            nbytes: Vec::new(),
+            replicas: BTreeMap::new(),
+            trouble: BTreeMap::new(),
+            counts: [0; State::ALL.len()],
+            wanted: 0,
+            unsized_families,
+            stats: Stats::default(),
+            cancelled: None,
+            reported_done: false,
+        }
+    }
+
+    pub(super) fn task(&self, i: u32) -> TaskRef {
+        TaskRef { run: self.id, index: i }
+    }
+
+    /// Whether the index names a task of this run.
+    pub(super) fn has(&self, i: u32) -> bool {
+        (i as usize) < self.state.len()
+    }
+
+    pub(super) fn state_of(&self, i: u32) -> State {
+        self.state[i as usize].state()
+    }
+
+    pub(super) fn count(&self, state: State) -> u64 {
+        self.counts[state as usize]
+    }
+
+    /// Tasks that still have something to do.
+    pub(super) fn unfinished(&self) -> u64 {
+        State::ALL.iter().filter(|s| !s.is_final()).map(|&s| self.count(s)).sum()
+    }
+
+    /// Adds `n` elements to a family, in `state`, with `refs` each, and returns the first one's index.
+    pub(super) fn add_tasks(&mut self, f: FamilyIx, n: u32, state: State, refs: u32) -> u32 {
+        let first = self.state.len() as u32;
+        let end = self.state.len() + n as usize;
+        let family = &mut self.families[f.index()];
+        let element = family.shape.map_or(0, |s| s.total);
+        if family.shape.is_none() {
+            family.base = first;
+        }
+        if family.grows() {
+            family.list.extend(first..end as u32);
+        }
+        family.shape.get_or_insert_default().total += n;
+        if n > 0 {
+            self.segments.push((first, f, element));
+        }
+        self.state.resize(end, Packed::new(state));
+        self.waiting.resize(end, 0);
+        self.refs.resize(end, refs);
+        self.attempt.resize(end, 0);
+        self.worker.resize(end, NOBODY);
+        self.nbytes.resize(end, 0);
+        self.counts[state as usize] += u64::from(n);
+        first
+    }
+
+    /// Family and element of a task.
+    pub(super) fn place_of(&self, i: u32) -> (FamilyIx, u32) {
+        let at = self.segments.partition_point(|&(first, ..)| first <= i) - 1;
+        let (first, family, element) = self.segments[at];
+        (family, element + (i - first))
+    }
+
+    /// Index of a family's element.
+    pub(super) fn index_of(&self, f: FamilyIx, element: u32) -> u32 {
+        let family = &self.families[f.index()];
+        if family.grows() { family.list[element as usize] } else { family.base + element }
+    }
+
+    /// Priority of an element: by position along the family, so that what is begun is finished first; at the
+    /// same position the later family goes first.
+    pub(super) fn priority(&self, f: FamilyIx, element: u32) -> Priority {
+        let family = &self.families[f.index()];
+        let position = self.position(f, element);
+        let rank = (position << 16) | u64::from(u16::MAX - family.depth);
+        Priority { user: family.layer.priority.saturating_neg(), generation: self.generation, rank }
+    }
+
+    /// Where along the run's width an element lies, from 0 to 2^32.
+    fn position(&self, f: FamilyIx, element: u32) -> u64 {
+        let family = &self.families[f.index()];
+        let total = family.shape.map_or(1, |s| s.total).max(1);
+        if family.layer.edges.is_empty() && total == 1 {
+            return 0;
+        }
+        let tree = family.layer.edges.iter().find(|e| matches!(e.pattern, Pattern::Tree { .. }));
+        if let Some((edge, Pattern::Tree { fan_in })) = tree.map(|e| (e, &e.pattern)) {
+            let n = self.exports(edge.producer).max(1);
+            return (u64::from(last_leaf(element, n, *fan_in)) << 32) / u64::from(n);
+        }
+        (u64::from(element + 1) << 32) / u64::from(total)
+    }
+
+    /// How many elements of a family later ones see; zero while its size is unknown.
+    pub(super) fn exports(&self, f: FamilyIx) -> u32 {
+        self.families[f.index()].shape.map_or(0, |s| s.exports())
+    }
+
+    /// Index of the `j`-th element that later families see.
+    pub(super) fn export(&self, f: FamilyIx, j: u32) -> u32 {
+        let first = self.families[f.index()].shape.map_or(0, |s| s.first_export);
+        self.index_of(f, first + j)
+    }
+
+    /// Calls `visit(input index)` for each input of an element over one edge, in order.
+    pub(super) fn each_input(&self, f: FamilyIx, element: u32, edge: u16, mut visit: impl FnMut(u32)) {
+        let layer = &self.families[f.index()].layer;
+        let e = &layer.edges[edge as usize];
+        match &e.pattern {
+            Pattern::Explicit(csr) => {
+                csr.row(element).iter().for_each(|&j| visit(self.export(e.producer, j)));
+            }
+            Pattern::GroupBytes { .. } => {
+                let former = self.families[f.index()].edges[edge as usize].former.as_ref();
+                let Some(former) = former else { return };
+                let filled = former.group(element).filter(|&j| !former.is_empty(j));
+                filled.for_each(|j| visit(self.export(e.producer, j)));
+            }
+            pattern => {
+                for span in pattern.inputs(element, self.exports(e.producer)) {
+                    let of = |j| if span.own { self.index_of(f, j) } else { self.export(e.producer, j) };
+                    span.range.clone().for_each(|j| visit(of(j)));
+                }
+            }
+        }
+    }
+
+    /// Number of inputs of an element over one edge.
+    pub(super) fn input_count(&self, f: FamilyIx, element: u32, edge: u16) -> usize {
+        let mut n = 0;
+        self.each_input(f, element, edge, |_| n += 1);
+        n
+    }
+
+    /// Tasks that depend on element `element` of `f` over one edge of consumer `c`, except over gates.
+    pub(super) fn dependents(&self, f: FamilyIx, element: u32, (c, e): (FamilyIx, u16), into: &mut Vec<u32>) {
+        let consumer = &self.families[c.index()];
+        let Some(shape) = consumer.shape else { return };
+        let first = self.families[f.index()].shape.map_or(0, |s| s.first_export);
+        let Some(j) = element.checked_sub(first) else { return };
+        match &consumer.layer.edges[e as usize].pattern {
+            Pattern::All => {}
+            Pattern::Explicit(_) => {
+                let inverse = &consumer.edges[e as usize].inverse;
+                into.extend(inverse.row(j).iter().map(|&i| self.index_of(c, i)));
+            }
+            Pattern::GroupBytes { .. } => {
+                let former = consumer.edges[e as usize].former.as_ref();
+                let group = former.filter(|f| !f.is_empty(j)).and_then(|f| f.group_of(j));
+                into.extend(group.filter(|&g| g < shape.total).map(|g| self.index_of(c, g)));
+            }
+            pattern => {
+                for range in pattern.dependents(j, self.exports(f), shape.total) {
+                    into.extend(range.map(|i| self.index_of(c, i)));
+                }
+            }
+        }
+    }
+
+    /// The task of the same family that a tree element feeds.
+    pub(super) fn tree_parent(&self, f: FamilyIx, element: u32) -> Option<u32> {
+        let family = &self.families[f.index()];
+        family
+            .layer
+            .edges
+            .iter()
+            .find_map(|e| match &e.pattern {
+                pattern @ Pattern::Tree { .. } => pattern.parent(element, self.exports(e.producer)),
+                _ => None,
+            })
+            .map(|p| self.index_of(f, p))
+    }
+
+    /// Workers that hold a task's result.
+    pub(super) fn holders(&self, i: u32) -> SmallVec<[WorkerId; 4]> {
+        let mut holders = SmallVec::new();
+        if self.state_of(i) == State::Memory && self.worker[i as usize] != NOBODY {
+            holders.push(WorkerId(self.worker[i as usize]));
+            if !self.replicas.is_empty()
+                && let Some(more) = self.replicas.get(&i)
+            {
+                holders.extend(more.iter().copied());
+            }
+        }
+        holders
+    }
+
+    /// All indices of a family, by element.
+    pub(super) fn elements(&self, f: FamilyIx) -> Range<u32> {
+        0..self.families[f.index()].shape.map_or(0, |s| s.total)
+    }
+}
+
+impl Family {
+    fn new(layer: Layer) -> Family {
+        let mut ordinal = 0;
+        let data_ordinal = layer
+            .edges
+            .iter()
+            .map(|e| {
+                let this = ordinal;
+                ordinal += u16::from(e.data);
+                this
+            })
+            .collect();
+        Family {
+            edges: layer.edges.iter().map(|_| EdgeState::default()).collect(),
+            data_ordinal,
+            layer,
+            shape: None,
+            closed: false,
+            base: 0,
+            list: Vec::new(),
+            consumers: Vec::new(),
+            depth: 0,
+            class: 0,
+            output: false,
+            duration_ns: None,
+            done: 0,
+        }
+    }
+
+    /// Whether its elements come into being one by one (groups by bytes).
+    pub(super) fn grows(&self) -> bool {
+        self.layer.edges.iter().any(|e| matches!(e.pattern, Pattern::GroupBytes { .. }))
+    }
+
+    /// The edge that gives it its size, if its size is not its own.
+    pub(super) fn shaping_edge(&self) -> Option<u16> {
+        if self.layer.size != Size::Follows {
+            return None;
+        }
+        let shapes = |p: &Pattern| !matches!(p, Pattern::All | Pattern::Explicit(_));
+        self.layer.edges.iter().position(|e| shapes(&e.pattern)).map(|e| e as u16)
+    }
+
+    /// Prepares walking listed edges backwards, once the producer's size is known.
+    pub(super) fn invert(&mut self, edge: u16, producers: u32) {
+        if let Pattern::Explicit(csr) = &self.layer.edges[edge as usize].pattern {
+            self.edges[edge as usize].inverse = csr.inverse(producers);
+        }
+    }
+}
+
+/// The last leaf (producer element, counted from 1) under element `i` of a tree over `n`.
+fn last_leaf(i: u32, n: u32, fan_in: u32) -> u32 {
+    let levels = crate::graph::layer::tree_levels(n, fan_in);
+    let level = levels[..levels.len() - 1].iter().rposition(|&s| s <= i).unwrap_or(0);
+    let mut end = u64::from(i - levels[level] + 1);
+    for _ in 0..=level {
+        end = (end * u64::from(fan_in)).min(u64::from(n));
+    }
+    end as u32
+}

@@ -1,0 +1,199 @@
+//! What the scheduler knows about each worker: what it offers, what it has been given, what it holds. Owns these
+//! tables and the measure of a worker's load; who gets a task is decided in `place`.
+
+use super::event::WorkerSpec;
+use super::ready::Entry;
+use crate::base::ids::{TaskRef, WorkerId};
+use crate::base::time::Time;
+use indexmap::{IndexMap, IndexSet};
+use rustc_hash::FxBuildHasher;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::time::Duration;
+
+/// Work a worker may hold beyond its slots, measured in time: enough that it never waits for the scheduler.
+const HORIZON_NS: u64 = 20_000_000;
+/// Tasks a worker may hold for each of its slots, however short they are.
+const DEPTH_MAX: u64 = 8192;
+/// Assumed execution time of a task about which nothing is known.
+pub(super) const UNKNOWN_DURATION_NS: u64 = 500_000_000;
+
+/// Whether a worker gets work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    /// It does.
+    Running,
+    /// It asked for none: its memory is short.
+    Paused,
+    /// It is leaving.
+    Retiring,
+}
+
+impl Status {
+    /// The word for it in every output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Running => "running",
+            Status::Paused => "paused",
+            Status::Retiring => "retiring",
+        }
+    }
+}
+
+/// A task that a worker was given and has not finished.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InHand {
+    pub(super) slots: u32,
+    /// Expected execution time when it was given.
+    pub(super) expected_ns: u64,
+    pub(super) class: u32,
+    /// When it began to execute, if it did.
+    pub(super) started: Option<Time>,
+    /// A steal request for it is under way.
+    pub(super) stealing: bool,
+}
+
+/// A worker.
+pub(super) struct Worker {
+    pub(super) spec: WorkerSpec,
+    pub(super) status: Status,
+    pub(super) last_seen: Time,
+    pub(super) processing: IndexMap<TaskRef, InHand, FxBuildHasher>,
+    pub(super) has: IndexSet<TaskRef, FxBuildHasher>,
+    /// Bytes of results it holds.
+    pub(super) nbytes: u64,
+    /// Slots of all tasks in hand, started or not.
+    pub(super) slots_in_hand: u64,
+    /// Expected execution time of all tasks in hand, times their slots, in nanoseconds of one slot.
+    pub(super) occupancy: u64,
+    pub(super) started: u32,
+    /// Named resources of the tasks in hand.
+    pub(super) booked: BTreeMap<String, u64>,
+    /// Ready tasks that are better off waiting for this worker than moving their inputs elsewhere.
+    pub(super) local: BinaryHeap<Entry>,
+    /// A steal request to it has not been answered.
+    pub(super) robbed: bool,
+    /// Nothing is stolen from it before.
+    pub(super) steal_after: Time,
+    /// When it became a worker that leaves, and why.
+    pub(super) retiring: Option<String>,
+    /// Copies of its results that were asked of others and have not arrived.
+    pub(super) moving: IndexSet<TaskRef, FxBuildHasher>,
+    pub(super) dismissed: bool,
+}
+
+impl Worker {
+    pub(super) fn new(spec: WorkerSpec, now: Time) -> Worker {
+        Worker {
+            spec,
+            status: Status::Running,
+            last_seen: now,
+            processing: IndexMap::default(),
+            has: IndexSet::default(),
+            nbytes: 0,
+            slots_in_hand: 0,
+            occupancy: 0,
+            started: 0,
+            booked: BTreeMap::new(),
+            local: BinaryHeap::new(),
+            robbed: false,
+            steal_after: Time::ZERO,
+            retiring: None,
+            moving: IndexSet::default(),
+            dismissed: false,
+        }
+    }
+
+    pub(super) fn give(&mut self, task: TaskRef, hand: InHand, resources: &BTreeMap<String, u64>) {
+        self.slots_in_hand += u64::from(hand.slots);
+        self.occupancy += cost(&hand);
+        for (name, amount) in resources {
+            *self.booked.entry(name.clone()).or_default() += amount;
+        }
+        self.processing.insert(task, hand);
+    }
+
+    /// The task is in hand no more.
+    pub(super) fn take(&mut self, task: TaskRef, resources: &BTreeMap<String, u64>) -> Option<InHand> {
+        let hand = self.processing.swap_remove(&task)?;
+        self.slots_in_hand -= u64::from(hand.slots);
+        self.occupancy -= cost(&hand);
+        self.started -= u32::from(hand.started.is_some());
+        for (name, amount) in resources {
+            if let Some(booked) = self.booked.get_mut(name) {
+                *booked = booked.saturating_sub(*amount);
+            }
+        }
+        Some(hand)
+    }
+
+    /// Tasks in hand that have not started.
+    pub(super) fn backlog(&self) -> u32 {
+        self.processing.len() as u32 - self.started
+    }
+
+    /// How long the work in hand will take, spread over its slots.
+    pub(super) fn wait(&self) -> Duration {
+        Duration::from_nanos(self.occupancy / u64::from(self.spec.slots.max(1)))
+    }
+
+    /// Load for comparing workers: expected microseconds of work a slot.
+    pub(super) fn load(&self) -> u64 {
+        self.occupancy / u64::from(self.spec.slots.max(1)) / 1000
+    }
+
+    /// Whether it may be given one more task of a class. `saturation` widens the slots.
+    pub(super) fn is_open(&self, slots: u32, resources: &BTreeMap<String, u64>, saturation: f64) -> bool {
+        if self.status != Status::Running || slots > self.spec.slots {
+            return false;
+        }
+        let width = u64::from(self.spec.slots);
+        let wide =
+            ((width as f64 * saturation) as u64).next_multiple_of(u64::from(crate::graph::layer::SLOT));
+        let fits_slots = self.slots_in_hand + u64::from(slots) <= wide.max(width);
+        let short = self.occupancy < HORIZON_NS * width
+            && (self.processing.len() as u64)
+                < DEPTH_MAX * width / u64::from(crate::graph::layer::SLOT).max(1);
+        // Named resources are booked from the first moment: nothing queues for them on a worker.
+        (fits_slots || short) && self.has_resources(resources)
+    }
+
+    fn has_resources(&self, resources: &BTreeMap<String, u64>) -> bool {
+        resources.iter().all(|(name, amount)| {
+            let total = self.spec.resources.get(name).copied().unwrap_or(0);
+            self.booked.get(name).copied().unwrap_or(0) + amount <= total
+        })
+    }
+
+    /// Whether it could ever run a task of a class.
+    pub(super) fn could_run(&self, slots: u32, resources: &BTreeMap<String, u64>) -> bool {
+        slots <= self.spec.slots
+            && resources.iter().all(|(name, n)| self.spec.resources.get(name).is_some_and(|total| n <= total))
+    }
+}
+
+fn cost(hand: &InHand) -> u64 {
+    (hand.expected_ns.min(1 << 44) * u64::from(hand.slots.max(1))) / 1000 * 1000
+}
+
+/// A worker as shown to people.
+#[derive(Clone, Debug)]
+pub struct WorkerView {
+    /// Its id.
+    pub worker: WorkerId,
+    /// What it offers.
+    pub spec: WorkerSpec,
+    /// Whether it gets work.
+    pub status: Status,
+    /// Why it leaves, if it does.
+    pub retiring: Option<String>,
+    /// Tasks executing.
+    pub executing: u32,
+    /// Tasks given and not started.
+    pub queued: u32,
+    /// Results it holds.
+    pub results: usize,
+    /// Their bytes.
+    pub nbytes: u64,
+    /// When it was last heard of.
+    pub last_seen: Time,
+}
