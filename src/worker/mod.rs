@@ -1,1 +1,4 @@
-//! worker
+//! The worker: `core` decides, executors run tasks, the store holds results, the shells around them talk to the
+//! scheduler and to other workers.
+
+pub mod core;

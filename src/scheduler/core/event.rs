@@ -152,6 +152,8 @@ pub struct Report {
     pub kept: Vec<(TaskRef, Attempt)>,
     /// Results of other workers that this one now holds too.
     pub replicas: Vec<TaskRef>,
+    /// Copies this worker was asked to make and could not: the task and the worker that was to have it.
+    pub uncopied: Vec<(TaskRef, WorkerId)>,
     /// The worker's pause state, when it changed.
     pub paused: Option<bool>,
 }

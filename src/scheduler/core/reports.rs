@@ -101,6 +101,11 @@ impl Core {
                 run.add_replica(&mut self.cx, task.index, w);
             }
         }
+        for (task, from) in report.uncopied {
+            if let Some(worker) = self.cx.workers.get_mut(from.index()).and_then(|x| x.as_mut()) {
+                worker.moving.swap_remove(&task);
+            }
+        }
         for (task, attempt) in report.started {
             self.on_started(w, task, attempt);
         }

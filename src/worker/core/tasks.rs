@@ -1,0 +1,185 @@
+//! Tasks in a worker's hands: waiting for inputs, ready, executing, handed back. Owns their states and the slots.
+
+use super::Core;
+use super::data::Datum;
+use super::event::{Action, Assigned, Done, Start};
+use crate::base::ids::{Attempt, FamilyIx, TaskRef};
+use crate::base::priority::Priority;
+
+/// A task in hand.
+pub(super) struct Hand {
+    pub(super) attempt: Attempt,
+    pub(super) tries: u32,
+    pub(super) family: FamilyIx,
+    pub(super) element: u32,
+    pub(super) priority: Priority,
+    pub(super) slots: u32,
+    pub(super) keep: bool,
+    /// Inputs: data edge and task.
+    pub(super) inputs: Vec<(u16, TaskRef)>,
+    /// Inputs that are not here.
+    pub(super) missing: u32,
+    pub(super) executing: bool,
+}
+
+/// A ready task in the queue.
+#[derive(PartialEq, Eq)]
+pub(super) struct Ranked(pub(super) Priority, pub(super) TaskRef, pub(super) u32);
+
+// The heap gives its greatest first; the smallest priority is to come first.
+impl Ord for Ranked {
+    fn cmp(&self, other: &Ranked) -> std::cmp::Ordering {
+        (other.0, other.1, other.2).cmp(&(self.0, self.1, self.2))
+    }
+}
+
+impl PartialOrd for Ranked {
+    fn partial_cmp(&self, other: &Ranked) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Core {
+    pub(super) fn on_assigned(&mut self, task: Assigned) {
+        if let Some(old) = self.hands.get(&task.task) {
+            if old.attempt >= task.attempt {
+                return;
+            }
+            self.on_cancel(task.task, old.attempt);
+        }
+        let mut missing = 0;
+        for input in &task.inputs {
+            let datum = self.data.entry(input.task).or_insert_with(|| Datum::wanted(input.nbytes));
+            datum.users += 1;
+            if datum.here.is_none() {
+                missing += 1;
+                datum.waiters.push(task.task);
+                self.want(input.task, &input.holders);
+            }
+        }
+        let hand = Hand {
+            attempt: task.attempt,
+            tries: task.tries,
+            family: task.family,
+            element: task.element,
+            priority: task.priority,
+            slots: task.slots,
+            keep: task.keep,
+            inputs: task.inputs.iter().map(|i| (i.edge, i.task)).collect(),
+            missing,
+            executing: false,
+        };
+        if missing == 0 {
+            self.ready.push(Ranked(hand.priority, task.task, hand.attempt.n));
+        }
+        self.hands.insert(task.task, hand);
+    }
+
+    /// An input of this task is here now.
+    pub(super) fn on_input(&mut self, task: TaskRef) {
+        let Some(hand) = self.hands.get_mut(&task) else { return };
+        hand.missing -= 1;
+        if hand.missing == 0 {
+            self.ready.push(Ranked(hand.priority, task, hand.attempt.n));
+        }
+    }
+
+    /// Starts ready tasks while there are slots. A wide one at the head waits for its slots, so that narrow ones
+    /// behind it cannot starve it.
+    pub(super) fn start_ready(&mut self) {
+        while let Some(Ranked(_, task, n)) = self.ready.peek() {
+            let (task, n) = (*task, *n);
+            let Some(hand) = self.hands.get_mut(&task).filter(|h| h.attempt.n == n && !h.executing) else {
+                self.ready.pop();
+                continue;
+            };
+            if self.paused || (self.busy > 0 && self.busy + hand.slots > self.slots) {
+                break;
+            }
+            self.ready.pop();
+            hand.executing = true;
+            self.busy += hand.slots;
+            self.report.started.push((task, hand.attempt));
+            self.actions.push(Action::Start(Start {
+                task,
+                attempt: hand.attempt,
+                tries: hand.tries,
+                family: hand.family,
+                element: hand.element,
+                keep: hand.keep,
+                inputs: hand.inputs.clone(),
+            }));
+        }
+    }
+
+    pub(super) fn on_done(&mut self, done: Done) {
+        let Done { task, attempt, outcome, duration } = done;
+        let current = self.hands.get(&task).is_some_and(|h| h.attempt == attempt && h.executing);
+        if !current {
+            if let Some(slots) = self.zombies.swap_remove(&(task, attempt.n)) {
+                self.busy -= slots;
+            }
+            self.actions.push(Action::Discard { task, attempt });
+            return;
+        }
+        let Some(hand) = self.hands.swap_remove(&task) else { return };
+        self.busy -= hand.slots;
+        self.let_go(&hand);
+        match outcome {
+            Ok(nbytes) => {
+                if hand.keep {
+                    self.data.entry(task).or_insert_with(|| Datum::wanted(nbytes)).here = Some(nbytes);
+                    self.actions.push(Action::Publish { task, attempt });
+                    self.wake(task);
+                } else {
+                    self.actions.push(Action::Discard { task, attempt });
+                }
+                self.report.finished.push((task, attempt, nbytes, duration));
+            }
+            Err(failure) => self.report.failed.push((task, attempt, failure)),
+        }
+    }
+
+    pub(super) fn on_cancel(&mut self, task: TaskRef, attempt: Attempt) {
+        let Some(hand) = self.remove_hand(task, attempt) else { return };
+        if hand.executing {
+            self.zombies.insert((task, attempt.n), hand.slots);
+            self.actions.push(Action::Kill { task, attempt });
+        }
+    }
+
+    pub(super) fn on_steal(&mut self, task: TaskRef, attempt: Attempt) {
+        let waits = self.hands.get(&task).is_some_and(|h| h.attempt == attempt && !h.executing);
+        if waits && self.remove_hand(task, attempt).is_some() {
+            self.report.returned.push((task, attempt));
+        } else {
+            self.report.kept.push((task, attempt));
+        }
+    }
+
+    /// Takes an attempt out of the hands and lets go of its inputs.
+    pub(super) fn remove_hand(&mut self, task: TaskRef, attempt: Attempt) -> Option<Hand> {
+        if self.hands.get(&task)?.attempt != attempt {
+            return None;
+        }
+        let hand = self.hands.swap_remove(&task)?;
+        if hand.missing > 0 {
+            for (_, input) in &hand.inputs {
+                if let Some(datum) = self.data.get_mut(input) {
+                    datum.waiters.retain(|w| *w != task);
+                }
+            }
+        }
+        self.let_go(&hand);
+        Some(hand)
+    }
+
+    fn let_go(&mut self, hand: &Hand) {
+        for (_, input) in &hand.inputs {
+            if let Some(datum) = self.data.get_mut(input) {
+                datum.users -= 1;
+            }
+            self.tidy(*input);
+        }
+    }
+}
