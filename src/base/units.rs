@@ -1,9 +1,9 @@
 //! Bytes, durations and fractions as people write them. Parses and prints; owns no defaults.
 //!
 //! Sizes: `2G` = `2GiB` = 2^30, `2GB` = 10^9, a bare number is refused. Durations: `45m`, `1h30m`, `500ms`,
-//! and clock forms as Slurm reads them: `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM`, `D-HH:MM:SS`. A bare number is
-//! refused there too (Slurm takes minutes, PBS and Grid Engine seconds); only `0` needs no unit, except as a
-//! walltime.
+//! and clock forms as Slurm reads them: `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM`, `D-HH:MM:SS`. A bare number
+//! is refused there too (Slurm takes minutes, PBS and Grid Engine seconds); only `0` needs no unit, except as
+//! a walltime.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
@@ -53,7 +53,7 @@ impl Decimal {
     fn times_exact(&self, unit: u64) -> Option<u64> {
         let product = self.digits.checked_mul(u128::from(unit))?;
         let scale = 10u128.checked_pow(self.decimals)?;
-        if product % scale != 0 { None } else { u64::try_from(product / scale).ok() }
+        if product.is_multiple_of(scale) { u64::try_from(product / scale).ok() } else { None }
     }
 }
 
@@ -69,8 +69,8 @@ pub fn parse_bytes(text: &str) -> Result<u64, UnitError> {
     let factor = match unit.to_ascii_lowercase().as_str() {
         "" => {
             return fail(format!(
-                "the size '{text}' has no unit; write {text}M or {text}G (powers of 1024), {text}MB or {text}GB \
-                 (powers of 1000), or {text}B for bytes"
+                "the size '{text}' has no unit; write {text}M or {text}G (powers of 1024), {text}MB or \
+                 {text}GB (powers of 1000), or {text}B for bytes"
             ));
         }
         "b" => 1,
@@ -86,8 +86,8 @@ pub fn parse_bytes(text: &str) -> Result<u64, UnitError> {
         "pb" => 1_000_000_000_000_000,
         _ => {
             return fail(format!(
-                "'{unit}' in '{text}' is not a unit of size; use B, K, M, G, T, P (powers of 1024) or KB, MB, GB, \
-                 TB, PB (powers of 1000)"
+                "'{unit}' in '{text}' is not a unit of size; use B, K, M, G, T, P (powers of 1024) or KB, \
+                 MB, GB, TB, PB (powers of 1000)"
             ));
         }
     };
@@ -221,7 +221,7 @@ impl ByteSize {
     /// The size without rounding, as `parse_bytes` reads it: `1536K`, `1000000001B`.
     pub fn exact(self) -> String {
         let units = [("P", 50), ("T", 40), ("G", 30), ("M", 20), ("K", 10)];
-        let whole = units.iter().find(|(_, shift)| self.0 > 0 && self.0 % (1 << shift) == 0);
+        let whole = units.iter().find(|(_, shift)| self.0 > 0 && self.0.is_multiple_of(1 << shift));
         whole.map_or_else(|| format!("{}B", self.0), |(unit, shift)| format!("{}{unit}", self.0 >> shift))
     }
 }
