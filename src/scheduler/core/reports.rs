@@ -59,13 +59,7 @@ impl Core {
         self.leaving.remove(&w);
         let expected = expected || worker.retiring.is_some();
         let lost = format!("{} on {}: {reason}", worker.spec.name, worker.spec.host);
-        // First what it held, so that tasks put back see what is missing.
-        for task in std::mem::take(&mut worker.has) {
-            let Some(run) = self.runs.get_mut(task.run.index()).and_then(|r| r.as_deref_mut()) else {
-                continue;
-            };
-            run.lose_replica(&mut self.cx, task.index, w);
-        }
+        // First what it had in hand, so that nothing of it is taken for work that goes on.
         for (task, hand) in std::mem::take(&mut worker.processing) {
             let Some(run) = self.runs.get_mut(task.run.index()).and_then(|r| r.as_deref_mut()) else {
                 continue;
@@ -80,6 +74,12 @@ impl Core {
             } else {
                 run.blame_loss(&mut self.cx, i, &lost, &worker.spec.host);
             }
+        }
+        for task in std::mem::take(&mut worker.has) {
+            let Some(run) = self.runs.get_mut(task.run.index()).and_then(|r| r.as_deref_mut()) else {
+                continue;
+            };
+            run.lose_replica(&mut self.cx, task.index, w);
         }
         self.check_retiring();
     }

@@ -59,7 +59,7 @@ impl State {
         use State::*;
         match self {
             Waiting => matches!(to, Queued | Erred | Cancelled),
-            Queued => matches!(to, Processing | Waiting | Erred | Cancelled),
+            Queued => matches!(to, Processing | Waiting | Delayed | Erred | Cancelled),
             Delayed => matches!(to, Queued | Waiting | Erred | Cancelled),
             Processing => {
                 matches!(to, Memory | Released | Queued | Waiting | Delayed | Erred | Cancelled)

@@ -1,0 +1,98 @@
+//! Simulation: the real scheduler core and real worker cores over virtual time and a virtual network, with seeded
+//! delays, failures and losses. Every invariant of every core is checked after every event, and every output is
+//! compared with a sequential evaluation of the same graph.
+//!
+//! `HPCDAG_SIM_SEED=n` replays one seed; `HPCDAG_SIM_SEEDS=n` runs so many instead of the default.
+
+mod cluster;
+mod graphs;
+
+use cluster::{Faults, Sim};
+use graphs::Graph;
+
+fn seeds(default: u64) -> Vec<u64> {
+    let variable = |name: &str| std::env::var(name).ok().and_then(|v| v.parse().ok());
+    match variable("HPCDAG_SIM_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..variable("HPCDAG_SIM_SEEDS").unwrap_or(default)).collect(),
+    }
+}
+
+fn check(seeds: Vec<u64>, faults: impl Fn(u64) -> Faults, graph: impl Fn(&mut fastrand::Rng) -> Graph) {
+    for seed in seeds {
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let graph = graph(&mut rng);
+            let mut sim = Sim::new(seed, graph, faults(seed));
+            sim.run();
+            sim.check_end();
+        }));
+        if let Err(panic) = outcome {
+            eprintln!("this was seed {seed}: replay it with HPCDAG_SIM_SEED={seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn random_graphs_without_faults() {
+    check(seeds(300), |_| Faults::default(), graphs::random);
+}
+
+#[test]
+fn random_graphs_with_lost_workers() {
+    check(seeds(400), |_| Faults { losses: 4, ..Faults::default() }, graphs::random);
+}
+
+#[test]
+fn random_graphs_with_everything() {
+    let faults = |seed| Faults {
+        losses: seed as u32 % 5,
+        retirements: seed as u32 % 3,
+        late_joiners: seed as u32 % 4,
+        fetch_failures: 0.05,
+        task_failures: 0.05,
+        ..Faults::default()
+    };
+    check(seeds(600), faults, graphs::random);
+}
+
+#[test]
+fn chains_survive_the_loss_of_all_workers_at_once() {
+    let faults = |_| Faults { losses: 2, all_at_once: true, ..Faults::default() };
+    check(seeds(150), faults, |rng| graphs::chain(rng.u32(1..40), rng.u32(1..8)));
+}
+
+#[test]
+fn a_stencil_survives_losses() {
+    let faults = |_| Faults { losses: 3, ..Faults::default() };
+    check(seeds(100), faults, |rng| graphs::stencil(rng.u32(2..20), rng.u32(1..8)));
+}
+
+#[test]
+fn groups_by_bytes_cover_everything_once() {
+    let faults = |seed| Faults { losses: seed as u32 % 4, ..Faults::default() };
+    check(seeds(300), faults, |rng| graphs::sparse_groups(rng.u32(0..120), 1 << rng.u32(4..14)));
+}
+
+#[test]
+fn a_late_joiner_gets_queued_work() {
+    for seed in seeds(50) {
+        let mut sim = Sim::new(seed, graphs::independent(64), Faults { late_joiners: 1, ..Faults::slow(1) });
+        sim.run();
+        sim.check_end();
+        let shares = sim.executed_by_worker();
+        assert!(shares.len() == 2 && shares.iter().all(|(_, n)| *n >= 8), "seed {seed}: {shares:?}");
+    }
+}
+
+#[test]
+fn failing_tasks_take_their_dependents_with_them_and_nothing_else() {
+    for seed in seeds(200) {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let graph = graphs::random(&mut rng);
+        let mut sim = Sim::new(seed, graph, Faults { hopeless: 0.03, losses: 1, ..Faults::default() });
+        sim.run();
+        sim.check_failures();
+    }
+}
