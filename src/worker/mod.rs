@@ -1,1 +1,4 @@
-//! worker
+//! The worker: runs tasks, keeps their results and serves them to others.
+
+pub mod nanny;
+pub mod process;
