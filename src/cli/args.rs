@@ -1,5 +1,6 @@
-//! The commands and options of `hpcdag`, as clap reads them. Owns names, help and what may be combined; values that
-//! are settings stay text and go to `config` as they are, so that flags, files and variables are read by one parser.
+//! The commands and options of `hpcdag`, as clap reads them. Owns names, help and what may be combined;
+//! values that are settings stay text and go to `config` as they are, so that flags, files and variables are
+//! read by one parser.
 
 mod cluster;
 mod look;
@@ -29,7 +30,6 @@ fn collect<const N: usize>(flags: [(&'static str, &Option<String>); N]) -> Vec<S
     flags.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect()
 }
 
-/// The whole command line.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "hpcdag",
@@ -43,8 +43,8 @@ fn collect<const N: usize>(flags: [(&'static str, &Option<String>); N]) -> Vec<S
 )]
 /// Run graphs of tasks on a cluster of your own.
 ///
-/// hpcdag starts a scheduler and workers inside an allocation or on this machine, runs commands and their dependencies on
-/// them, and keeps what one task hands to the next in the workers' memory.
+/// hpcdag starts a scheduler and workers inside an allocation or on this machine, runs commands and their
+/// dependencies on them, and keeps what one task hands to the next in the workers' memory.
 pub struct Cli {
     /// What is said besides the output.
     #[command(flatten)]
@@ -58,10 +58,10 @@ pub struct Cli {
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub struct Verbosity {
     /// Say more; twice for even more
-    #[arg(short, long, action = ArgAction::Count, global = true, conflicts_with = "quiet")]
+    #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", global = true, display_order = 900)]
     pub verbose: u8,
     /// Say less; twice for errors only
-    #[arg(short = 'Q', long, action = ArgAction::Count, global = true)]
+    #[arg(short = 'Q', long, action = ArgAction::Count, global = true, display_order = 901)]
     pub quiet: u8,
 }
 
@@ -92,7 +92,7 @@ pub struct SchedulerOptions {
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub struct JsonOption {
     /// Print JSON, for scripts
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 }
 

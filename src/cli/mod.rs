@@ -2,9 +2,9 @@
 
 pub mod args;
 pub mod completions;
-// pub mod detach;
-// pub mod output;
-// pub mod progress;
+pub mod detach;
+pub mod output;
+pub mod progress;
 
 /// Runs the command line of this process.
 pub fn main() -> std::process::ExitCode {

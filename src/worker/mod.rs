@@ -2,3 +2,5 @@
 
 pub mod nanny;
 pub mod process;
+mod signal_pipe;
+pub mod supervision;

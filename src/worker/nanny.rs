@@ -1,31 +1,19 @@
-//! The nanny: the small parent process of a worker process. Owns its restarts, the signals meant for it, and the end
-//! of everything it leaves behind: orphaned tasks and its directory. Single-threaded, no runtime, and it knows nothing
-//! of the cluster; what the scheduler should hear about a crash goes through the next worker's environment.
+//! The nanny: the small parent process of a worker process. Owns its restarts, the signals meant for it, and
+//! the end of everything it leaves behind: orphaned tasks and its directory. Single-threaded, no runtime, and
+//! it knows nothing of the cluster; what the scheduler should hear about a crash goes through the next
+//! worker's environment.
 
 use super::process;
+use super::signal_pipe::SignalPipe;
+use super::supervision::{Predecessor, Supervision, is_internal_variable};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::ids::Incarnation;
-use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
-use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
-
-/// What every variable that only hpcdag's own processes read begins with. Tasks are not given these.
-pub const INTERNAL_PREFIX: &str = "HPCDAG_INTERNAL_";
-
-const NANNY_PID: &str = "HPCDAG_INTERNAL_NANNY_PID";
-const INCARNATION: &str = "HPCDAG_INTERNAL_INCARNATION";
-const LIFE: &str = "HPCDAG_INTERNAL_LIFE";
-const DIRECTORY: &str = "HPCDAG_INTERNAL_DIRECTORY";
-const PREDECESSOR: &str = "HPCDAG_INTERNAL_PREDECESSOR";
-const PREDECESSOR_END: &str = "HPCDAG_INTERNAL_PREDECESSOR_END";
 
 /// What a nanny runs and how patient it is.
 #[derive(Clone, Debug)]
@@ -64,8 +52,8 @@ impl NannyOptions {
     }
 }
 
-/// When a crashed worker is started again. The first time at once, then after growing pauses, until it has lived long
-/// enough to count as healthy again.
+/// When a crashed worker is started again. The first time at once, then after growing pauses, until it has
+/// lived long enough to count as healthy again.
 #[derive(Clone, Copy, Debug)]
 pub struct RestartPolicy {
     /// The pause before the second restart; it doubles with each further one.
@@ -103,85 +91,16 @@ impl RestartPolicy {
     }
 }
 
-/// What a worker knows from its nanny. The worker's side of the variables that the nanny sets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Supervision {
-    /// The nanny's process; give it to [`process::die_with_parent`] first thing.
-    pub nanny_pid: i32,
-    /// The identity of this life of the worker.
-    pub incarnation: Incarnation,
-    /// Counts the lives, from 1.
-    pub life: u32,
-    /// The directory that is this life's own. The worker creates it; the nanny removes it.
-    pub directory: Option<PathBuf>,
-    /// The life before this one, if that crashed.
-    pub predecessor: Option<Predecessor>,
-}
-
-/// A life of a worker that ended in a crash.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Predecessor {
-    /// Its identity, as the scheduler knows it.
-    pub incarnation: Incarnation,
-    /// How it ended, in words.
-    pub end: String,
-}
-
-impl Supervision {
-    /// What the environment says, if this process's parent is the nanny that wrote it. A worker started by a task, or
-    /// by hand from a task's shell, has no nanny even where the variables leaked.
-    pub fn from_env() -> Option<Supervision> {
-        Supervision::read(|name| std::env::var_os(name), nix::unistd::getppid().as_raw())
-    }
-
-    fn read(var: impl Fn(&str) -> Option<OsString>, parent: i32) -> Option<Supervision> {
-        let text = |name: &str| var(name)?.into_string().ok();
-        let nanny_pid: i32 = text(NANNY_PID)?.parse().ok()?;
-        if nanny_pid != parent {
-            return None;
-        }
-        let predecessor = text(PREDECESSOR).and_then(|incarnation| {
-            let end = text(PREDECESSOR_END)?;
-            Some(Predecessor { incarnation: incarnation.parse().ok()?, end })
-        });
-        Some(Supervision {
-            nanny_pid,
-            incarnation: text(INCARNATION)?.parse().ok()?,
-            life: text(LIFE)?.parse().ok()?,
-            directory: var(DIRECTORY).map(PathBuf::from),
-            predecessor,
-        })
-    }
-
-    fn variables(&self) -> Vec<(&'static str, OsString)> {
-        let mut vars = vec![
-            (NANNY_PID, self.nanny_pid.to_string().into()),
-            (INCARNATION, self.incarnation.to_string().into()),
-            (LIFE, self.life.to_string().into()),
-        ];
-        vars.extend(self.directory.as_ref().map(|d| (DIRECTORY, d.clone().into_os_string())));
-        if let Some(predecessor) = &self.predecessor {
-            vars.push((PREDECESSOR, predecessor.incarnation.to_string().into()));
-            vars.push((PREDECESSOR_END, predecessor.end.clone().into()));
-        }
-        vars
-    }
-}
-
-/// Whether a variable is one that only hpcdag's own processes may see.
-pub fn is_internal_variable(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(INTERNAL_PREFIX.as_bytes())
-}
-
-/// Runs a worker under supervision until it has left for good, and returns the exit code to leave with. Call it on the
-/// main thread, before any other thread exists: it takes over signals and children of the whole process.
+/// Runs a worker under supervision until it has left for good, and returns the exit code to leave with. Call
+/// it on the main thread, before any other thread exists: it takes over signals and children of the whole
+/// process.
 ///
-/// SIGTERM, SIGINT and SIGHUP: the first asks the worker to leave in good order, the second kills it and its tasks at
-/// once. SIGUSR1 and SIGUSR2 are handed on.
+/// SIGTERM, SIGINT and SIGHUP: the first asks the worker to leave in good order, the second kills it and its
+/// tasks at once. SIGUSR1 and SIGUSR2 are handed on.
 ///
 /// # Errors
-/// `Launch` when the worker's program cannot be started or crashes again and again; `Internal` when the kernel refuses
-/// what a nanny needs.
+/// `Launch` when the worker's program cannot be started or crashes again and again; `Internal` when the kernel
+/// refuses what a nanny needs.
 pub fn run(options: &NannyOptions) -> Result<u8> {
     process::become_subreaper()?;
     let signals = SignalPipe::install()?;
@@ -245,7 +164,8 @@ impl Nanny<'_> {
     /// Starts a worker and waits for its end.
     fn one_life(&mut self, supervision: &Supervision) -> Result<WaitStatus> {
         let pid = self.spawn(supervision)?;
-        tracing::debug!(pid, life = supervision.life, incarnation = %supervision.incarnation, "worker process started");
+        let (life, incarnation) = (supervision.life, supervision.incarnation);
+        tracing::debug!(pid, life, %incarnation, "worker process started");
         loop {
             // The pipe is read before children are collected: a signal in between is seen in the next round.
             for signal in self.signals.wait(None)? {
@@ -343,7 +263,8 @@ impl Nanny<'_> {
     }
 }
 
-/// The directory of one life: a name that nobody else uses, so that removing it cannot take away anybody's files.
+/// The directory of one life: a name that nobody else uses, so that removing it cannot take away anybody's
+/// files.
 fn life_directory(local_directory: &Path, incarnation: Incarnation) -> PathBuf {
     local_directory.join(format!("worker-{}", incarnation.simple()))
 }
@@ -364,77 +285,10 @@ fn clear_away(directory: Option<&Path>) {
     let Some(directory) = directory else { return };
     match std::fs::remove_dir_all(directory) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(directory = %directory.display(), %error, "the worker's directory could not be removed");
+            let directory = directory.display();
+            tracing::warn!(%directory, %error, "the worker's directory could not be removed");
         }
         _ => {}
-    }
-}
-
-/// The signals that a nanny acts on.
-const SIGNALS: [Signal; 6] =
-    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGCHLD];
-
-/// Where the handler writes. There is one pipe per process.
-static SIGNAL_PIPE: AtomicI32 = AtomicI32::new(-1);
-
-/// Signals as bytes in a pipe. Not a signalfd: that needs the signals blocked, and the worker would inherit the mask.
-struct SignalPipe {
-    reader: OwnedFd,
-    /// Kept open for the handler.
-    _writer: OwnedFd,
-}
-
-extern "C" fn on_any_signal(number: libc::c_int) {
-    let errno = Errno::last_raw();
-    let fd: RawFd = SIGNAL_PIPE.load(Ordering::Relaxed);
-    let byte = number as u8;
-    // SAFETY: write is async-signal-safe, the buffer is one byte of this frame, and a closed descriptor or a full pipe
-    // gives an error that loses nothing: unread bytes already wake the reader.
-    unsafe { libc::write(fd, std::ptr::from_ref(&byte).cast(), 1) };
-    Errno::set_raw(errno);
-}
-
-impl SignalPipe {
-    fn install() -> Result<SignalPipe> {
-        let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
-            .map_err(|e| Error::os("cannot create a pipe for signals", e))?;
-        SIGNAL_PIPE.store(writer.as_raw_fd(), Ordering::Relaxed);
-        let action = SigAction::new(SigHandler::Handler(on_any_signal), SaFlags::SA_RESTART, SigSet::empty());
-        for signal in SIGNALS {
-            let what = format!("cannot handle {signal}");
-            // SAFETY: the handler is async-signal-safe (see there).
-            let before = unsafe { sigaction(signal, &action) }.map_err(|e| Error::os(&what, e))?;
-            // Under nohup, and in the background of a script, these are ignored on purpose.
-            let may_be_ignored = matches!(signal, Signal::SIGHUP | Signal::SIGINT);
-            if may_be_ignored && matches!(before.handler(), SigHandler::SigIgn) {
-                // SAFETY: gives back what was set before.
-                unsafe { sigaction(signal, &before) }.map_err(|e| Error::os(&what, e))?;
-            }
-        }
-        Ok(SignalPipe { reader, _writer: writer })
-    }
-
-    /// The signals that have come; waits for one. With a limit of time there may be none.
-    fn wait(&self, limit: Option<Duration>) -> Result<Vec<Signal>> {
-        let timeout = match limit {
-            None => PollTimeout::NONE,
-            // One millisecond more: rounded down, the caller's clock would not have arrived.
-            Some(limit) if limit.is_zero() => PollTimeout::ZERO,
-            Some(limit) => {
-                PollTimeout::try_from(limit + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
-            }
-        };
-        let mut waiting = [PollFd::new(self.reader.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut waiting, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(e) => return Err(Error::os("cannot wait for signals", e)),
-        }
-        let mut buffer = [0_u8; 64];
-        match nix::unistd::read(&self.reader, &mut buffer) {
-            Ok(n) => Ok(buffer[..n].iter().filter_map(|b| Signal::try_from(i32::from(*b)).ok()).collect()),
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Vec::new()),
-            Err(e) => Err(Error::os("cannot read from the signal pipe", e)),
-        }
     }
 }
 

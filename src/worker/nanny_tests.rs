@@ -1,5 +1,5 @@
-//! Tests of the nanny with real processes. A nanny takes over its whole process, so each test starts this test program
-//! again in a role: [`role`] is where those processes begin.
+//! Tests of the nanny with real processes. A nanny takes over its whole process, so each test starts this
+//! test program again in a role: [`role`] is where those processes begin.
 
 use super::*;
 use std::process::{Child, Command};
@@ -165,9 +165,9 @@ fn gives_up_and_says_why() {
 #[test]
 fn missing_program_is_said() {
     let options = NannyOptions::new("/nonexistent/hpcdag", Vec::new());
-    let (reader, writer) = nix::unistd::pipe().expect("a pipe");
-    let signals = SignalPipe { reader, _writer: writer };
-    let error = Nanny { options: &options, signals, phase: Phase::Running }.supervise().expect_err("missing");
+    let error = Nanny { options: &options, signals: SignalPipe::idle(), phase: Phase::Running }
+        .supervise()
+        .expect_err("missing");
     assert_eq!(error.kind, Kind::Launch);
     assert!(error.message.contains("/nonexistent/hpcdag"), "{error}");
 }
@@ -261,21 +261,4 @@ fn pauses_grow_and_end() {
     assert_eq!(pauses[9], None);
     let endless = RestartPolicy { quick_crashes_max: u32::MAX, ..policy };
     assert_eq!(endless.pause(1000), Some(Duration::from_secs(60)));
-}
-
-#[test]
-fn supervision_is_for_children_of_the_nanny_only() {
-    let supervision = Supervision {
-        nanny_pid: 42,
-        incarnation: Incarnation::new_v4(),
-        life: 2,
-        directory: Some("/scratch/me/worker-1".into()),
-        predecessor: Some(Predecessor { incarnation: Incarnation::new_v4(), end: "SIGKILL".into() }),
-    };
-    let vars = supervision.variables();
-    assert!(vars.iter().all(|(name, _)| is_internal_variable(OsStr::new(name))));
-    let lookup = |name: &str| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| v.clone());
-    assert_eq!(Supervision::read(lookup, 42), Some(supervision.clone()));
-    assert_eq!(Supervision::read(lookup, 43), None);
-    assert_eq!(Supervision::read(|_| None, 42), None);
 }

@@ -1,6 +1,6 @@
-//! What a process of hpcdag does to itself and to the processes below it: limits, parent-death signal, subreaper,
-//! finding and killing what it left running. Owns no policy: the nanny and the worker decide when. Nothing here
-//! is called in a program that embeds hpcdag as a library.
+//! What a process of hpcdag does to itself and to the processes below it: limits, parent-death signal,
+//! subreaper, finding and killing what it left running. Owns no policy: the nanny and the worker decide when.
+//! Nothing here is called in a program that embeds hpcdag as a library.
 
 use crate::base::error::{Error, Kind, Result};
 use nix::errno::Errno;
@@ -12,11 +12,13 @@ use nix::unistd::{Pid, getpgrp, getpid, getppid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// The signal that a worker gets when its nanny has died without a farewell. The worker kills its tasks and leaves at
-/// once. Nobody sends this one by hand or from a terminal, and it ends a worker that has no handler yet.
+/// The signal that a worker gets when its nanny has died without a farewell. The worker kills its tasks and
+/// leaves at once. Nobody sends this one by hand or from a terminal, and it ends a worker that has no handler
+/// yet.
 pub const NANNY_GONE: Signal = Signal::SIGPWR;
 
-/// How long processes that were killed are waited for. One that hangs in the kernel is left behind after that.
+/// How long processes that were killed are waited for. One that hangs in the kernel is left behind after
+/// that.
 const REAP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A line of the process table: what `/proc/PID/stat` says about descent.
@@ -62,8 +64,8 @@ pub fn forbid_inspection() -> Result<()> {
     prctl::set_dumpable(false).map_err(|e| Error::os("cannot make the process undumpable", e))
 }
 
-/// Turns core files off for this process and those it starts: a core of a worker with many gigabytes of results fills
-/// a home directory.
+/// Turns core files off for this process and those it starts: a core of a worker with many gigabytes of
+/// results fills a home directory.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -74,8 +76,8 @@ pub fn forbid_core_files() -> Result<()> {
         .map_err(|e| Error::os("cannot turn core files off", e))
 }
 
-/// Raises the limit of open files to the most that is allowed, and returns it. Results in memory files and connections
-/// each take one, and the usual soft limit is 1024.
+/// Raises the limit of open files to the most that is allowed, and returns it. Results in memory files and
+/// connections each take one, and the usual soft limit is 1024.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -130,8 +132,8 @@ pub fn describe_end(status: WaitStatus) -> String {
     }
 }
 
-/// Parses the content of `/proc/PID/stat`. The second field is the program's name in parentheses and may contain
-/// anything, so the rest is found from the last parenthesis.
+/// Parses the content of `/proc/PID/stat`. The second field is the program's name in parentheses and may
+/// contain anything, so the rest is found from the last parenthesis.
 fn parse_stat(pid: i32, stat: &[u8]) -> Option<ProcessEntry> {
     let end_of_name = stat.iter().rposition(|b| *b == b')')?;
     let rest = std::str::from_utf8(stat.get(end_of_name + 1..)?).ok()?;
@@ -142,8 +144,8 @@ fn parse_stat(pid: i32, stat: &[u8]) -> Option<ProcessEntry> {
     Some(ProcessEntry { pid, state, parent, group })
 }
 
-/// All processes that this one can see. `/proc/PID/task/TID/children` would be cheaper and is missing from many
-/// kernels.
+/// All processes that this one can see. `/proc/PID/task/TID/children` would be cheaper and is missing from
+/// many kernels.
 fn process_table() -> Vec<ProcessEntry> {
     let Ok(proc) = std::fs::read_dir("/proc") else { return Vec::new() };
     proc.flatten()
@@ -159,7 +161,8 @@ fn descendants_in(table: &[ProcessEntry], root: i32) -> Vec<ProcessEntry> {
         children.entry(entry.parent).or_default().push(*entry);
     }
     let mut found = Vec::new();
-    // Each parent's list is taken out as it is visited: a table read while processes come and go may hold a circle.
+    // Each parent's list is taken out as it is visited: a table read while processes come and go may hold a
+    // circle.
     let mut next = children.remove(&root).unwrap_or_default();
     while let Some(entry) = next.pop() {
         next.extend(children.remove(&entry.pid).unwrap_or_default());
@@ -189,16 +192,17 @@ fn kill_entries(entries: &[ProcessEntry]) {
     }
 }
 
-/// SIGKILLs every process below this one, with their process groups, and returns how many were seen. Does not wait for
-/// them. For a worker that leaves at once; what escapes by starting processes meanwhile is left to its nanny.
+/// SIGKILLs every process below this one, with their process groups, and returns how many were seen. Does not
+/// wait for them. For a worker that leaves at once; what escapes by starting processes meanwhile is left to
+/// its nanny.
 pub fn kill_descendants() -> usize {
     let found = descendants();
     kill_entries(&found);
     found.len()
 }
 
-/// SIGKILLs and reaps all children, then those of their children that this process, as subreaper, inherits, until
-/// none is left. Returns how many were killed, and how many could not be ended within a few seconds.
+/// SIGKILLs and reaps all children, then those of their children that this process, as subreaper, inherits,
+/// until none is left. Returns how many were killed, and how many could not be ended within a few seconds.
 ///
 /// Only children are signalled, and none is reaped before: their numbers cannot have been given to others.
 pub fn end_children() -> (usize, usize) {
@@ -230,8 +234,8 @@ pub struct Reaped {
     pub nothing_left: bool,
 }
 
-/// Collects all children that have ended, without waiting. For processes that own *all* of their children (the nanny):
-/// it takes the exit codes away from whoever else waits.
+/// Collects all children that have ended, without waiting. For processes that own *all* of their children
+/// (the nanny): it takes the exit codes away from whoever else waits.
 pub fn reap() -> Reaped {
     let mut ended = Vec::new();
     loop {

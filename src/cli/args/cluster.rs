@@ -1,5 +1,6 @@
 //! Arguments of the commands that run, start and end schedulers and workers.
 
+use super::value::positive;
 use super::{JsonOption, SchedulerOptions, Setting, collect};
 use crate::base::units::Span;
 use clap::{Args, Subcommand};
@@ -146,8 +147,8 @@ impl SchedulerArgs {
   hpcdag worker --scheduler-file s.json --nthreads 16 --memory-limit 60GiB
   srun -N 4 --ntasks-per-node 1 hpcdag worker --scheduler-file s.json
 
-The worker waits for a scheduler that is not there yet. The first SIGTERM lets it hand over work and results before
-it leaves; the second ends it at once.")]
+The worker waits for a scheduler that is not there yet. The first SIGTERM lets it hand over work and results \
+before it leaves; the second ends it at once.")]
 pub struct WorkerArgs {
     /// Name of the worker in listings, instead of one made from the host's
     #[arg(long, value_name = "NAME")]
@@ -197,7 +198,7 @@ pub struct WorkersArgs {
 #[derive(Clone, Debug, Subcommand)]
 pub enum WorkersCommand {
     /// Start workers on this machine
-    Start(WorkersStartArgs),
+    Start(Box<WorkersStartArgs>),
     /// List the workers of a cluster
     List(WorkersListArgs),
     /// Let workers leave: they hand over their work and results first
@@ -212,7 +213,7 @@ pub enum WorkersCommand {
   hpcdag workers start -n 2 --nthreads 8 --memory-limit 30GiB")]
 pub struct WorkersStartArgs {
     /// How many workers
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = positive())]
     pub nworkers: u32,
     /// What they are like.
     #[command(flatten)]
@@ -288,7 +289,7 @@ pub struct WorkersWaitArgs {
   hpcdag down                                ends what `up` started")]
 pub struct UpArgs {
     /// How many workers
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = positive())]
     pub nworkers: u32,
     /// Scheduler file to write, if not the usual one that your other commands find by themselves
     #[arg(long, value_name = "FILE")]

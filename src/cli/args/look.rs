@@ -1,4 +1,5 @@
-//! Arguments of the commands that look at, steer and fetch from a running cluster, and of those about hpcdag itself.
+//! Arguments of the commands that look at, steer and fetch from a running cluster, and of those about hpcdag
+//! itself.
 
 use super::{JsonOption, SchedulerOptions};
 use crate::base::units::Span;
@@ -45,7 +46,7 @@ pub struct StatusArgs {
 #[command(after_help = "Example:
   hpcdag explain 'filter[17]'                for each worker, why it does not run there")]
 pub struct ExplainArgs {
-    /// Key of the task, e.g. filter[17]
+    /// Key of the task
     #[arg(value_name = "KEY")]
     pub key: String,
     /// The run, where several have a task of that key
@@ -64,7 +65,7 @@ pub struct ExplainArgs {
 #[command(after_help = "Example:
   hpcdag story 'filter[17]'                  where it ran, when, and how that ended")]
 pub struct StoryArgs {
-    /// Key of the task, e.g. filter[17]
+    /// Key of the task
     #[arg(value_name = "KEY")]
     pub key: String,
     /// The run, where several have a task of that key
@@ -104,7 +105,7 @@ pub struct CancelArgs {
   hpcdag fetch merge > merged.txt
   hpcdag fetch 'solve[3]' --part field -o field3.h5")]
 pub struct FetchArgs {
-    /// Key of the task, e.g. merge or solve[3]
+    /// Key of the task
     #[arg(value_name = "KEY")]
     pub key: String,
     /// File to write, instead of stdout

@@ -1,5 +1,6 @@
 //! Arguments of `hpcdag submit`.
 
+use super::value::positive;
 use super::{Array, Assignment, JsonOption, SchedulerOptions, Setting, collect};
 use clap::{ArgGroup, Args};
 use std::convert::Infallible;
@@ -7,8 +8,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// What only makes sense with a cluster. (Said for each option that needs --local: clap takes a missing `requires`
-/// for met when what is missing conflicts with something given.)
+/// What only makes sense with a cluster. (Said for each option that needs --local: clap takes a missing
+/// `requires` for met when what is missing conflicts with something given.)
 const NOT_LOCAL: [&str; 4] = ["scheduler_file", "address", "detach", "wait_workers"];
 
 /// What becomes of the stdout of the tasks of a command.
@@ -111,7 +112,7 @@ pub struct SubmitArgs {
         long,
         value_name = "N",
         conflicts_with = "graph",
-        value_parser = clap::value_parser!(u32).range(1..),
+        value_parser = positive(),
         help_heading = "Many tasks from one command"
     )]
     pub jobs: Option<u32>,
@@ -125,15 +126,27 @@ pub struct SubmitArgs {
         long,
         value_name = "N",
         requires = "local", conflicts_with_all = NOT_LOCAL,
-        value_parser = clap::value_parser!(u32).range(1..),
+        value_parser = positive(),
         help_heading = "On this machine"
     )]
     pub nworkers: Option<u32>,
     /// How many tasks of one thread each worker runs at once (with --local)
-    #[arg(long, value_name = "N", requires = "local", conflicts_with_all = NOT_LOCAL, help_heading = "On this machine")]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "local",
+        conflicts_with_all = NOT_LOCAL,
+        help_heading = "On this machine"
+    )]
     pub nthreads: Option<String>,
     /// Memory of all workers together (with --local), e.g. 8GiB
-    #[arg(long, value_name = "SIZE", requires = "local", conflicts_with_all = NOT_LOCAL, help_heading = "On this machine")]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        requires = "local",
+        conflicts_with_all = NOT_LOCAL,
+        help_heading = "On this machine"
+    )]
     pub memory_limit: Option<String>,
 
     /// On which cluster.

@@ -168,3 +168,30 @@ fn durations_need_units() {
     };
     assert_eq!(args.timeout.0.as_secs(), 5400);
 }
+
+/// `docs/cli.md`, made from the definitions.
+fn reference() -> String {
+    let mut text = "# Commands\n\n\
+        What `hpcdag help COMMAND` prints, for all commands. Written by a test from the \
+        program itself; `HPCDAG_BLESS=1 cargo test --lib docs_are_current` writes it anew.\n"
+        .to_owned();
+    let mut root = Cli::command();
+    root.build();
+    for (name, command) in [("hpcdag".to_owned(), root)].into_iter().chain(leaves()) {
+        // Help is wrapped for the terminal at hand; the reference is wrapped the same everywhere.
+        let help = command.term_width(100).render_long_help().to_string();
+        let help: Vec<&str> = help.lines().map(str::trim_end).collect();
+        text += &format!("\n## {name}\n\n```text\n{}\n```\n", help.join("\n").trim_end());
+    }
+    text
+}
+
+#[test]
+fn docs_are_current() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/cli.md");
+    if std::env::var_os("HPCDAG_BLESS").is_some() {
+        std::fs::write(&path, reference()).expect("written");
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(written == reference(), "docs/cli.md is stale: HPCDAG_BLESS=1 cargo test --lib docs_are_current");
+}

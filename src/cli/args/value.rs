@@ -1,6 +1,12 @@
-//! Values that the command line writes in its own way: `NAME=VALUE` and the numbers of `--array`.
+//! Values that the command line writes in its own way: `NAME=VALUE`, the numbers of `--array`, counts.
 
+use clap::builder::RangedI64ValueParser;
 use std::str::FromStr;
+
+/// A count of at least one.
+pub(super) fn positive() -> RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..)
+}
 
 /// `NAME=VALUE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
