@@ -58,7 +58,8 @@ pub struct Cli {
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub struct Verbosity {
     /// Say more; twice for even more
-    #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", global = true, display_order = 900)]
+    #[arg(short, long, action = ArgAction::Count, global = true, display_order = 900)]
+    #[arg(conflicts_with = "quiet")]
     pub verbose: u8,
     /// Say less; twice for errors only
     #[arg(short = 'Q', long, action = ArgAction::Count, global = true, display_order = 901)]

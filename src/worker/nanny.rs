@@ -99,8 +99,8 @@ impl RestartPolicy {
 /// tasks at once. SIGUSR1 and SIGUSR2 are handed on.
 ///
 /// # Errors
-/// `Launch` when the worker's program cannot be started or crashes again and again; `Internal` when the kernel
-/// refuses what a nanny needs.
+/// `Launch` when the worker's program cannot be started or crashes again and again; `Internal` when the
+/// kernel refuses what a nanny needs.
 pub fn run(options: &NannyOptions) -> Result<u8> {
     process::become_subreaper()?;
     let signals = SignalPipe::install()?;
