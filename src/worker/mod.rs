@@ -2,3 +2,7 @@
 //! scheduler and to other workers.
 
 pub mod core;
+pub mod nanny;
+pub mod process;
+mod signal_pipe;
+pub mod supervision;

@@ -1,0 +1,168 @@
+//! Arguments of the commands that look at, steer and fetch from a running cluster, and of those about hpcdag
+//! itself.
+
+use super::{JsonOption, SchedulerOptions};
+use crate::base::units::Span;
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+/// `hpcdag wait`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Example:
+  run=$(hpcdag submit graph.toml --detach) && hpcdag wait \"$run\"
+
+Exits like `submit` without --detach: non-zero if a task failed.")]
+pub struct WaitArgs {
+    /// Runs, by the id that `submit --detach` printed; without any, all that are there now
+    #[arg(value_name = "RUN")]
+    pub runs: Vec<String>,
+    /// Give up after this long; the runs go on
+    #[arg(long, value_name = "TIME")]
+    pub timeout: Option<Span>,
+    /// Of which cluster.
+    #[command(flatten)]
+    pub scheduler: SchedulerOptions,
+    /// How the summary is printed.
+    #[command(flatten)]
+    pub json: JsonOption,
+}
+
+/// `hpcdag status`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  hpcdag status
+  hpcdag status --json | jq .tasks")]
+pub struct StatusArgs {
+    /// Of which cluster.
+    #[command(flatten)]
+    pub scheduler: SchedulerOptions,
+    /// How it is printed.
+    #[command(flatten)]
+    pub json: JsonOption,
+}
+
+/// `hpcdag explain`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Example:
+  hpcdag explain 'filter[17]'                for each worker, why it does not run there")]
+pub struct ExplainArgs {
+    /// Key of the task
+    #[arg(value_name = "KEY")]
+    pub key: String,
+    /// The run, where several have a task of that key
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<String>,
+    /// Of which cluster.
+    #[command(flatten)]
+    pub scheduler: SchedulerOptions,
+    /// How it is printed.
+    #[command(flatten)]
+    pub json: JsonOption,
+}
+
+/// `hpcdag story`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Example:
+  hpcdag story 'filter[17]'                  where it ran, when, and how that ended")]
+pub struct StoryArgs {
+    /// Key of the task
+    #[arg(value_name = "KEY")]
+    pub key: String,
+    /// The run, where several have a task of that key
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<String>,
+    /// Of which cluster.
+    #[command(flatten)]
+    pub scheduler: SchedulerOptions,
+    /// How it is printed.
+    #[command(flatten)]
+    pub json: JsonOption,
+}
+
+/// `hpcdag cancel`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  hpcdag cancel 2c5e6d0a-4f0e-4b43-9d0f-6f1f5a1d7c11
+  hpcdag cancel --all")]
+pub struct CancelArgs {
+    /// Runs, by the id that `submit --detach` and `status` show
+    #[arg(value_name = "RUN", required_unless_present = "all")]
+    pub runs: Vec<String>,
+    /// All runs of the cluster, also those of other clients
+    #[arg(long, conflicts_with = "runs")]
+    pub all: bool,
+    /// Of which cluster.
+    #[command(flatten)]
+    pub scheduler: SchedulerOptions,
+    /// How the answer is printed.
+    #[command(flatten)]
+    pub json: JsonOption,
+}
+
+/// `hpcdag fetch`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  hpcdag fetch merge > merged.txt
+  hpcdag fetch 'solve[3]' --part field -o field3.h5")]
+pub struct FetchArgs {
+    /// Key of the task
+    #[arg(value_name = "KEY")]
+    pub key: String,
+    /// File to write, instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// A named output, instead of the task's stdout
+    #[arg(long, value_name = "NAME")]
+    pub part: Option<String>,
+    /// The run, where several have a task of that key
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<String>,
+    /// From which cluster.
+    #[command(flatten)]
+    pub scheduler: SchedulerOptions,
+    /// How it is said what was fetched.
+    #[command(flatten)]
+    pub json: JsonOption,
+}
+
+/// `hpcdag config`
+#[derive(Clone, Debug, Args)]
+pub struct ConfigArgs {
+    /// What to do with the configuration.
+    #[command(subcommand)]
+    pub command: ConfigCommand,
+}
+
+/// What can be done with the configuration.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the settings in effect
+    Show(ConfigShowArgs),
+}
+
+/// `hpcdag config show`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  hpcdag config show --origin
+  HPCDAG_WORKER__NTHREADS=4 hpcdag config show worker --origin")]
+pub struct ConfigShowArgs {
+    /// Only this setting or section, e.g. worker or worker.memory.target
+    #[arg(value_name = "KEY")]
+    pub key: Option<String>,
+    /// Say where each value comes from
+    #[arg(long)]
+    pub origin: bool,
+    /// How it is printed.
+    #[command(flatten)]
+    pub json: JsonOption,
+}
+
+/// `hpcdag completions`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Example:
+  hpcdag completions bash > ~/.local/share/bash-completion/completions/hpcdag")]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}

@@ -1,0 +1,167 @@
+//! Arguments of `hpcdag submit`.
+
+use super::value::positive;
+use super::{Array, Assignment, JsonOption, SchedulerOptions, Setting, collect};
+use clap::{ArgGroup, Args};
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// What only makes sense with a cluster. (Said for each option that needs --local: clap takes a missing
+/// `requires` for met when what is missing conflicts with something given.)
+const NOT_LOCAL: [&str; 4] = ["scheduler_file", "address", "detach", "wait_workers"];
+
+/// What becomes of the stdout of the tasks of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stdout {
+    /// It is thrown away.
+    None,
+    /// One file for each task in this directory.
+    Directory(PathBuf),
+}
+
+impl FromStr for Stdout {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Stdout, Infallible> {
+        Ok(if text == "none" { Stdout::None } else { Stdout::Directory(text.into()) })
+    }
+}
+
+/// `hpcdag submit`
+#[derive(Clone, Debug, Args)]
+#[command(
+    group(ArgGroup::new("what").required(true).args(["graph", "command"])),
+    override_usage = "hpcdag submit [OPTIONS] GRAPH [TARGET]...
+       hpcdag submit [OPTIONS] -- COMMAND [ARGUMENT]...",
+    after_help = "Examples:
+  hpcdag submit graph.toml --local                          on this machine, without a cluster
+  hpcdag submit graph.toml --check                          is it right, and how large?
+  hpcdag submit graph.toml report --set day=2026-11-19      what `report` needs, for that day
+  hpcdag submit --each-line files.txt -- gzip -k {item}
+  hpcdag submit --array 1-1000 -o 'out/{index}.txt' -- ./simulate --seed {item}
+  run=$(hpcdag submit graph.toml --detach)                  goes on without this terminal
+
+Ctrl-C cancels the run; a second one leaves at once. If a task failed the exit code is 3."
+)]
+pub struct SubmitArgs {
+    /// Graph file, TOML or JSON
+    #[arg(value_name = "GRAPH")]
+    pub graph: Option<PathBuf>,
+    /// Tasks to run, with what they need; without any, all
+    #[arg(value_name = "TARGET")]
+    pub targets: Vec<String>,
+    /// A program and its arguments, run without a shell
+    #[arg(value_name = "COMMAND", last = true)]
+    pub command: Vec<OsString>,
+
+    /// Set a parameter of the graph file
+    #[arg(long = "set", value_name = "NAME=VALUE", conflicts_with = "command")]
+    pub params: Vec<Assignment>,
+    /// Only check the graph, and print how many tasks it has
+    #[arg(long, conflicts_with_all = ["command", "detach", "local", "wait_workers"])]
+    pub check: bool,
+    /// Return as soon as the scheduler has the graph, and print the run's id
+    #[arg(long)]
+    pub detach: bool,
+    /// Start no further task once one has failed
+    #[arg(long, conflicts_with = "max_fails")]
+    pub fail_fast: bool,
+    /// Start no further task once more than N have failed
+    #[arg(long, value_name = "N")]
+    pub max_fails: Option<u64>,
+    /// Begin when there are so many workers
+    #[arg(long, value_name = "N")]
+    pub wait_workers: Option<u32>,
+    /// How the summary is printed.
+    #[command(flatten)]
+    pub json: JsonOption,
+
+    /// Run the command once for each line of a file (- is stdin); {item} stands for the line
+    #[arg(long, value_name = "FILE", conflicts_with = "graph", help_heading = "Many tasks from one command")]
+    pub each_line: Option<PathBuf>,
+    /// Run the command once for each number, e.g. 1-1000 or 1,5,10-50:10; {item} stands for it
+    #[arg(
+        long,
+        value_name = "NUMBERS",
+        conflicts_with_all = ["graph", "each_line"],
+        help_heading = "Many tasks from one command"
+    )]
+    pub array: Option<Array>,
+    /// Write each task's stdout to a file, e.g. out/{index}.txt, instead of to the terminal
+    #[arg(
+        short,
+        long,
+        value_name = "PATH",
+        conflicts_with = "graph",
+        help_heading = "Many tasks from one command"
+    )]
+    pub output: Option<String>,
+    /// Directory for the tasks' stdout, one file each; none throws it away
+    #[arg(
+        long,
+        value_name = "DIR|none",
+        conflicts_with_all = ["graph", "output"],
+        help_heading = "Many tasks from one command"
+    )]
+    pub stdout: Option<Stdout>,
+    /// Run at most N of the tasks at once
+    #[arg(
+        short = 'j',
+        long,
+        value_name = "N",
+        conflicts_with = "graph",
+        value_parser = positive(),
+        help_heading = "Many tasks from one command"
+    )]
+    pub jobs: Option<u32>,
+
+    /// Run scheduler and workers inside this process; no cluster is needed
+    #[arg(long, conflicts_with_all = NOT_LOCAL, help_heading = "On this machine")]
+    pub local: bool,
+    /// How many workers (with --local)
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "N",
+        requires = "local", conflicts_with_all = NOT_LOCAL,
+        value_parser = positive(),
+        help_heading = "On this machine"
+    )]
+    pub nworkers: Option<u32>,
+    /// How many tasks of one thread each worker runs at once (with --local)
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "local",
+        conflicts_with_all = NOT_LOCAL,
+        help_heading = "On this machine"
+    )]
+    pub nthreads: Option<String>,
+    /// Memory of all workers together (with --local), e.g. 8GiB
+    #[arg(
+        long,
+        value_name = "SIZE",
+        requires = "local",
+        conflicts_with_all = NOT_LOCAL,
+        help_heading = "On this machine"
+    )]
+    pub memory_limit: Option<String>,
+
+    /// On which cluster.
+    #[command(flatten)]
+    pub scheduler: SchedulerOptions,
+}
+
+impl SubmitArgs {
+    /// The settings among these flags.
+    pub fn settings(&self) -> Vec<Setting> {
+        collect([("worker.nthreads", &self.nthreads), ("worker.memory-limit", &self.memory_limit)])
+    }
+
+    /// After how many failed tasks no further one is started.
+    pub fn failures_allowed(&self) -> Option<u64> {
+        if self.fail_fast { Some(0) } else { self.max_fails }
+    }
+}
