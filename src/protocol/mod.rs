@@ -2,6 +2,7 @@
 //! and no file; `net` carries what is made here.
 
 pub mod columns;
+pub mod credentials;
 pub mod framing;
 pub mod wire;
 
