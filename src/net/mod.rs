@@ -1,1 +1,4 @@
-//! TODO-header net
+//! How processes of a cluster find and reach one another: addresses, the scheduler file, the state directory,
+//! TLS connections that carry frames. Owns sockets and these files; knows no scheduling and no message.
+
+pub mod address;
