@@ -8,3 +8,4 @@ pub mod wire;
 
 /// The version of everything in this module. Peers written in Rust must have the same one.
 pub const PROTOCOL: u32 = 1;
+pub mod messages;
