@@ -2,3 +2,10 @@
 //! TLS connections that carry frames. Owns sockets and these files; knows no scheduling and no message.
 
 pub mod address;
+pub mod backoff;
+pub mod connection;
+pub mod listener;
+pub mod tls;
+
+#[cfg(test)]
+mod tests;
