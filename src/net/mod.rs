@@ -4,7 +4,11 @@
 pub mod address;
 pub mod backoff;
 pub mod connection;
+pub mod discovery;
 pub mod listener;
+pub mod private_file;
+pub mod scheduler_file;
+pub mod state_dir;
 pub mod tls;
 
 #[cfg(test)]
