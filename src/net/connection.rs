@@ -1,22 +1,20 @@
-//! A TLS connection that carries messages: a sender with a bounded queue, whose task writes many messages at once,
-//! and a receiver that cuts many messages out of each read. Owns flow control and orderly ends; handshakes are
-//! `tls`'s, meaning is the sessions'.
+//! A TLS connection that carries messages, and its sending half: a bounded queue, whose task writes many
+//! messages at once. Owns flow control and orderly ends; receiving is `receiver`'s, handshakes are `tls`'s,
+//! meaning is the sessions'.
 
 use crate::base::error::{Error, Kind, Result};
 use crate::net::address::Address;
+use crate::net::receiver::Receiver;
 use crate::net::tls::{self, ClientTls, ConnectError};
 use crate::protocol::credentials::Role;
-use crate::protocol::framing::{
-    BODY_BYTES_LARGE, Decoder, FRAME_BYTES_MAX, FRAME_BYTES_MAX_BEFORE_WELCOME, FrameError, encode,
-};
+use crate::protocol::framing::encode;
 use crate::protocol::wire::Wire;
 use bytes::BytesMut;
-use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncWriteExt, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_rustls::TlsStream;
@@ -30,12 +28,8 @@ pub const QUEUE_BODY_BYTES_MAX: usize = 16 << 20;
 /// The write buffer is written out when it has grown to this, in bytes.
 const WRITE_BYTES: usize = 128 << 10;
 
-/// What one read makes room for, in bytes: at first, and at most when reads keep filling it.
-const READ_BYTES_MIN: usize = 8 << 10;
-const READ_BYTES_MAX: usize = 64 << 10;
-
 /// An empty buffer that has grown beyond this, in bytes, is given back.
-const KEEP_BYTES: usize = 512 << 10;
+pub(super) const KEEP_BYTES: usize = 512 << 10;
 
 /// An open connection on which `S` are sent and `R` are received.
 #[derive(Debug)]
@@ -62,8 +56,8 @@ pub async fn connect<S: Wire, R: Wire>(
 }
 
 impl<S: Wire, R: Wire> Connection<S, R> {
-    /// Begins to exchange messages on a stream whose handshake is over. Frames are limited as before a welcome;
-    /// `Receiver::welcome` lifts that.
+    /// Begins to exchange messages on a stream whose handshake is over. Frames are limited as before a
+    /// welcome; `Receiver::welcome` lifts that.
     pub fn new(stream: TlsStream<TcpStream>, peer: SocketAddr, role: Role) -> Connection<S, R> {
         let (read, write) = tokio::io::split(stream);
         let (queue, queued) = mpsc::channel(QUEUE_MESSAGES_MAX);
@@ -83,16 +77,7 @@ impl<S: Wire, R: Wire> Connection<S, R> {
             buffer: BytesMut::new(),
         };
         tokio::spawn(writer.run());
-        let receiver = Receiver {
-            read,
-            buffer: BytesMut::new(),
-            decoder: Decoder::new(FRAME_BYTES_MAX_BEFORE_WELCOME),
-            read_bytes: READ_BYTES_MIN,
-            fault: None,
-            aborted,
-            peer,
-            messages: PhantomData,
-        };
+        let receiver = Receiver::new(read, aborted, peer);
         Connection { sender: Sender { queue, shared }, receiver, peer, role }
     }
 }
@@ -132,8 +117,8 @@ pub enum TrySendError<M> {
     Closed(Error),
 }
 
-/// Sends messages in order. Clones send on the same connection. When all are dropped, what waits is written and
-/// the connection ends in order.
+/// Sends messages in order. Clones send on the same connection. When all are dropped, what waits is written
+/// and the connection ends in order.
 #[derive(Debug)]
 pub struct Sender<M: Wire> {
     queue: mpsc::Sender<Queued<M>>,
@@ -209,8 +194,9 @@ impl<M: Wire> Sender<M> {
         self.queue.closed().await;
     }
 
-    /// Writes what is queued, then ends the connection in order; nothing can be sent after. The error says that
-    /// the peer did not take it all within `timeout`, in which case the connection is cut, or that it was gone.
+    /// Writes what is queued, then ends the connection in order; nothing can be sent after. The error says
+    /// that the peer did not take it all within `timeout`, in which case the connection is cut, or that it
+    /// was gone.
     pub async fn close(&self, timeout: Duration) -> Result<()> {
         let (done, wait) = oneshot::channel();
         let finish = async {
@@ -336,119 +322,5 @@ impl<M: Wire> Writer<M> {
     /// Tells the peer that nothing more comes. If that fails the peer is gone, which is the same.
     async fn shutdown(&mut self) {
         let _ = self.write.shutdown().await;
-    }
-}
-
-/// Receives messages in order.
-#[derive(Debug)]
-pub struct Receiver<M: Wire> {
-    read: ReadHalf<TlsStream<TcpStream>>,
-    buffer: BytesMut,
-    decoder: Decoder,
-    read_bytes: usize,
-    /// What `recv_many` found after messages that it gave out first.
-    fault: Option<Error>,
-    aborted: watch::Receiver<bool>,
-    peer: SocketAddr,
-    messages: PhantomData<fn() -> M>,
-}
-
-impl<M: Wire> Receiver<M> {
-    /// Accepts frames of the full size from now on.
-    pub fn welcome(&mut self) {
-        self.decoder.set_limit(FRAME_BYTES_MAX);
-    }
-
-    /// The next message; `None` when the peer has ended the connection in order. Errors are final: the connection
-    /// broke, was cut, or the peer sent what it must not. Cancelling it loses nothing.
-    pub async fn recv(&mut self) -> Result<Option<M>> {
-        if let Some(e) = self.fault.take() {
-            return Err(e);
-        }
-        loop {
-            if let Some(message) = self.decode()? {
-                return Ok(Some(message));
-            }
-            if !self.fill().await? {
-                return Ok(None);
-            }
-        }
-    }
-
-    /// Waits for at least one message and appends to `out` all that have arrived; returns how many, 0 when the
-    /// peer has ended the connection in order. Errors as `recv`, but only once all messages before them have been
-    /// given out.
-    pub async fn recv_many(&mut self, out: &mut Vec<M>) -> Result<usize> {
-        let begin = out.len();
-        loop {
-            if let Some(e) = self.fault.take() {
-                return Err(e);
-            }
-            loop {
-                match self.decode() {
-                    Ok(Some(message)) => out.push(message),
-                    Ok(None) => break,
-                    Err(e) if out.len() > begin => {
-                        self.fault = Some(e);
-                        return Ok(out.len() - begin);
-                    }
-                    Err(e) => return Err(e),
-                }
-            }
-            if out.len() > begin || !self.fill().await? {
-                return Ok(out.len() - begin);
-            }
-        }
-    }
-
-    fn decode(&mut self) -> Result<Option<M>> {
-        self.decoder.next_message(&mut self.buffer).map_err(|e| self.wrong(e))
-    }
-
-    fn wrong(&self, e: FrameError) -> Error {
-        let e = Error::from(e);
-        Error::new(e.kind, format!("{} sent what it must not: {}", self.peer, e.message))
-    }
-
-    /// Reads once; false at the orderly end.
-    async fn fill(&mut self) -> Result<bool> {
-        self.make_room();
-        let spare = self.buffer.capacity() - self.buffer.len();
-        let read = tokio::select! {
-            biased;
-            read = self.read.read_buf(&mut self.buffer) => read,
-            // An error means that nobody is left who could cut it.
-            Ok(_) = self.aborted.wait_for(|a| *a) => {
-                return Err(Error::new(Kind::Cancelled, format!("connection to {} was cut", self.peer)));
-            }
-        };
-        match read {
-            Ok(0) => {
-                self.decoder.finish(&self.buffer).map_err(|e| self.wrong(e))?;
-                Ok(false)
-            }
-            Ok(n) => {
-                if n == spare {
-                    self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX);
-                }
-                Ok(true)
-            }
-            Err(e) => Err(tls::broken(self.peer, &e)),
-        }
-    }
-
-    /// Makes room for the next read. A large frame gets room for exactly its rest, so that its body becomes a
-    /// buffer of its own and nothing is moved when it is nearly there.
-    fn make_room(&mut self) {
-        if self.buffer.is_empty() && self.buffer.capacity() > KEEP_BYTES {
-            self.buffer = BytesMut::new();
-        }
-        let missing = self.decoder.missing(&self.buffer);
-        let spare = self.buffer.capacity() - self.buffer.len();
-        if self.buffer.len() + missing >= BODY_BYTES_LARGE {
-            self.buffer.reserve(missing);
-        } else if spare < missing.max(self.read_bytes / 2) {
-            self.buffer.reserve(missing.max(self.read_bytes));
-        }
     }
 }

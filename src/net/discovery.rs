@@ -3,9 +3,10 @@
 
 use crate::base::error::{Error, Kind, Result};
 use crate::net::address::Address;
-use crate::net::scheduler_file::{Liveness, SchedulerFile};
+use crate::net::scheduler_file::{self, Liveness, SchedulerFile};
 use crate::net::state_dir::{Listed, StateDir};
 use std::path::PathBuf;
+use tokio::task::JoinSet;
 
 /// The variable that names the scheduler file.
 pub const FILE_VARIABLE: &str = "HPCDAG_SCHEDULER_FILE";
@@ -64,9 +65,18 @@ pub struct Found {
     pub origin: Origin,
 }
 
-/// Which scheduler file to use: the named one, else that of the one cluster that is alive (with `address`: alive
-/// there). Two alive, or none, is an error that names them. `probe` is normally `scheduler_file::probe`.
-pub async fn find(wish: &Wish, probe: impl AsyncFn(&SchedulerFile) -> Liveness) -> Result<Found> {
+/// Which scheduler file to use: the named one, else that of the one cluster that is alive (with `address`:
+/// alive there). Two alive, or none, is an error that names them.
+pub async fn find(wish: &Wish) -> Result<Found> {
+    find_with(wish, |file| async move { scheduler_file::probe(&file).await }).await
+}
+
+/// `find` with another way to tell whether a scheduler lives.
+pub async fn find_with<F, A>(wish: &Wish, probe: F) -> Result<Found>
+where
+    F: Fn(SchedulerFile) -> A,
+    A: Future<Output = Liveness> + Send + 'static,
+{
     if let Some(found) = wish.named() {
         return Ok(found);
     }
@@ -87,24 +97,34 @@ pub async fn find(wish: &Wish, probe: impl AsyncFn(&SchedulerFile) -> Liveness) 
     }
 }
 
-/// The clusters that are alive, and a line about each that is not.
-async fn sort_out(
-    wish: &Wish,
-    probe: impl AsyncFn(&SchedulerFile) -> Liveness,
-) -> Result<(Vec<Listed>, Vec<String>)> {
-    let (mut alive, mut dead) = (Vec::new(), Vec::new());
-    for listed in wish.state.clusters()? {
-        let liveness = match &listed.file {
+/// The clusters that are alive, and a line about each that is not. All are probed at the same time: each that
+/// is gone may cost a timeout.
+async fn sort_out<F, A>(wish: &Wish, probe: F) -> Result<(Vec<Listed>, Vec<String>)>
+where
+    F: Fn(SchedulerFile) -> A,
+    A: Future<Output = Liveness> + Send + 'static,
+{
+    let mut probes = JoinSet::new();
+    let all = wish.state.clusters()?;
+    let mut answers: Vec<Liveness> = Vec::new();
+    for (at, listed) in all.iter().enumerate() {
+        match &listed.file {
             Ok(file) => {
-                let mut file = file.clone();
-                if let Some(address) = &wish.address {
-                    file.address = address.clone();
-                }
-                probe(&file).await
+                answers.push(Liveness::NobodyAnswers("no answer".into()));
+                let address = wish.address.as_ref().unwrap_or(&file.address).clone();
+                let answer = probe(SchedulerFile { address, ..file.clone() });
+                probes.spawn(async move { (at, answer.await) });
             }
-            Err(e) => Liveness::NobodyAnswers(e.to_string()),
-        };
-        match liveness {
+            Err(e) => answers.push(Liveness::NobodyAnswers(e.to_string())),
+        }
+    }
+    while let Some(probed) = probes.join_next().await {
+        let (at, answer) = probed.map_err(|e| Error::os("cannot look for clusters", e))?;
+        answers[at] = answer;
+    }
+    let (mut alive, mut dead) = (Vec::new(), Vec::new());
+    for (listed, answer) in all.into_iter().zip(answers) {
+        match answer {
             Liveness::Alive => alive.push(listed),
             Liveness::NobodyAnswers(why) | Liveness::OtherAnswers(why) => {
                 dead.push(format!("  {}: {why}", listed.id));
@@ -142,55 +162,68 @@ mod tests {
         (temp, Wish { option: None, address: None, environment: None, configured: None, state })
     }
 
-    async fn find_with(wish: &Wish, alive: &[&str]) -> Result<Found> {
-        find(wish, async |f: &SchedulerFile| match alive.contains(&f.id.as_str()) {
+    async fn find_among(wish: &Wish, alive: &[&str]) -> Result<Found> {
+        let answer = |file: SchedulerFile| match alive.contains(&file.id.as_str()) {
             true => Liveness::Alive,
             false => Liveness::NobodyAnswers("gone".into()),
-        })
-        .await
+        };
+        find_with(wish, |file| std::future::ready(answer(file))).await
     }
 
     #[tokio::test]
     async fn named_files_come_first_in_their_order() {
         let (_temp, mut wish) = state(&["c1"]);
-        let found = find_with(&wish, &["c1"]).await.unwrap();
+        let found = find_among(&wish, &["c1"]).await.unwrap();
         assert!(found.origin == Origin::OnlyOne && found.path.ends_with("c1/scheduler.json"));
         wish.configured = Some("c".into());
         assert_eq!(
-            find_with(&wish, &[]).await.unwrap(),
+            find_among(&wish, &[]).await.unwrap(),
             Found { path: "c".into(), origin: Origin::Configuration }
         );
         wish.environment = Some("e".into());
         assert_eq!(
-            find_with(&wish, &[]).await.unwrap(),
+            find_among(&wish, &[]).await.unwrap(),
             Found { path: "e".into(), origin: Origin::Environment }
         );
         wish.option = Some("o".into());
-        assert_eq!(find_with(&wish, &[]).await.unwrap(), Found { path: "o".into(), origin: Origin::Option });
+        assert_eq!(find_among(&wish, &[]).await.unwrap(), Found { path: "o".into(), origin: Origin::Option });
     }
 
     #[tokio::test]
     async fn the_only_living_cluster_is_meant() {
         let (_temp, wish) = state(&["c1", "c2", "c3"]);
-        assert!(find_with(&wish, &["c2"]).await.unwrap().path.ends_with("c2/scheduler.json"));
-        let e = find_with(&wish, &["c1", "c3"]).await.unwrap_err();
+        assert!(find_among(&wish, &["c2"]).await.unwrap().path.ends_with("c2/scheduler.json"));
+        let e = find_among(&wish, &["c1", "c3"]).await.unwrap_err();
         assert!(
             e.message.contains("2 clusters") && e.message.contains("c1 on ") && e.message.contains("c3 on ")
         );
-        let e = find_with(&wish, &[]).await.unwrap_err();
+        let e = find_among(&wish, &[]).await.unwrap_err();
         assert!(e.kind == Kind::NoScheduler && e.message.contains("c2: gone"), "{e}");
         let (_temp, wish) = state(&[]);
-        assert_eq!(find_with(&wish, &[]).await.unwrap_err().message, "no cluster of yours is running");
+        assert_eq!(find_among(&wish, &[]).await.unwrap_err().message, "no cluster of yours is running");
     }
 
     #[tokio::test]
     async fn an_address_is_probed_instead_of_the_files() {
         let (_temp, mut wish) = state(&["c1"]);
         wish.address = Some("tls://tunnel:7".parse().unwrap());
-        let probe = async |f: &SchedulerFile| match f.address.host.as_str() {
+        let answer = |file: SchedulerFile| match file.address.host.as_str() {
             "tunnel" => Liveness::Alive,
             other => Liveness::NobodyAnswers(other.into()),
         };
-        assert_eq!(find(&wish, probe).await.unwrap().origin, Origin::OnlyOne);
+        let found = find_with(&wish, |file| std::future::ready(answer(file))).await.unwrap();
+        assert_eq!(found.origin, Origin::OnlyOne);
+    }
+
+    #[test]
+    fn may_be_awaited_in_spawned_tasks() {
+        fn sendable(_: impl Send) {}
+        let (_temp, wish) = state(&[]);
+        sendable(find(&wish));
+        let path = std::path::Path::new("x");
+        sendable(scheduler_file::wait_for(path, None, std::time::Duration::ZERO, scheduler_file::probe));
+        let cluster = wish.state.cluster("c1").unwrap().authority().unwrap();
+        let file = SchedulerFile::new(&cluster, "tls://127.0.0.1:1".parse().unwrap(), 1).unwrap();
+        sendable(scheduler_file::write(path, &file, scheduler_file::probe));
     }
 }

@@ -1,5 +1,5 @@
-//! Accepting connections: handshakes run beside one another, and only peers with the cluster's credentials and an
-//! allowed role come out. Owns the limit on strangers; what peers say is `connection`'s.
+//! Accepting connections: handshakes run beside one another, and only peers with the cluster's credentials
+//! and an allowed role come out. Owns the limit on strangers; what peers say is `connection`'s.
 
 use crate::base::error::Error;
 use crate::net::backoff::LogLimit;

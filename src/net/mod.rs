@@ -7,6 +7,7 @@ pub mod connection;
 pub mod discovery;
 pub mod listener;
 pub mod private_file;
+pub mod receiver;
 pub mod scheduler_file;
 pub mod state_dir;
 pub mod tls;

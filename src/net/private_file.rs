@@ -1,5 +1,5 @@
-//! Files that only their owner may read: written whole or not at all, refused if others could have touched them.
-//! Owns the checks and the way of writing; what is in the files is their users' affair.
+//! Files that only their owner may read: written whole or not at all, refused if others could have touched
+//! them. Owns the checks and the way of writing; what is in the files is their users' affair.
 
 use crate::base::error::{Error, Kind, Result};
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -97,7 +97,8 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Fault> {
     }
 }
 
-/// Writes a file with mode 0600 such that readers see the old one or the whole new one, also after a power cut.
+/// Writes a file with mode 0600 such that readers see the old one or the whole new one, also after a power
+/// cut.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let fault = |e: &io::Error| Error::file("cannot write", path, e);
     let name = path.file_name().ok_or_else(|| fault(&io::ErrorKind::InvalidFilename.into()))?;
@@ -128,8 +129,8 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes a directory with mode 0700, and those above it that are missing. One that exists must belong to this user
-/// and is closed to others.
+/// Makes a directory with mode 0700, and those above it that are missing. One that exists must belong to this
+/// user and is closed to others.
 pub fn make_directory(path: &Path) -> Result<()> {
     let fault = |e: &io::Error| Error::file("cannot make directory", path, e);
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| fault(&e))?;

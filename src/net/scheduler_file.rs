@@ -1,5 +1,5 @@
-//! The file through which everybody finds a scheduler and gets the credentials for it. Owns its form, its reading,
-//! writing, removal and the wait for it; which file it is, is `discovery`'s question.
+//! The file through which everybody finds a scheduler and gets the credentials for it. Owns its form, its
+//! reading, writing, removal and the wait for it; which file it is, is `discovery`'s question.
 
 use crate::base::error::{Error, Kind, Result};
 use crate::net::address::Address;
@@ -153,7 +153,8 @@ pub enum ReadError {
     },
     /// Its scheduler speaks another version of the protocol.
     #[error(
-        "scheduler file {} is of hpcdag {theirs} (protocol {protocol}), this is hpcdag {} (protocol {PROTOCOL})",
+        "scheduler file {} is of hpcdag {theirs} (protocol {protocol}), \
+         this is hpcdag {} (protocol {PROTOCOL})",
         .path.display(), env!("CARGO_PKG_VERSION")
     )]
     OtherProtocol {
@@ -239,8 +240,8 @@ pub async fn probe(file: &SchedulerFile) -> Liveness {
     }
 }
 
-/// Writes a scheduler file, unless there is one whose scheduler lives, or something that is not ours to replace.
-/// To be called when the sockets listen. `probe` is normally the function of that name.
+/// Writes a scheduler file, unless there is one whose scheduler lives, or something that is not ours to
+/// replace. To be called when the sockets listen. `probe` is normally the function of that name.
 pub async fn write(
     path: &Path,
     file: &SchedulerFile,
@@ -262,7 +263,7 @@ pub async fn write(
                 .hint("stop that one first, or name another file with --scheduler-file"));
             }
             Liveness::NobodyAnswers(why) | Liveness::OtherAnswers(why) => {
-                tracing::info!(path = %path.display(), id = found.id, "replacing a stale scheduler file: {why}");
+                tracing::info!(path = %path.display(), id = found.id, "replacing a stale file: {why}");
             }
         },
         Ok(_) | Err(ReadError::Private(Fault::Missing { .. }) | ReadError::NotYet(_)) => {}
@@ -349,8 +350,8 @@ fn stale(path: &Path, file: &SchedulerFile, why: &str) -> Error {
     .hint("start a scheduler; remove the file if its cluster is gone")
 }
 
-/// Reads the file after its directory: on NFS, a client may go on believing for a minute that a file is not there
-/// unless it reads the directory anew. On a thread that may block, which network file systems do.
+/// Reads the file after its directory: on NFS, a client may go on believing for a minute that a file is not
+/// there unless it reads the directory anew. On a thread that may block, which network file systems do.
 async fn read_fresh(path: &Path) -> Result<SchedulerFile, ReadError> {
     let owned = path.to_owned();
     let read = move || {

@@ -1,5 +1,6 @@
 //! Where schedulers keep what belongs to a cluster, and where everybody looks for clusters: one directory per
-//! cluster below the user's state directory. Owns the places; the scheduler file's content is `scheduler_file`'s.
+//! cluster below the user's state directory. Owns the places; the scheduler file's content is
+//! `scheduler_file`'s.
 
 use crate::base::error::{Error, Kind, Result};
 use crate::net::private_file;
@@ -30,8 +31,8 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Those of this user on this machine: `$XDG_STATE_HOME/hpcdag` (`~/.local/state/hpcdag`), and `.hpcdag` in
-    /// `$SCRATCH` if that is set. New clusters go to the latter inside batch jobs: home directories may be
+    /// Those of this user on this machine: `$XDG_STATE_HOME/hpcdag` (`~/.local/state/hpcdag`), and `.hpcdag`
+    /// in `$SCRATCH` if that is set. New clusters go to the latter inside batch jobs: home directories may be
     /// read-only or slow there.
     pub fn of_user() -> Result<StateDir> {
         StateDir::find(|name| std::env::var_os(name), etcetera::home_dir().ok())
@@ -64,8 +65,8 @@ impl StateDir {
         Ok(ClusterDir { path: self.own.join(cluster_id), id: cluster_id.to_owned() })
     }
 
-    /// All clusters that have a scheduler file here, alive or not, sorted by id. A state directory that cannot be
-    /// read is an error; one that does not exist is empty.
+    /// All clusters that have a scheduler file here, alive or not, sorted by id. A state directory that
+    /// cannot be read is an error; one that does not exist is empty.
     pub fn clusters(&self) -> Result<Vec<Listed>> {
         let mut found = Vec::new();
         for root in std::iter::once(&self.own).chain(&self.others) {
@@ -147,8 +148,8 @@ impl ClusterDir {
         Ok(authority)
     }
 
-    /// Removes the authority and the directory if nothing else, such as a log, is left in it: the end of a cluster
-    /// that will not be started again.
+    /// Removes the authority and the directory if nothing else, such as a log, is left in it: the end of a
+    /// cluster that will not be started again.
     pub fn remove(&self) -> Result<()> {
         for name in ["ca-key.pem", "ca.pem"] {
             let path = self.path.join(name);

@@ -200,6 +200,21 @@ async fn the_listeners_role_and_cluster_are_checked() {
 }
 
 #[tokio::test]
+async fn workers_connect_to_workers() {
+    let cluster = ClusterCredentials::create("test").unwrap();
+    let bound = bind(&ListenOptions { host: Some("127.0.0.1".into()), ..Default::default() }).await.unwrap();
+    let own = cluster.issue(Role::Worker).unwrap();
+    let mut listener =
+        Listener::new(bound.listener, ServerTls::new(&own, "test").unwrap(), &[Role::Worker, Role::Client]);
+    let tls = ClientTls::new(&cluster.issue(Role::Worker).unwrap(), "test").unwrap();
+    let near = connect::<Say, Say>(&bound.address, Role::Worker, &tls, SOON).await.unwrap();
+    let mut far = listener.accept().await.unwrap().into_connection::<Say, Say>();
+    assert_eq!((near.role, far.role), (Role::Worker, Role::Worker));
+    near.sender.send(number(5)).await.unwrap();
+    assert_eq!(far.receiver.recv().await.unwrap(), Some(number(5)));
+}
+
+#[tokio::test]
 async fn silence_times_out() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = Address::from(listener.local_addr().unwrap());

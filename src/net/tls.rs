@@ -1,5 +1,5 @@
-//! The two ends of a TLS connection and what their failures mean. Owns handshakes; certificates and settings come
-//! from `protocol::credentials`, messages are `connection`'s.
+//! The two ends of a TLS connection and what their failures mean. Owns handshakes; certificates and settings
+//! come from `protocol::credentials`, messages are `connection`'s.
 
 use crate::base::error::{Error, Kind, Result};
 use crate::net::address::Address;
@@ -79,8 +79,8 @@ impl ClientTls {
         &self.cluster_id
     }
 
-    /// Opens a connection to whoever has `role` in the cluster. The peer checks our certificate only after this
-    /// has returned: its refusal comes with the first read.
+    /// Opens a connection to whoever has `role` in the cluster. The peer checks our certificate only after
+    /// this has returned: its refusal comes with the first read.
     pub async fn connect(
         &self,
         address: &Address,
@@ -133,7 +133,8 @@ impl ServerTls {
         Ok(ServerTls { acceptor, cluster_id: cluster_id.to_owned() })
     }
 
-    /// Does the handshake on an accepted connection and finds the peer's role, which must be one of `allowed`.
+    /// Does the handshake on an accepted connection and finds the peer's role, which must be one of
+    /// `allowed`.
     pub async fn accept(&self, tcp: TcpStream, allowed: &[Role]) -> Result<(TlsStream<TcpStream>, Role)> {
         let refused = |what: String| Error::new(Kind::Refused, what);
         set_options(&tcp).map_err(|e| refused(format!("connection is gone: {e}")))?;

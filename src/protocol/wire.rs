@@ -100,8 +100,8 @@ pub const fn tags_differ(tags: &[u16], retired: &[u16]) -> bool {
     true
 }
 
-/// Makes the enum of all messages of one direction. Tags are written out and never used again: those of removed
-/// messages go to `retired`. A tag that occurs twice does not compile.
+/// Makes the enum of all messages of one direction. Tags are written out and never used again: those of
+/// removed messages go to `retired`. A tag that occurs twice does not compile.
 ///
 /// ```
 /// use hpcdag::protocol::wire::{Payload, Wire};
