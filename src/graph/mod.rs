@@ -2,6 +2,39 @@
 //! placeholders. `layer` is pure and shared with the cores; reading files and expanding globs happens in the
 //! client only. Owns no execution and no scheduling state.
 
+pub mod command;
+mod decode;
+mod decode_task;
+pub mod diagnostic;
+mod expand;
+mod families;
 pub mod items;
+mod key;
 pub mod layer;
+mod order;
+mod raw;
+mod source;
 pub mod spec;
+pub mod template;
+mod wire;
+
+pub use families::{By, Family, Graph, GraphOutput};
+
+/// The most elements that all families of a graph have together: indices and their sums stay far from the end
+/// of `u32`.
+pub const MAX_ELEMENTS: u32 = 1 << 30;
+
+/// Whether a text can be a name in a graph: letters, digits, `_` and `-` of ASCII, not beginning with `-`.
+pub(crate) fn is_name(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    !text.is_empty() && text.len() <= 128 && !text.starts_with('-') && text.bytes().all(plain)
+}
+
+/// The name that was probably meant.
+pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|k| (strsim::damerau_levenshtein(name, k), k))
+        .filter(|(distance, k)| *distance <= 1.max(k.len().max(name.len()) / 3))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, k)| k)
+}

@@ -1,0 +1,478 @@
+//! Placeholders: `{item}`, `{in.NAME}` and the others of `docs/graph-file.md`, in arguments, shell lines and
+//! paths. A template is parsed once for a family and rendered for each task. Owns the grammar and the quoting;
+//! where inputs and outputs lie is the `Context`'s business. Opens nothing.
+
+use super::items::Item;
+use super::spec::TaskSpec;
+use crate::base::error::{Error, Kind, Result};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Which names a template may use.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// The data inputs in order: producer, and its named outputs (`None`: not known here, so not checked).
+    pub inputs: Vec<(String, Option<Vec<String>>)>,
+    /// The task's own named outputs in order.
+    pub outputs: Vec<String>,
+    /// Parameters and their values.
+    pub params: BTreeMap<String, String>,
+    /// What the family's elements look like.
+    pub elements: Elements,
+}
+
+/// What `{item}` may be followed by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Elements {
+    /// Not known here (on the worker); wrong names show when rendering.
+    #[default]
+    Unknown,
+    /// There is no item: single tasks, trees, groups, windows.
+    None,
+    /// A text or a piece of a file.
+    Plain,
+    /// Named values.
+    Fields(Vec<String>),
+}
+
+impl Names {
+    /// The names that a spec alone knows, as on the worker.
+    pub fn of_spec(spec: &TaskSpec) -> Names {
+        Names {
+            inputs: spec.inputs.iter().map(|i| (i.producer.clone(), None)).collect(),
+            outputs: spec.outputs.iter().map(|o| o.name.clone()).collect(),
+            params: spec.params.clone(),
+            elements: Elements::Unknown,
+        }
+    }
+}
+
+/// How strict the braces are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Commands: what is no placeholder stays as it is (awk, jq, shells have braces of their own).
+    Command,
+    /// Paths and element lists: any other name in braces is an error, for nothing else uses them there.
+    Path,
+}
+
+/// A placeholder that does not exist, or not here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Where in the text, bytes.
+    pub range: Range<usize>,
+    /// What is wrong.
+    pub message: String,
+    /// What was expected.
+    pub hint: String,
+}
+
+/// A parsed text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    pieces: Vec<Piece>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Piece {
+    Text(String),
+    Hole(Hole),
+}
+
+/// What a placeholder stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Hole {
+    Item {
+        field: Option<String>,
+        part: Option<PathPart>,
+    },
+    Index,
+    Key,
+    /// `{in.NAME}` and `{in.NAME.OUTPUT}`: position among the inputs.
+    Input {
+        input: usize,
+        output: Option<String>,
+    },
+    /// `{inputs...}`
+    Inputs,
+    /// `{inputs.list}` and `{inputs.list0}`
+    List {
+        nul: bool,
+    },
+    /// `{out.NAME}`: position among the outputs.
+    Output(usize),
+    Launcher,
+    Param(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PathPart {
+    Name,
+    Stem,
+    Ext,
+    Dir,
+}
+
+/// Words that stand for something by themselves; no parameter, no matrix axis may have such a name.
+pub const RESERVED: [&str; 7] = ["item", "index", "key", "in", "inputs", "out", "mpirun"];
+
+/// What may follow `{item.`: parts of a path; no matrix axis may have such a name.
+pub const PATH_PARTS: [&str; 4] = ["name", "stem", "ext", "dir"];
+
+/// Where a task's values come from. Methods are called only for placeholders that occur, once for each.
+pub trait Context {
+    /// The element's value.
+    fn item(&self) -> &Item;
+    /// The element's index, from 0.
+    fn index(&self) -> u32;
+    /// The task's key.
+    fn key(&self) -> &str;
+    /// Path of a file that holds the piece, when the item is a piece of a file.
+    fn block(&self) -> Result<String>;
+    /// Paths of the inputs, in order: of one position in `spec.inputs` or of all; stdout or a named output.
+    fn inputs(&self, input: Option<usize>, output: Option<&str>) -> Result<Vec<String>>;
+    /// Path of a file that lists the paths of all inputs, each ended by a newline or (`nul`) by a zero byte.
+    fn list(&self, nul: bool) -> Result<String>;
+    /// Path to which the task writes its n-th named output.
+    fn output(&self, output: usize) -> Result<String>;
+    /// The words of the site's MPI launcher line.
+    fn launcher(&self) -> Result<Vec<String>>;
+}
+
+/// The context of paths that are made without a task around, such as those under `[output]`.
+#[derive(Clone, Debug)]
+pub struct Plain<'a> {
+    /// The element's value.
+    pub item: &'a Item,
+    /// The element's index.
+    pub index: u32,
+    /// The task's key.
+    pub key: &'a str,
+}
+
+impl Context for Plain<'_> {
+    fn item(&self) -> &Item {
+        self.item
+    }
+    fn index(&self) -> u32 {
+        self.index
+    }
+    fn key(&self) -> &str {
+        self.key
+    }
+    /// The piece has no file here; its origin's path is what names can be made of.
+    fn block(&self) -> Result<String> {
+        Ok(self.item.text().unwrap_or_default())
+    }
+    fn inputs(&self, _: Option<usize>, _: Option<&str>) -> Result<Vec<String>> {
+        Err(outside("{in.NAME} or {inputs...}"))
+    }
+    fn list(&self, _: bool) -> Result<String> {
+        Err(outside("{inputs.list}"))
+    }
+    fn output(&self, _: usize) -> Result<String> {
+        Err(outside("{out.NAME}"))
+    }
+    fn launcher(&self) -> Result<Vec<String>> {
+        Err(outside("{mpirun}"))
+    }
+}
+
+fn outside(what: &str) -> Error {
+    Error::new(Kind::Graph, format!("{what} means something only while a task runs"))
+}
+
+impl Template {
+    /// Parses a text. `{{item}}` gives the letters `{item}`; braces right after `$` are never placeholders.
+    pub fn parse(text: &str, names: &Names, mode: Mode) -> Result<Template, Fault> {
+        let mut pieces = Vec::new();
+        let (mut plain, mut at) = (String::new(), 0);
+        while let Some(found) = text[at..].find('{') {
+            let open = at + found;
+            plain.push_str(&text[at..open]);
+            at = open;
+            let shell_variable = text[..open].ends_with('$');
+            if let Some(inside) = word(&text[open + 1..]).filter(|_| !shell_variable) {
+                let range = open..open + inside.len() + 2;
+                let located = |(message, hint)| Fault { range: range.clone(), message, hint };
+                if let Some(hole) = classify(inside, names, mode).map_err(located)? {
+                    push_text(&mut pieces, &mut plain);
+                    pieces.push(Piece::Hole(hole));
+                    at = open + inside.len() + 2;
+                    continue;
+                }
+            } else if let Some(inside) = escaped(&text[open..]).filter(|_| !shell_variable)
+                && matches!(classify(inside, names, Mode::Command), Ok(Some(_)) | Err(_))
+            {
+                plain.extend(["{", inside, "}"]);
+                at = open + inside.len() + 4;
+                continue;
+            }
+            plain.push('{');
+            at += 1;
+        }
+        plain.push_str(&text[at..]);
+        push_text(&mut pieces, &mut plain);
+        Ok(Template { pieces })
+    }
+
+    /// The text, values plain. A placeholder for several paths is an error unless it has exactly one.
+    pub fn render(&self, context: &dyn Context) -> Result<String> {
+        let mut out = String::new();
+        for piece in &self.pieces {
+            match piece {
+                Piece::Text(text) => out.push_str(text),
+                Piece::Hole(hole) => match <[String; 1]>::try_from(hole.values(context)?) {
+                    Ok([value]) => out.push_str(&value),
+                    Err(values) if matches!(hole, Hole::Launcher) => out.push_str(&values.join(" ")),
+                    Err(values) => return Err(several(hole, values.len(), context)),
+                },
+            }
+        }
+        Ok(out)
+    }
+
+    /// Appends the argument, values plain. A text that is nothing but one placeholder becomes as many
+    /// arguments as that has values.
+    pub fn render_args(&self, context: &dyn Context, args: &mut Vec<String>) -> Result<()> {
+        match self.pieces.as_slice() {
+            [Piece::Hole(hole)] => args.extend(hole.values(context)?),
+            _ => args.push(self.render(context)?),
+        }
+        Ok(())
+    }
+
+    /// The text for a shell, every value quoted, several separated by blanks.
+    pub fn render_shell(&self, context: &dyn Context) -> Result<String> {
+        let mut out = String::new();
+        for piece in &self.pieces {
+            match piece {
+                Piece::Text(text) => out.push_str(text),
+                Piece::Hole(hole) => {
+                    let values = hole.values(context)?;
+                    let quoted: Vec<Cow<'_, str>> = values.iter().map(|v| quote(v)).collect();
+                    out.push_str(&quoted.join(" "));
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// Whether it names inputs, so that stdin is free for something else.
+    pub fn names_inputs(&self) -> bool {
+        self.holes().any(|h| matches!(h, Hole::Input { .. } | Hole::Inputs | Hole::List { .. }))
+    }
+
+    /// Whether elements of a family get different texts from it.
+    pub fn varies(&self) -> bool {
+        self.holes().any(|h| matches!(h, Hole::Item { .. } | Hole::Index | Hole::Key))
+    }
+
+    /// Whether it is text only.
+    pub fn is_plain(&self) -> bool {
+        self.holes().next().is_none()
+    }
+
+    /// Whether it uses what exists only while a task runs.
+    pub fn needs_task(&self) -> bool {
+        self.names_inputs() || self.holes().any(|h| matches!(h, Hole::Output(_) | Hole::Launcher))
+    }
+
+    /// Whether several values meet other text in one argument: `{inputs...}` that is not alone.
+    pub fn splices_inside(&self) -> bool {
+        self.pieces.len() > 1 && self.holes().any(|h| matches!(h, Hole::Inputs))
+    }
+
+    fn holes(&self) -> impl Iterator<Item = &Hole> {
+        self.pieces.iter().filter_map(|p| if let Piece::Hole(hole) = p { Some(hole) } else { None })
+    }
+}
+
+fn push_text(pieces: &mut Vec<Piece>, plain: &mut String) {
+    if !plain.is_empty() {
+        pieces.push(Piece::Text(std::mem::take(plain)));
+    }
+}
+
+fn several(hole: &Hole, n: usize, context: &dyn Context) -> Error {
+    let what = match hole {
+        Hole::Input { output: Some(output), .. } => format!("an input's output `{output}`"),
+        Hole::Input { .. } => "an input".to_string(),
+        _ => "the inputs".to_string(),
+    };
+    Error::new(Kind::Graph, format!("{}: {what} stands for {n} paths inside one text", context.key()))
+        .hint("make the placeholder an argument of its own, or use {inputs.list}")
+}
+
+/// The inside of the braces if it looks like a name; `text` begins after the opening one.
+fn word(text: &str) -> Option<&str> {
+    let end = text.bytes().position(|b| !(b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.')))?;
+    (end > 0 && text.as_bytes()[end] == b'}').then(|| &text[..end])
+}
+
+/// The inside of double braces.
+fn escaped(text: &str) -> Option<&str> {
+    let inside = word(text.strip_prefix("{{")?)?;
+    text[inside.len() + 3..].starts_with('}').then_some(inside)
+}
+
+type Classified = Result<Option<Hole>, (String, String)>;
+
+fn classify(inside: &str, names: &Names, mode: Mode) -> Classified {
+    match inside {
+        "index" => return Ok(Some(Hole::Index)),
+        "key" => return Ok(Some(Hole::Key)),
+        "inputs..." => return Ok(Some(Hole::Inputs)),
+        "inputs.list" => return Ok(Some(Hole::List { nul: false })),
+        "inputs.list0" => return Ok(Some(Hole::List { nul: true })),
+        "mpirun" => return Ok(Some(Hole::Launcher)),
+        "item" => return item_hole("", names),
+        _ => {}
+    }
+    if let Some(value) = names.params.get(inside) {
+        return Ok(Some(Hole::Param(value.clone())));
+    }
+    match inside.split_once('.') {
+        Some(("item", rest)) => item_hole(rest, names),
+        Some(("in", rest)) => input_hole(rest, names),
+        Some(("out", name)) => match names.outputs.iter().position(|o| o == name) {
+            Some(at) => Ok(Some(Hole::Output(at))),
+            None => Err(unknown("output", name, names.outputs.iter().map(String::as_str))),
+        },
+        _ if mode == Mode::Path => {
+            let known = names.params.keys().map(String::as_str).chain(["item", "index", "key"]);
+            Err(unknown("placeholder", inside, known))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn item_hole(rest: &str, names: &Names) -> Classified {
+    if names.elements == Elements::None {
+        return Err((
+            "there is no item here: the task has no list of elements".to_string(),
+            "{index} and {key} always exist; a list comes with `for-each`".to_string(),
+        ));
+    }
+    let path_part = |name: &str| {
+        Some(match name {
+            "name" => PathPart::Name,
+            "stem" => PathPart::Stem,
+            "ext" => PathPart::Ext,
+            "dir" => PathPart::Dir,
+            _ => return None,
+        })
+    };
+    let (field, part) = match rest.rsplit_once('.') {
+        _ if rest.is_empty() => (None, None),
+        Some((field, part)) if path_part(part).is_some() => (Some(field), path_part(part)),
+        Some(_) => (Some(rest), None),
+        None => match path_part(rest) {
+            Some(part) => (None, Some(part)),
+            None => (Some(rest), None),
+        },
+    };
+    let field = field.map(str::to_string);
+    match (&names.elements, &field) {
+        (Elements::Plain, Some(name)) => Err(unknown("part of the item", name, PATH_PARTS.into_iter())),
+        (Elements::Fields(known), Some(name)) if !known.contains(name) => {
+            Err(unknown("value of the matrix", name, known.iter().map(String::as_str)))
+        }
+        (Elements::Fields(known), None) if part.is_some() => Err((
+            format!("`{{item.{rest}}}` is for paths, and the items here are combinations"),
+            format!("say which value: `{{item.{}.{rest}}}`", known.first().map_or("NAME", String::as_str)),
+        )),
+        _ => Ok(Some(Hole::Item { field, part })),
+    }
+}
+
+fn input_hole(rest: &str, names: &Names) -> Classified {
+    let (producer, output) = match rest.split_once('.') {
+        Some((producer, output)) => (producer, Some(output)),
+        None => (rest, None),
+    };
+    let Some(input) = names.inputs.iter().position(|(name, _)| name == producer) else {
+        return Err(unknown("input", producer, names.inputs.iter().map(|(name, _)| name.as_str())));
+    };
+    if let (Some(output), Some(known)) = (output, &names.inputs[input].1)
+        && !known.iter().any(|k| k == output)
+    {
+        let what = format!("output of `{producer}`");
+        return Err(unknown(&what, output, known.iter().map(String::as_str)));
+    }
+    Ok(Some(Hole::Input { input, output: output.map(str::to_string) }))
+}
+
+fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> (String, String) {
+    let hint = match super::nearest(name, known.clone()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => {
+            let all: Vec<String> = known.map(|k| format!("`{k}`")).collect();
+            if all.is_empty() {
+                "there is none here".to_string()
+            } else {
+                format!("there is {}", all.join(", "))
+            }
+        }
+    };
+    (format!("unknown {what} `{name}`"), hint)
+}
+
+impl Hole {
+    fn values(&self, context: &dyn Context) -> Result<Vec<String>> {
+        Ok(match self {
+            Hole::Item { field, part } => vec![item_text(field.as_deref(), *part, context)?],
+            Hole::Index => vec![context.index().to_string()],
+            Hole::Key => vec![context.key().to_string()],
+            Hole::Input { input, output } => context.inputs(Some(*input), output.as_deref())?,
+            Hole::Inputs => context.inputs(None, None)?,
+            Hole::List { nul } => vec![context.list(*nul)?],
+            Hole::Output(output) => vec![context.output(*output)?],
+            Hole::Launcher => context.launcher()?,
+            Hole::Param(value) => vec![value.clone()],
+        })
+    }
+}
+
+fn item_text(field: Option<&str>, part: Option<PathPart>, context: &dyn Context) -> Result<String> {
+    let missing = |what: &str| Error::new(Kind::Graph, format!("{}: {what}", context.key()));
+    let item = context.item();
+    let text = match (item, field) {
+        (Item::None, _) => return Err(missing("the task has no {item}")),
+        (Item::Fields(fields), Some(name)) => match fields.iter().find(|(n, _)| n == name) {
+            Some((_, value)) => value.clone(),
+            None => return Err(missing(&format!("the item has no value `{name}`"))),
+        },
+        (_, Some(name)) => return Err(missing(&format!("the item has no part `{name}`"))),
+        (Item::Block(..), None) if part.is_none() => context.block()?,
+        (_, None) => item.text().unwrap_or_default(),
+    };
+    Ok(match part {
+        None => text,
+        Some(part) => part.of(&text).to_string(),
+    })
+}
+
+impl PathPart {
+    /// The part of a path; empty where it has none.
+    fn of(self, path: &str) -> &str {
+        let path = std::path::Path::new(path);
+        let part = match self {
+            PathPart::Name => path.file_name(),
+            PathPart::Stem => path.file_stem(),
+            PathPart::Ext => path.extension(),
+            PathPart::Dir => path.parent().map(std::path::Path::as_os_str),
+        };
+        part.and_then(std::ffi::OsStr::to_str).unwrap_or_default()
+    }
+}
+
+/// A value as one word of a POSIX shell: as it is if nothing in it is special, else in single quotes.
+pub fn quote(value: &str) -> Cow<'_, str> {
+    let harmless = |b: u8| b.is_ascii_alphanumeric() || b"_-./:=@%+,".contains(&b);
+    if !value.is_empty() && value.bytes().all(harmless) {
+        return Cow::Borrowed(value);
+    }
+    Cow::Owned(format!("'{}'", value.replace('\'', r"'\''")))
+}
