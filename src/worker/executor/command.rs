@@ -119,7 +119,7 @@ impl Executor<CommandJob> for CommandExecutor {
         let (cpu, rss) = ended.exit.map_or((Duration::ZERO, 0), |e| (e.cpu, e.max_rss_bytes));
         let stdout = ended.stdout.take();
         let result = match ended.verdict(&job.ok_exit) {
-            None => finish_stdout(&job, stdout).map_err(FailureKind::Result),
+            None => finish_stdout(&job, stdout),
             Some(kind) => Err(kind),
         };
         let result = result.map(TaskResult::of).map_err(|kind| Failure {
@@ -163,13 +163,18 @@ impl Stdout {
     }
 }
 
-fn finish_stdout(job: &CommandJob, stdout: Option<Stdout>) -> Result<Data, String> {
-    match stdout {
+fn finish_stdout(job: &CommandJob, stdout: Option<Stdout>) -> Result<Data, FailureKind> {
+    let data = match stdout {
         Some(Stdout::File(writer)) => Data::of_writer(writer),
         Some(Stdout::Pipe(pipe)) => pipe.finish(&job.key),
         None => Ok(Data::Heap(bytes::Bytes::new())),
+    };
+    match data {
+        // It can end before anybody has looked.
+        Ok(data) if job.max_output.is_some_and(|max| data.len() > max) => Err(FailureKind::OutputTooLarge),
+        Ok(data) => Ok(data),
+        Err(error) => Err(FailureKind::Result(format!("cannot keep its stdout: {error}"))),
     }
-    .map_err(|error| format!("cannot keep its stdout: {error}"))
 }
 
 /// A process that has just been started, and the other ends of its stdio.
@@ -332,7 +337,8 @@ impl<'a> Running<'a> {
                 match self.process.try_wait() {
                     Ok(exit) => self.exit = exit,
                     Err(error) => {
-                        let text = format!("its exit status was taken by another part of this program: {error}");
+                        let text =
+                            format!("its exit status was taken by another part of this program: {error}");
                         self.stop(FailureKind::Spawn(text), None);
                         return self.ended();
                     }
@@ -396,6 +402,8 @@ impl<'a> Running<'a> {
         } else if self.job.max_output.is_some_and(|max| self.stdout.size() > max) {
             let max = self.job.max_output.unwrap_or(0);
             self.stop(FailureKind::OutputTooLarge, Some(format!("more than {max} bytes")));
+            // It would go on printing for as long as it is asked kindly.
+            self.phase = Phase::Terminating(Instant::now());
         } else if self.exit.is_none() && self.deadline.is_some_and(|at| Instant::now() >= at) {
             let limit = self.job.time_limit.unwrap_or_default();
             self.stop(FailureKind::TimeLimit, Some(format!("ended after {} s", limit.as_secs_f64())));
@@ -429,7 +437,10 @@ impl<'a> Running<'a> {
             },
             Phase::Lingering(until) if now >= until => {
                 let left = self.process.pid();
-                tracing::warn!(task = self.job.key, "ending what the task left behind in process group {left}");
+                tracing::warn!(
+                    task = self.job.key,
+                    "ending what the task left behind in process group {left}"
+                );
                 self.terminate();
             }
             Phase::Terminating(until) if now >= until => {
@@ -464,7 +475,10 @@ impl<'a> Running<'a> {
             self.tick = (self.tick * 2).min(SIZE_CHECK);
             return;
         }
-        let [stdin, stdout, stderr, ..] = fds.map(|fd| fd.revents != 0);
+        let [stdin, stdout, stderr, wake, _] = fds.map(|fd| fd.revents != 0);
+        if wake {
+            self.control.clear_stale_wake();
+        }
         if stdin && let Some(pump) = &mut self.stdin {
             match pump.advance() {
                 Ok(false) => {}
@@ -506,7 +520,8 @@ impl<'a> Running<'a> {
         };
         let deadline = self.deadline.filter(|_| self.exit.is_none() && self.stopped.is_none());
         let at = [phase_end, deadline].into_iter().flatten().min();
-        let mut time = at.map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(Instant::now()));
+        let mut time =
+            at.map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(Instant::now()));
         // Nothing tells when a group has ended, nor on old kernels when a process has.
         if self.exit.is_some() || self.process.fd().is_none() {
             time = time.min(self.tick);
@@ -517,3 +532,6 @@ impl<'a> Running<'a> {
         time
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,11 @@
 //! The line between the pool and a job that runs: the request to stop, which wakes whoever waits, and what
 //! others may know about the job meanwhile. Owns no process and no thread.
 
-use super::process::Wake;
+use super::process::{Wake, poll, poll_fd};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The control of one running job. The thread that runs the job looks at it; only that thread signals the
 /// job's processes, so no other can hit a process id that has been reused.
@@ -55,10 +55,17 @@ impl Control {
 
     /// Sleeps, but not beyond a request to stop. Whether there is one.
     pub fn sleep(&self, time: Duration) -> bool {
-        if !self.is_cancelled() {
-            self.wake.wait(time);
+        let until = Instant::now() + time;
+        while !self.is_cancelled() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            if poll(&mut [poll_fd(self.wake.fd(), libc::POLLIN)], left) {
+                self.clear_stale_wake();
+            }
         }
-        self.is_cancelled()
+        true
     }
 
     /// Process id of the job's main process, which is also its process group; `None` before and after it runs.
@@ -80,6 +87,14 @@ impl Control {
         self.wake.fd()
     }
 
+    /// Forgets a wake-up that was meant for the slot's previous job. The flag is set before the wake-up, so
+    /// a request that comes in between is seen when the flag is read next.
+    pub(super) fn clear_stale_wake(&self) {
+        if !self.is_cancelled() {
+            self.wake.clear();
+        }
+    }
+
     pub(super) fn set_pid(&self, pid: i32) {
         self.pid.store(pid, Ordering::Relaxed);
     }
@@ -98,7 +113,6 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
 
     #[test]
     fn cancelling_wakes_and_keeps_the_first_reason() {

@@ -4,9 +4,9 @@
 
 pub mod command;
 pub mod control;
-pub mod native;
+
 pub mod pool;
-mod builtin;
+
 mod process;
 mod program;
 mod streams;

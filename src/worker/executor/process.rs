@@ -155,18 +155,6 @@ impl Wake {
     pub fn clear(&self) {
         let _ = nix::unistd::read(&self.0, &mut [0; 8]);
     }
-
-    /// Waits until it is readable or the time is over.
-    pub fn wait(&self, time: Duration) {
-        let until = std::time::Instant::now() + time;
-        loop {
-            let left = until.saturating_duration_since(std::time::Instant::now());
-            let mut fds = [poll_fd(self.fd(), libc::POLLIN)];
-            if left.is_zero() || poll(&mut fds, left) {
-                return;
-            }
-        }
-    }
 }
 
 pub(super) fn poll_fd(fd: BorrowedFd<'_>, events: i16) -> libc::pollfd {

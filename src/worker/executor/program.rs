@@ -69,7 +69,9 @@ pub(super) fn explain(error: &io::Error, file: &Path, cwd: &Path, argv: &[String
         }
         Some(libc::ENOENT) => format!("there is no program {shown}"),
         Some(libc::EACCES) => format!("{shown} is not executable; run chmod +x on it"),
-        Some(libc::ENOEXEC) => format!("{shown} is no program for this machine, or a script without a #! line"),
+        Some(libc::ENOEXEC) => {
+            format!("{shown} is no program for this machine, or a script without a #! line")
+        }
         _ => format!("cannot start {shown}: {error}"),
     }
 }

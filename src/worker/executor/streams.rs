@@ -110,9 +110,8 @@ impl Source {
             }
             Source::File(file) => {
                 // SAFETY: a plain system call on descriptors that we hold; the file's own position moves.
-                let n = unsafe {
-                    libc::sendfile(pipe.as_raw_fd(), file.as_raw_fd(), std::ptr::null_mut(), STEP)
-                };
+                let n =
+                    unsafe { libc::sendfile(pipe.as_raw_fd(), file.as_raw_fd(), std::ptr::null_mut(), STEP) };
                 if n >= 0 {
                     return Ok(n == 0);
                 }
@@ -171,8 +170,12 @@ impl PipeCapture {
         self.large.as_ref().map(MemWriter::file)
     }
 
-    /// Takes what is there, up to `STEP`. Whether there may be more.
+    /// Takes what is there, up to `STEP`. Whether there may be more. After an error the pipe is closed.
     pub fn advance(&mut self, name: &str) -> io::Result<bool> {
+        self.take(name).inspect_err(|_| self.pipe = None)
+    }
+
+    fn take(&mut self, name: &str) -> io::Result<bool> {
         let Some(pipe) = &mut self.pipe else { return Ok(false) };
         let got = match &mut self.large {
             None => {

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -168,12 +168,18 @@ impl AsFd for MemFile {
     }
 }
 
-/// What a writer holds, as `Bytes` if that is small.
+/// The first `len` bytes of what a writer holds. The position, which a child may share, stays.
 pub(super) fn read_small(writer: &MemWriter, len: u64) -> io::Result<Bytes> {
-    let mut content = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
-    let mut file = writer.file();
-    file.seek(SeekFrom::Start(0))?;
-    file.take(len).read_to_end(&mut content)?;
+    let mut content = vec![0; usize::try_from(len).unwrap_or(0)];
+    let mut at = 0;
+    while at < content.len() {
+        match writer.file().read_at(&mut content[at..], at as u64) {
+            Ok(0) => content.truncate(at),
+            Ok(n) => at += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
     Ok(content.into())
 }
 
