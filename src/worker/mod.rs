@@ -1,4 +1,5 @@
 //! worker
 
 pub mod executor;
+pub mod prepare;
 pub mod store;

@@ -5,7 +5,9 @@
 //!
 //! What its stdout is: `Capture::File`, a memory file, exactly as with `cmd > file`: `echo a; echo b > /dev/stdout`
 //! leaves only `b`, for opening `/dev/stdout` truncates; programs may seek. `Capture::Pipe`, as with `cmd | next`:
-//! both lines arrive. Either way the result is published when the whole process group has ended.
+//! both lines arrive. Either way the result is published when the whole process group has ended. Shell lines get
+//! a pipe, so that none of their commands silently removes what others have printed; the copy costs about 0.15 ms
+//! of CPU per MiB (measured: 256 MiB take 135 ms by file and 170 by pipe; small outputs cost the same).
 //!
 //! What happens to processes that the main one leaves behind in its group: they get `linger` to end (the
 //! compressor in `tee >(gzip > x)` does), then they are ended. One that left the group (a daemon) is not waited for; it
@@ -35,7 +37,7 @@ pub struct CommandJob {
     pub key: String,
     /// The program and its arguments.
     pub argv: Vec<String>,
-    /// What users are shown as the command; `argv` as a shell would take it if empty.
+    /// What users are shown as the command, cut if long; `argv` as a shell would take it if empty.
     pub shown: String,
     /// The whole environment; nothing is inherited.
     pub env: BTreeMap<OsString, OsString>,
@@ -97,7 +99,7 @@ impl Default for CommandExecutor {
 }
 
 /// How much of a command users are shown, bytes.
-const SHOWN_BYTES: usize = 1000;
+pub(crate) const SHOWN_BYTES: usize = 1000;
 /// How much is read of what a task leaves as the reason of its failure, bytes.
 const REASON_BYTES: u64 = 4096;
 /// How often the size of a direct capture is looked at when it has a limit.
@@ -132,7 +134,7 @@ impl Executor<CommandJob> for CommandExecutor {
     }
 }
 
-fn cut(mut text: String, max: usize) -> String {
+pub(crate) fn cut(mut text: String, max: usize) -> String {
     if text.len() > max {
         let end = (0..=max).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
         text.truncate(end);

@@ -2,11 +2,11 @@
 //! native functions run. All of it is blocking code on slot threads (`pool`); inputs are put in place by
 //! `prepare`, and when something runs is decided by the worker's core.
 
+mod builtin;
 pub mod command;
 pub mod control;
-
+pub mod native;
 pub mod pool;
-
 mod process;
 mod program;
 mod streams;
