@@ -68,8 +68,8 @@ impl Control {
         true
     }
 
-    /// Process id of the job's main process, which is also its process group; `None` before and after it runs.
-    /// For reading statistics only: it may have ended meanwhile.
+    /// Process id of the job's main process, which is also its process group; `None` before and after it
+    /// runs. For reading statistics only: it may have ended meanwhile.
     pub fn pid(&self) -> Option<i32> {
         Some(self.pid.load(Ordering::Relaxed)).filter(|&pid| pid > 0)
     }

@@ -41,7 +41,8 @@ pub struct Outcome {
     pub wall: Duration,
     /// User and system time of the process and its descendants, or of the thread.
     pub cpu: Duration,
-    /// Largest resident size of any one of its processes, bytes; 0 for native functions, which share the worker's.
+    /// Largest resident size of any one of its processes, bytes; 0 for native functions, which share the
+    /// worker's.
     pub max_rss_bytes: u64,
     /// Files beside their final places, to be published when the attempt is accepted; removed if it is not.
     pub unpublished: Vec<Unpublished>,

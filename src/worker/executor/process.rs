@@ -1,5 +1,6 @@
-//! One started process and its group: waiting, signalling, resource use. Owns the process id: only through this
-//! value is it signalled or reaped, so that a reused id is never hit. Also the descriptor that wakes a waiting thread.
+//! One started process and its group: waiting, signalling, resource use. Owns the process id: only through
+//! this value is it signalled or reaped, so that a reused id is never hit. Also the descriptor that wakes a
+//! waiting thread.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};

@@ -1,5 +1,6 @@
-//! What flows between a command and the thread that waits for it: inputs pumped into its stdin, its stdout into
-//! a result, the end of its stderr. Nothing here blocks; the waiting thread calls whatever `poll` says is ready.
+//! What flows between a command and the thread that waits for it: inputs pumped into its stdin, its stdout
+//! into a result, the end of its stderr. Nothing here blocks; the waiting thread calls whatever `poll` says
+//! is ready.
 
 use crate::worker::store::data::Data;
 use crate::worker::store::memfile::{HEAP_BYTES_MAX, MemWriter};
@@ -123,7 +124,8 @@ impl Source {
                 Ok(false)
             }
             Source::Read(file) => {
-                // Small enough for the pipe to take or refuse as a whole? No: so step back by what it refused.
+                // Small enough for the pipe to take or refuse as a whole? No: so step back by what it
+                // refused.
                 let mut buffer = vec![0; 64 << 10];
                 let n = file.read(&mut buffer)?;
                 if n == 0 {

@@ -107,8 +107,8 @@ pub(super) struct Environment<'a> {
 }
 
 impl Environment<'_> {
-    /// The whole environment. Later ones win: worker, `[env.X]`, hpcdag's, the task's `env`. A thread count that
-    /// the `[env.X]` itself sets is kept.
+    /// The whole environment. Later ones win: worker, `[env.X]`, hpcdag's, the task's `env`. A thread count
+    /// that the `[env.X]` itself sets is kept.
     pub fn build(&self, names: &Names, own: &[(String, Template)], place: &Place<'_>) -> Result<Variables> {
         let mut env = self.setup.unwrap_or(&self.facts.env).clone();
         let mut set = |name: &str, value: &OsStr| env.insert(name.into(), value.into());

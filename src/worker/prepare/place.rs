@@ -1,9 +1,9 @@
 //! A task's private directory: inputs as files or links with readable names, lists of them, pieces of files,
 //! the places of its named outputs. Owns creating and removing it.
 //!
-//! Named outputs are made in the directory and read into memory when the task has ended well. In-place outputs are
-//! made beside their final path under a hidden name that ends in the same way (programs look at extensions), and
-//! moved there when the attempt is accepted: `Unpublished`.
+//! Named outputs are made in the directory and read into memory when the task has ended well. In-place
+//! outputs are made beside their final path under a hidden name that ends in the same way (programs look at
+//! extensions), and moved there when the attempt is accepted: `Unpublished`.
 
 use super::environment::WorkerFacts;
 use super::{Assignment, check_inside};
@@ -28,6 +28,9 @@ pub(super) struct Place<'a> {
     dir: PathBuf,
     made: RefCell<Made>,
 }
+
+/// Named outputs, and those among them that are to be published.
+type Collected = (Vec<(String, Data)>, Vec<Unpublished>);
 
 /// What has been put into the directory so far.
 #[derive(Default)]
@@ -188,10 +191,7 @@ impl<'a> Place<'a> {
 
     /// The named outputs that the task has made, in order, and those to be published. One that is missing is
     /// the task's failure.
-    pub fn collect(
-        &self,
-        spec: &TaskSpec,
-    ) -> std::result::Result<(Vec<(String, Data)>, Vec<Unpublished>), FailureKind> {
+    pub fn collect(&self, spec: &TaskSpec) -> std::result::Result<Collected, FailureKind> {
         let (mut parts, mut unpublished) = (Vec::new(), Vec::new());
         for (n, output) in spec.outputs.iter().enumerate() {
             let path = self.output_path(n).map_err(|error| FailureKind::Prepare(error.to_string()))?;

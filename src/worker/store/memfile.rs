@@ -1,6 +1,6 @@
 //! Memory files: large results live in sealed memfds, so that a command's stdout is the result and the next
-//! command's stdin is that file, without a copy. Owns creating, sealing and opening them anew; what is kept in
-//! them and for how long is the store's business.
+//! command's stdin is that file, without a copy. Owns creating, sealing and opening them anew; what is kept
+//! in them and for how long is the store's business.
 
 use bytes::Bytes;
 use std::fs::File;
@@ -62,8 +62,8 @@ impl MemWriter {
         Ok(self.file.metadata()?.len())
     }
 
-    /// Ends the writing: the content can no longer change, whoever still has the file open. If somebody has it
-    /// mapped for writing it cannot be sealed; then a copy is taken as it is now.
+    /// Ends the writing: the content can no longer change, whoever still has the file open. If somebody has
+    /// it mapped for writing it cannot be sealed; then a copy is taken as it is now.
     pub fn seal(self) -> io::Result<MemFile> {
         match add_seals(&self.file) {
             Ok(()) => MemFile::of_sealed(self.file),

@@ -1,5 +1,5 @@
-//! The results that this worker holds. Owns the table and the exact count of managed bytes; what may be dropped
-//! or fetched is decided by the worker's core.
+//! The results that this worker holds. Owns the table and the exact count of managed bytes; what may be
+//! dropped or fetched is decided by the worker's core.
 
 pub mod data;
 pub mod memfile;

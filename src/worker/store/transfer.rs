@@ -1,5 +1,6 @@
-//! How a result travels between workers: a header that says what there is, then the bytes in pieces, in order.
-//! Owns the header and putting the pieces together again; sockets and retries are the transfer's business.
+//! How a result travels between workers: a header that says what there is, then the bytes in pieces, in
+//! order. Owns the header and putting the pieces together again; sockets and retries are the transfer's
+//! business.
 
 use super::data::{Data, TaskResult};
 use super::memfile::{HEAP_BYTES_MAX, MemWriter};
@@ -125,7 +126,8 @@ impl Assembler {
         self.open.is_none()
     }
 
-    /// Takes the next bytes, from anywhere in the stream of `read_stream_at`. More than announced is an error.
+    /// Takes the next bytes, from anywhere in the stream of `read_stream_at`. More than announced is an
+    /// error.
     pub fn push(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let Some(open) = &mut self.open else {

@@ -4,6 +4,7 @@ use super::*;
 use nix::sys::time::TimeValLike;
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Instant;
 
 const QUICK: CommandExecutor = CommandExecutor {
     kill_grace: Duration::from_millis(300),
@@ -195,8 +196,9 @@ fn the_group_is_waited_for_and_then_ended() {
 
 #[test]
 fn a_daemon_that_keeps_stdout_cannot_change_the_result() {
-    let line = "setsid bash -c 'for i in $(seq 40); do echo late; sleep 0.05; done' & sleep 0.3; head -c 70000 /dev/zero";
-    for (capture, outcome) in both(|| bash(line)) {
+    let late = "setsid bash -c 'for i in $(seq 40); do echo late; sleep 0.05; done'";
+    let line = format!("{late} & sleep 0.3; head -c 70000 /dev/zero");
+    for (capture, outcome) in both(|| bash(&line)) {
         let result = outcome.result.unwrap();
         let (data, len) = (&result.parts[0].1, result.nbytes());
         assert!((70_000..70_400).contains(&len), "{capture:?} {len}");
@@ -234,6 +236,21 @@ fn closing_stdout_and_stderr_early_is_no_end() {
         assert_eq!(stdout(&outcome), "x\n");
         assert!(outcome.wall >= Duration::from_millis(250));
     }
+}
+
+#[test]
+fn a_process_that_does_not_end_gives_its_slot_back() {
+    // As if SIGKILL did not help: no time is given for it to work.
+    let impatient = CommandExecutor { kill_grace: Duration::ZERO, stuck_after: Duration::ZERO, ..QUICK };
+    let control = Control::new().unwrap();
+    control.cancel(None);
+    let failed = failure(impatient.run(bash("trap '' TERM; sleep 64.25"), &control));
+    assert_eq!(failed.kind, FailureKind::Cancelled);
+    let start = Instant::now();
+    while alive("64.25") && start.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(!alive("64.25"));
 }
 
 /// Not a test of truth but of cost: `cargo test -- --ignored --nocapture capture_cost`.
