@@ -81,6 +81,7 @@ pub fn add(raw: &RawGraph, by_name: &ByName<'_>, graph: &mut Graph, origin: &Ori
 fn resolve(
     output: &RawOutput,
     by_name: &ByName<'_>,
+    family_of: &HashMap<String, FamilyIx>,
     graph: &Graph,
 ) -> Result<Option<GraphOutput>, Diagnostic> {
     let (task, part) = match output.target.it.split_once('.') {
