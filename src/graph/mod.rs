@@ -2,22 +2,32 @@
 //! placeholders. `layer` is pure and shared with the cores; reading files and expanding globs happens in the
 //! client only. Owns no execution and no scheduling state.
 
+mod build;
+mod check;
 pub mod command;
 mod decode;
 mod decode_task;
+mod decode_wiring;
 pub mod diagnostic;
 mod expand;
 mod families;
+pub mod file;
 pub mod items;
 mod key;
 pub mod layer;
 mod order;
+mod outputs;
+mod placeholder;
 mod raw;
+pub mod single;
 mod source;
 pub mod spec;
 pub mod template;
+mod validate;
 mod wire;
 
+pub use build::{Options, Origin};
+pub use check::{check_json, check_report, expansion};
 pub use families::{By, Family, Graph, GraphOutput};
 
 /// The most elements that all families of a graph have together: indices and their sums stay far from the end
@@ -38,3 +48,6 @@ pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, k)| k)
 }
+
+#[cfg(test)]
+mod tests;

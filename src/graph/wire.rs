@@ -1,5 +1,5 @@
-//! How a task's elements connect to those of its producers: from what is written to patterns and sizes. Owns the
-//! rules of `docs/graph-file.md`, "Sizes"; reads no files.
+//! How a task's elements connect to those of its producers: from what is written to patterns and sizes. Owns
+//! the rules of `docs/graph-file.md`, "Sizes"; reads no files.
 
 use super::MAX_ELEMENTS;
 use super::diagnostic::Diagnostic;
@@ -49,6 +49,8 @@ pub struct Wired {
     pub items: Items,
     /// What later families see of it.
     pub side: Side,
+    /// Which input of `from` gives the size.
+    shaping: Option<usize>,
 }
 
 /// The pattern that a wire means.
@@ -134,8 +136,11 @@ pub fn wire(
     }
     let place = own.as_ref().map_or(task.name.span.clone(), |own| own.span.clone());
     let mut wired = shape(task, family, sides, &patterns, own).map_err(|f| vec![f])?;
-    for (((edge, data), side), pattern) in edges().zip(&patterns) {
-        faults.extend(disagrees(task, &wired, edge, data, side, pattern, &place));
+    for (i, (((edge, data), side), pattern)) in edges().zip(&patterns).enumerate() {
+        let gives_size = data && wired.shaping == Some(i);
+        if !gives_size && *pattern != Pattern::All {
+            faults.extend(disagrees(&task.name.it, &wired, edge, side, pattern, &place));
+        }
     }
     wired.patterns = patterns;
     if faults.is_empty() { Ok(wired) } else { Err(faults) }
@@ -160,13 +165,14 @@ fn shape(
             format!("`{}` makes its own elements and cannot stand with {what}", pattern_name(&patterns[*i]));
         return Err(Diagnostic::new(&task.from[*i].wire.span, message, "expected only one of them"));
     }
+    let first = if own.is_some() { None } else { shaping.first().copied() };
     let wired = |size, items, one, count| {
-        Ok(Wired { patterns: Vec::new(), size, items, side: Side { family, one, count } })
+        Ok(Wired { patterns: Vec::new(), size, items, side: Side { family, one, count }, shaping: first })
     };
     if let Some(own) = own {
         return wired(Size::Fixed(own.total), own.items, false, Count::Known(own.total));
     }
-    let Some(&first) = shaping.first() else {
+    let Some(first) = first else {
         return wired(Size::Fixed(1), Items::Single, true, Count::Known(1));
     };
     let (side, pattern) = (&sides[first], &patterns[first]);
@@ -201,19 +207,14 @@ fn shape(
 
 /// What is wrong between the size of a family and one of its edges.
 fn disagrees(
-    task: &RawTask,
+    name: &str,
     wired: &Wired,
     edge: &RawEdge,
-    data: bool,
     side: &Side,
     pattern: &Pattern,
     place: &Range<usize>,
 ) -> Option<Diagnostic> {
-    let (name, producer) = (&task.name.it, &edge.producer.it);
-    let tree_or_bytes = matches!(pattern, Pattern::Tree { .. } | Pattern::GroupBytes { .. });
-    if *pattern == Pattern::All || (data && tree_or_bytes) {
-        return None;
-    }
+    let producer = &edge.producer.it;
     let said = pattern_name(pattern);
     match (side.count, wired.size) {
         (Count::Known(n), Size::Fixed(total)) => {
@@ -236,14 +237,10 @@ fn disagrees(
         {
             None
         }
-        // The one edge that gives the size needs to agree with nothing.
-        (Count::Later(_), Size::Follows) if data && wired.side.count == Count::Later(wired.side.family) => {
-            None
-        }
         _ => {
             let message = format!(
-                "the elements of `{name}` and of `{producer}` cannot be matched: one of the numbers is known only \
-                 once groups by bytes are formed"
+                "the elements of `{name}` and of `{producer}` cannot be matched: one of the numbers is \
+                 known only once groups by bytes are formed"
             );
             Some(Diagnostic::new(&edge.wire.span, message, "expected \"all\" here, or no `for-each`"))
         }
