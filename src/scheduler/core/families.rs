@@ -1,5 +1,5 @@
-//! Families coming into being: sizing them, making their tasks, wiring them to the families before. Owns the order
-//! in which that happens and the growing of groups by bytes.
+//! Families coming into being: sizing them, making their tasks, wiring them to the families before. Owns the
+//! order in which that happens and the growing of groups by bytes.
 
 use super::cx::Cx;
 use super::former::Former;
@@ -94,7 +94,8 @@ impl Run {
         }
     }
 
-    /// Connects a new family to its producers: gates, inverse lists, and exact references instead of held ones.
+    /// Connects a new family to its producers: gates, inverse lists, and exact references instead of held
+    /// ones.
     fn wire(&mut self, cx: &mut Cx, f: FamilyIx) {
         let total = self.families[f.index()].shape.map_or(0, |s| s.total);
         for e in 0..self.families[f.index()].layer.edges.len() {
