@@ -134,7 +134,6 @@ fn inputs(
     let Some(producer) = shapes[edge.producer.index()] else {
         return vec![format!("{}[?]", producer_name(graph, edge))];
     };
-    // In trees only the first level takes from other families; what others give, every element gets.
     if let Pattern::Explicit(csr) = &edge.pattern {
         return csr
             .row(element)
