@@ -51,7 +51,7 @@ impl Scope {
             List::Range(numbers) => return self.range(numbers),
             List::Values(values) => {
                 let texts = values.iter().map(|v| self.fill(v, Mode::Command)).collect::<Outcome<_>>()?;
-                (Items::Values(texts), "the list".to_string())
+                (Items::Values(texts), "the list has no values".to_string())
             }
             List::Glob(patterns) => {
                 (Items::Values(self.globs(patterns)?), format!("no file matches {}", joined(patterns)))

@@ -48,3 +48,6 @@ pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, k)| k)
 }
+
+#[cfg(test)]
+mod tests;
