@@ -1,5 +1,5 @@
-//! The forms of `from`, `after` and `for-each`. Owns their decoding; what the patterns mean is in `wire`, where
-//! lists come from in `expand`.
+//! The forms of `from`, `after` and `for-each`. Owns their decoding; what the patterns mean is in `wire`,
+//! where lists come from in `expand`.
 
 use super::decode::{Decoder, key};
 use super::layer::Border;
@@ -26,8 +26,8 @@ impl Decoder {
     }
 
     fn edge(&mut self, entry: &Entry) -> Option<RawEdge> {
-        const EXPECTED: &str = "\"each\", \"all\", \"broadcast\", { window = … }, { tree = n }, { group = n } or \
-                                { group-bytes = \"…\" }";
+        const EXPECTED: &str = "\"each\", \"all\", \"broadcast\", { window = … }, { tree = n }, \
+                                { group = n } or { group-bytes = \"…\" }";
         let span = entry.node.span.clone();
         let mut edge = RawEdge {
             producer: key(entry),

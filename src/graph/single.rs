@@ -1,5 +1,5 @@
-//! Graphs of one command: `submit -- CMD`, `--each-line FILE`, `--array 1-1000000`. Owns their reading; what the
-//! command line may say besides is `cli`'s business.
+//! Graphs of one command: `submit -- CMD`, `--each-line FILE`, `--array 1-1000000`. Owns their reading; what
+//! the command line may say besides is `cli`'s business.
 
 use super::build::Origin;
 use super::command::Command;

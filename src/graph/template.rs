@@ -1,6 +1,7 @@
 //! Placeholders: `{item}`, `{in.NAME}` and the others of `docs/graph-file.md`, in arguments, shell lines and
-//! paths. A template is parsed once for a family and rendered for each task. Owns the grammar and the quoting;
-//! where inputs and outputs lie is the `Context`'s business, which names exist that of `placeholder`.
+//! paths. A template is parsed once for a family and rendered for each task. Owns the grammar and the
+//! quoting; where inputs and outputs lie is the `Context`'s business, which names exist that of
+//! `placeholder`.
 
 use super::items::Item;
 use super::placeholder::{Hole, PathPart, classify, escaped, word};
