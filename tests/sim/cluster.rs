@@ -1,5 +1,5 @@
-//! The simulated cluster: one scheduler core, worker cores, a client, and a queue of events in virtual time. Messages
-//! between two parties keep their order; everything else is up to the seed.
+//! The simulated cluster: one scheduler core, worker cores, a client, and a queue of events in virtual time.
+//! Messages between two parties keep their order; everything else is up to the seed.
 
 use crate::graphs::{Graph, Value, size_of};
 use hpcdag::base::failure::{Failure, FailureKind};
@@ -354,7 +354,7 @@ impl Sim {
                 self.send(None, Some(worker), Happening::ToWorker(worker, Event::Replicate { tasks, from }));
             }
             Action::Dismiss { worker } => {
-                let node = self.nodes.remove(&worker).expect("dismissed workers exist");
+                let Some(node) = self.nodes.remove(&worker) else { return };
                 assert_eq!(node.core.in_hand(), 0, "dismissed with work in hand");
                 let event =
                     sched::event::Event::WorkerDisconnected { worker, reason: "left".into(), expected: true };

@@ -1,5 +1,5 @@
-//! Who gets which ready task, and taking work back from those who have too much. Owns the decision and the hand-over
-//! to a worker; the queues are in `ready`.
+//! Who gets which ready task, and taking work back from those who have too much. Owns the decision and the
+//! hand-over to a worker; the queues are in `ready`.
 
 use super::Core;
 use super::action::{Action, Assigned, Input};

@@ -1,6 +1,6 @@
 //! The changes a task goes through, and what each means for the tasks around it. One function per transition;
-//! chains of consequences run over explicit stacks, never by recursion. Owns counting what tasks wait for and who
-//! still needs them; placement is in `place`, families coming into being in `families`.
+//! chains of consequences run over explicit stacks, never by recursion. Owns counting what tasks wait for and
+//! who still needs them; placement is in `place`, families coming into being in `families`.
 
 use super::action::Output;
 use super::cx::Cx;
@@ -346,8 +346,8 @@ impl Run {
         }
     }
 
-    /// Computes results again that are needed and gone, and before them what they need, as far back as it takes.
-    /// The tasks are in `Waiting` (just lost) or `Released`.
+    /// Computes results again that are needed and gone, and before them what they need, as far back as it
+    /// takes. The tasks are in `Waiting` (just lost) or `Released`.
     pub(super) fn revive(&mut self, cx: &mut Cx, mut stack: Vec<u32>) {
         while let Some(i) = stack.pop() {
             if self.state_of(i) == State::Released && self.refs[i as usize] == 0 {
@@ -388,7 +388,9 @@ impl Run {
             let root = self.trouble.get(&blame).and_then(|t| t.blame).unwrap_or(blame);
             self.trouble.entry(i).or_default().blame = Some(root);
             self.stats.skipped += u64::from(i != root);
-            self.unwant(i);
+            if self.unwant(i) {
+                self.refs[i as usize] -= 1;
+            }
             self.worker[i as usize] = NOBODY;
             self.drop_holds(cx, i);
             let (f, element) = self.place_of(i);

@@ -1,5 +1,5 @@
-//! What the scheduler knows about each worker: what it offers, what it has been given, what it holds. Owns these
-//! tables and the measure of a worker's load; who gets a task is decided in `place`.
+//! What the scheduler knows about each worker: what it offers, what it has been given, what it holds. Owns
+//! these tables and the measure of a worker's load; who gets a task is decided in `place`.
 
 use super::event::WorkerSpec;
 use super::ready::Entry;
