@@ -248,6 +248,7 @@ impl Driver {
             slots: register.slots,
             resources: register.resources.clone(),
             memory_limit: register.memory_limit,
+            memory_target: register.memory_target,
         };
         let threads = f64::from(register.slots) / f64::from(crate::graph::layer::SLOT);
         let peer = WorkerPeer::new(register, link);
@@ -268,8 +269,9 @@ impl Driver {
         let Some(peer) = self.workers.get_mut(&worker) else { return };
         let fetched = figures.bytes_in.saturating_sub(peer.figures.bytes_in);
         self.moved = self.moved.saturating_add(fetched);
+        let memory = MemoryUse { unmanaged: figures.unmanaged, spilled: figures.spilled };
         peer.figures = figures;
-        self.events.push(Event::Heartbeat { worker });
+        self.events.push(Event::Heartbeat { worker, memory: Some(memory) });
     }
 
     /// A worker's connection has ended, or must not be believed in any more.

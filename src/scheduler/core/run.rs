@@ -92,6 +92,8 @@ pub(super) struct Stats {
     pub(super) failures: Vec<TaskFailure>,
     /// Smoothed execution time over all families, for those that have none yet.
     pub(super) duration_ns: Option<u64>,
+    /// Size of results over all families, likewise.
+    pub(super) result_bytes: Option<u64>,
 }
 
 /// A family of the run.
@@ -114,6 +116,8 @@ pub(super) struct Family {
     pub(super) output: bool,
     /// Smoothed execution time.
     pub(super) duration_ns: Option<u64>,
+    /// Size of a result, nearer to the largest than to the mean.
+    pub(super) result_bytes: Option<u64>,
     /// Elements that are done.
     pub(super) done: u32,
 }
@@ -396,6 +400,7 @@ impl Family {
             class: 0,
             output: false,
             duration_ns: None,
+            result_bytes: None,
             done: 0,
         }
     }
