@@ -389,7 +389,7 @@ async fn what_waits_can_be_stolen_and_what_runs_cancelled() {
 async fn stopping_leaves_no_process_behind() {
     let mut played = played().await;
     played.publish().await;
-    let (mut worker, mut session) = played.worker("w", 1).await;
+    let (mut worker, session) = played.worker("w", 1).await;
     let note = played.dir.path().join("pids");
     let line = format!("sleep 600 & echo $$ $! > {}; wait", note.display());
     session.families(vec![info(0, spec("a", &line, &[]), Items::Single)]).await;

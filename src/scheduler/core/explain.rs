@@ -1,5 +1,5 @@
-//! Looking at the core without changing it: counts, why a task is not running, what is where. Owns the plain data
-//! that sessions turn into answers.
+//! Looking at the core without changing it: counts, why a task is not running, what is where. Owns the plain
+//! data that sessions turn into answers.
 
 use super::action::Summary;
 use super::run::Run;

@@ -1,5 +1,5 @@
-//! What workers report: attempts begun, done, failed, not possible; and workers coming and going. Owns the checks
-//! that a report is about the present attempt, and the rules of trying again.
+//! What workers report: attempts begun, done, failed, not possible; and workers coming and going. Owns the
+//! checks that a report is about the present attempt, and the rules of trying again.
 
 use super::action::{Action, TaskFailure};
 use super::cx::Cx;
@@ -153,8 +153,8 @@ impl Core {
         }
     }
 
-    /// The position of the run, if this attempt is the task's present one and in this worker's hands. Everything
-    /// else is late news.
+    /// The position of the run, if this attempt is the task's present one and in this worker's hands.
+    /// Everything else is late news.
     fn current(&self, w: WorkerId, task: TaskRef, attempt: Attempt) -> Option<usize> {
         let run = self.run(task.run)?;
         let i = task.index as usize;
@@ -187,10 +187,17 @@ impl Core {
         let Some(run) = self.runs[run].as_deref_mut() else { return };
         run.take_back(&mut self.cx, finished.task.index);
         run.learn(finished);
+        if let Some(worker) = self.cx.workers[w.index()].as_mut().filter(|x| !x.guessed.is_empty()) {
+            worker.estimate_anew(|task| {
+                let known = task.run == run.id && run.has(task.index);
+                known.then(|| run.expected_ns(run.place_of(task.index).0)).flatten()
+            });
+        }
         run.complete(&mut self.cx, finished.task.index, w, finished.nbytes);
     }
 
-    /// A result nobody expects is dropped where it lies, unless that worker is known to hold the task's result.
+    /// A result nobody expects is dropped where it lies, unless that worker is known to hold the task's
+    /// result.
     fn refuse_result(&mut self, w: WorkerId, task: TaskRef) {
         let held = self.cx.worker(w).is_some_and(|x| x.has.contains(&task));
         if !held {

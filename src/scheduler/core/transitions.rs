@@ -1,6 +1,6 @@
 //! The changes a task goes through, and what each means for the tasks around it. One function per transition;
-//! chains of consequences run over explicit stacks, never by recursion. Owns counting what tasks wait for and who
-//! still needs them; placement is in `place`, families coming into being in `families`.
+//! chains of consequences run over explicit stacks, never by recursion. Owns counting what tasks wait for and
+//! who still needs them; placement is in `place`, families coming into being in `families`.
 
 use super::action::Output;
 use super::cx::Cx;
@@ -346,8 +346,8 @@ impl Run {
         }
     }
 
-    /// Computes results again that are needed and gone, and before them what they need, as far back as it takes.
-    /// The tasks are in `Waiting` (just lost) or `Released`.
+    /// Computes results again that are needed and gone, and before them what they need, as far back as it
+    /// takes. The tasks are in `Waiting` (just lost) or `Released`.
     pub(super) fn revive(&mut self, cx: &mut Cx, mut stack: Vec<u32>) {
         while let Some(i) = stack.pop() {
             if self.state_of(i) == State::Released && self.refs[i as usize] == 0 {
@@ -371,6 +371,7 @@ impl Run {
     /// A task failed for good: it and everything that depends on it.
     pub(super) fn fail(&mut self, cx: &mut Cx, i: u32) {
         self.stats.failed += 1;
+        cx.failing.insert(self.id);
         self.fail_dependents(cx, vec![(i, i)]);
     }
 
