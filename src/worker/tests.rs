@@ -215,6 +215,12 @@ impl Session {
         all
     }
 
+    /// Waits until the worker is past its start.
+    async fn heartbeat(&mut self) {
+        let message = soon(self.connection.receiver.recv()).await.unwrap();
+        assert!(matches!(message, Some(FromWorker::Heartbeat(_))), "{message:?}");
+    }
+
     async fn next(&mut self) -> FromWorker {
         loop {
             match soon(self.connection.receiver.recv()).await.unwrap().expect("more messages") {
@@ -496,4 +502,117 @@ async fn a_refusal_ends_the_start() {
     let error = soon(start).await.unwrap().err().unwrap();
     assert!(error.message.contains("there is a w already"), "{error}");
     assert_eq!(played.left_behind(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_small_tasks_share_reports() {
+    const TASKS: usize = 20_000;
+    let mut played = played().await;
+    played.publish().await;
+    let (_worker, mut session) = played.worker("w", 2).await;
+    let mut noop = spec("a", "", &[]);
+    noop.action = Action::Native { function: "noop".into(), args: serde_json::Value::Null };
+    session.families(vec![info(0, noop, Items::Index)]).await;
+    session.compute((0..TASKS as u32).map(|i| Handed(i, 0, i, vec![], None)).collect()).await;
+    let (mut finished, mut reports) = (0, 0);
+    while finished < TASKS {
+        if let FromWorker::Report(report) = session.next().await {
+            finished += report.unpack().unwrap().finished.len();
+            reports += 1;
+        }
+    }
+    assert_eq!(finished, TASKS);
+    assert!(reports < TASKS / 2, "{reports} reports");
+}
+
+const FILE_VARIABLE: &str = "HPCDAG_INTERNAL_TEST_FILE";
+const DIRECTORY_VARIABLE: &str = "HPCDAG_INTERNAL_TEST_DIRECTORY";
+
+/// The worker process of `signals_end_a_worker_process`, not a test.
+#[test]
+#[ignore = "is run by signals_end_a_worker_process"]
+fn worker_process() {
+    let Some(file) = std::env::var_os(FILE_VARIABLE) else { return };
+    let mut config = Config::defaults();
+    config.worker.host = Some("127.0.0.1".into());
+    let local = std::env::var(DIRECTORY_VARIABLE).unwrap();
+    config.worker.local_directory = Some(crate::config::PathTemplate::new(local).unwrap());
+    let options = Options {
+        config: Arc::new(config),
+        scheduler_file: file.into(),
+        address: None,
+        name: None,
+        nthreads: Some(1),
+        natives: Registry::default(),
+        embedded: false,
+        supervision: None,
+        job_id: None,
+    };
+    std::process::exit(super::run_worker_process(options).map_or(99, i32::from));
+}
+
+/// A child that is killed if the test fails.
+struct Child(std::process::Child);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Child {
+    fn start(played: &Played) -> Child {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["worker::tests::worker_process", "--exact", "--ignored"]);
+        command.env(FILE_VARIABLE, played.path());
+        command.env(DIRECTORY_VARIABLE, played.dir.path().join("local"));
+        command.stdout(std::process::Stdio::null());
+        Child(command.spawn().unwrap())
+    }
+
+    fn signal(&self, signal: nix::sys::signal::Signal) {
+        super::process::send_signal(self.0.id() as i32, signal).unwrap();
+    }
+
+    async fn code(&mut self) -> Option<i32> {
+        soon(async {
+            loop {
+                if let Some(status) = self.0.try_wait().unwrap() {
+                    return status.code();
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+    }
+}
+
+#[tokio::test]
+async fn signals_end_a_worker_process() {
+    use nix::sys::signal::Signal::{SIGINT, SIGTERM};
+    let mut played = played().await;
+    played.publish().await;
+    // Let go in order.
+    let mut child = Child::start(&played);
+    let mut session = played.accept(1).await;
+    session.heartbeat().await;
+    child.signal(SIGTERM);
+    assert!(matches!(session.next().await, FromWorker::Retiring(_)));
+    session.say(ToWorker::Dismiss(Empty {})).await;
+    assert_eq!(child.code().await, Some(0));
+    // Not let go: the second signal ends it.
+    let mut child = Child::start(&played);
+    let mut session = played.accept(2).await;
+    session.heartbeat().await;
+    child.signal(SIGINT);
+    assert!(matches!(session.next().await, FromWorker::Retiring(_)));
+    child.signal(SIGTERM);
+    assert_eq!(child.code().await, Some(0));
+    // What the end of the nanny means: nobody is asked.
+    let mut child = Child::start(&played);
+    let mut session = played.accept(3).await;
+    session.heartbeat().await;
+    child.signal(super::process::NANNY_GONE);
+    assert_eq!(child.code().await, Some(130));
 }
