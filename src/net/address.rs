@@ -1,5 +1,5 @@
-//! Where to listen and which address to tell others: interfaces, ports, and the text form of addresses. Owns the
-//! choice; accepting connections is `connection`'s.
+//! Where to listen and which address to tell others: interfaces, ports, and the text form of addresses. Owns
+//! the choice; accepting connections is `connection`'s.
 
 use crate::base::error::{Error, Kind, Result};
 use nix::net::if_::InterfaceFlags;
@@ -159,8 +159,8 @@ pub fn interfaces() -> Result<Vec<Interface>> {
     Ok(found)
 }
 
-/// Chooses an address. `wanted` is a list of names in order of preference, separated by commas, in which `auto`
-/// stands for the choice that is made without any list. The error says which interfaces exist.
+/// Chooses an address. `wanted` is a list of names in order of preference, separated by commas, in which
+/// `auto` stands for the choice that is made without any list. The error says which interfaces exist.
 pub fn choose(wanted: &str, interfaces: &[Interface]) -> Result<Choice> {
     let mut refused = Vec::new();
     for name in wanted.split(',').map(str::trim).filter(|n| !n.is_empty()) {
@@ -199,7 +199,8 @@ fn choose_auto(interfaces: &[Interface]) -> Result<Choice> {
     })
 }
 
-/// The address that others would use: IPv4 first, never a link-local one (it means nothing without an interface).
+/// The address that others would use: IPv4 first, never a link-local one (it means nothing without an
+/// interface).
 fn best_address(interface: &Interface) -> Option<IpAddr> {
     let usable = interface.addresses.iter().copied().filter(|ip| match ip {
         IpAddr::V4(v4) => !v4.is_link_local() && !v4.is_unspecified(),
@@ -244,8 +245,8 @@ fn describe(interface: &Interface) -> String {
 /// What the user says about listening.
 #[derive(Clone, Debug, Default)]
 pub struct ListenOptions {
-    /// `--host`: an address or name of this machine; `0.0.0.0` and `::` listen everywhere and announce the address
-    /// that `interface` gives.
+    /// `--host`: an address or name of this machine; `0.0.0.0` and `::` listen everywhere and announce the
+    /// address that `interface` gives.
     pub host: Option<String>,
     /// `--interface`: names in order of preference; `auto` if absent.
     pub interface: Option<String>,
@@ -390,7 +391,8 @@ mod tests {
         let e = choose("hsn0,eth9,eth1", &all).unwrap_err();
         assert_eq!(
             e.message,
-            "there is no interface hsn0; interface eth9 has no address beyond its own link; interface eth1 is down"
+            "there is no interface hsn0; interface eth9 has no address beyond its own link; \
+             interface eth1 is down"
         );
         let hint = e.hint.unwrap();
         assert!(

@@ -2,3 +2,15 @@
 //! TLS connections that carry frames. Owns sockets and these files; knows no scheduling and no message.
 
 pub mod address;
+pub mod backoff;
+pub mod connection;
+pub mod discovery;
+pub mod listener;
+pub mod private_file;
+pub mod receiver;
+pub mod scheduler_file;
+pub mod state_dir;
+pub mod tls;
+
+#[cfg(test)]
+mod tests;

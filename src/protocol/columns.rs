@@ -1,8 +1,8 @@
 //! Raw little-endian columns in the body of a frame: one after the other, each with its length in front. Owns
 //! the layout; which columns a message has is the message's affair.
 //!
-//! A column is its number of values (u32), its bytes per value (u32), the values, and zeros up to a multiple of
-//! eight bytes.
+//! A column is its number of values (u32), its bytes per value (u32), the values, and zeros up to a multiple
+//! of eight bytes.
 
 use crate::protocol::framing::FrameError;
 use bytes::{Bytes, BytesMut};
@@ -84,18 +84,18 @@ impl ColumnWriter {
 #[derive(Debug)]
 pub struct ColumnReader<'a> {
     rest: &'a [u8],
-    column: usize,
+    at: usize,
 }
 
 impl<'a> ColumnReader<'a> {
     /// A reader at the first column.
     pub fn new(body: &'a [u8]) -> ColumnReader<'a> {
-        ColumnReader { rest: body, column: 0 }
+        ColumnReader { rest: body, at: 0 }
     }
 
     /// The next column. Refuses one of another type, one that is longer than the body, and the end.
-    pub fn next<T: Value>(&mut self) -> Result<Vec<T>, FrameError> {
-        let fault = |what: String| FrameError::Columns(format!("column {} {what}", self.column));
+    pub fn column<T: Value>(&mut self) -> Result<Vec<T>, FrameError> {
+        let fault = |what: String| FrameError::Columns(format!("column {} {what}", self.at));
         let Some((header, rest)) = self.rest.split_at_checked(HEADER_BYTES) else {
             return Err(fault(format!("is missing: {} bytes are left", self.rest.len())));
         };
@@ -109,17 +109,17 @@ impl<'a> ColumnReader<'a> {
             return Err(fault(format!("has {n} values of {bytes} bytes, {} bytes are left", rest.len())));
         };
         self.rest = rest;
-        self.column += 1;
+        self.at += 1;
         Ok(T::read(&raw[..n * bytes]))
     }
 
     /// The next column, which must have `n` values.
-    pub fn next_of<T: Value>(&mut self, n: usize) -> Result<Vec<T>, FrameError> {
-        let column = self.column;
-        let values = self.next()?;
+    pub fn column_of<T: Value>(&mut self, n: usize) -> Result<Vec<T>, FrameError> {
+        let at = self.at;
+        let values = self.column()?;
         if values.len() != n {
             let found = values.len();
-            return Err(FrameError::Columns(format!("column {column} has {found} values, not {n}")));
+            return Err(FrameError::Columns(format!("column {at} has {found} values, not {n}")));
         }
         Ok(values)
     }
@@ -128,7 +128,7 @@ impl<'a> ColumnReader<'a> {
     pub fn finish(self) -> Result<(), FrameError> {
         match self.rest.len() {
             0 => Ok(()),
-            n => Err(FrameError::Columns(format!("{n} bytes follow the last of {} columns", self.column))),
+            n => Err(FrameError::Columns(format!("{n} bytes follow the last of {} columns", self.at))),
         }
     }
 }
@@ -147,11 +147,11 @@ mod tests {
             [3, 0, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0, 4, 3, 2, 1, 255, 255, 255, 255, 0, 0, 0, 0]
         );
         let mut r = ColumnReader::new(&body);
-        assert_eq!(r.next::<u32>().unwrap(), [1, 0x01020304, u32::MAX]);
-        assert!(r.next_of::<u64>(0).unwrap().is_empty());
-        assert_eq!(r.next::<u64>().unwrap(), [5]);
-        assert_eq!(r.next::<u8>().unwrap(), [7]);
-        assert_eq!(r.next::<f64>().unwrap(), [1.5]);
+        assert_eq!(r.column::<u32>().unwrap(), [1, 0x01020304, u32::MAX]);
+        assert!(r.column_of::<u64>(0).unwrap().is_empty());
+        assert_eq!(r.column::<u64>().unwrap(), [5]);
+        assert_eq!(r.column::<u8>().unwrap(), [7]);
+        assert_eq!(r.column::<f64>().unwrap(), [1.5]);
         r.finish().unwrap();
     }
 
@@ -161,15 +161,15 @@ mod tests {
         w.push(&[1u32, 2, 3]);
         let body = w.finish();
         let text = |r: Result<Vec<u32>, FrameError>| r.unwrap_err().to_string();
-        assert!(text(ColumnReader::new(&body).next_of(2)).ends_with("column 0 has 3 values, not 2"));
+        assert!(text(ColumnReader::new(&body).column_of(2)).ends_with("column 0 has 3 values, not 2"));
         for n in 0..body.len() {
-            assert!(ColumnReader::new(&body[..n]).next::<u32>().is_err(), "{n}");
+            assert!(ColumnReader::new(&body[..n]).column::<u32>().is_err(), "{n}");
         }
-        let e = ColumnReader::new(&body).next::<u64>().unwrap_err().to_string();
+        let e = ColumnReader::new(&body).column::<u64>().unwrap_err().to_string();
         assert!(e.ends_with("column 0 has values of 4 bytes, not 8"), "{e}");
         let e = ColumnReader::new(&body).finish().unwrap_err().to_string();
         assert!(e.ends_with("24 bytes follow the last of 0 columns"), "{e}");
         let huge = [255, 255, 255, 255, 4, 0, 0, 0, 1, 2, 3, 4];
-        assert!(text(ColumnReader::new(&huge).next()).contains("4294967295 values of 4 bytes"));
+        assert!(text(ColumnReader::new(&huge).column()).contains("4294967295 values of 4 bytes"));
     }
 }

@@ -1,9 +1,11 @@
-//! Who may join a cluster: its certificate authority, the certificates of the roles, and the TLS settings made of
-//! them. Owns names, validity and cipher choice; keeps no file (`net::state_dir`) and opens no connection.
+//! Who may join a cluster: its certificate authority, the certificates of the roles, and the TLS settings
+//! made of them. Owns names, validity and cipher choice; keeps no file (`net::state_dir`) and opens no
+//! connection.
 //!
-//! A role is the certificate's DNS name `ROLE.<cluster-id>.hpcdag`. Whoever listens presents the name of its own
-//! role, so the name that is verified is the cluster's and never a host's: tunnels and several networks work.
-//! Roles guard against mistakes, not against the user: the scheduler file holds all of them but the scheduler's.
+//! A role is the certificate's DNS name `ROLE.<cluster-id>.hpcdag`. Whoever listens presents the name of its
+//! own role, so the name that is verified is the cluster's and never a host's: tunnels and several networks
+//! work. Roles guard against mistakes, not against the user: the scheduler file holds all of them but the
+//! scheduler's.
 
 use crate::base::error::{Error, Kind, Result};
 use rcgen::{
@@ -208,8 +210,8 @@ fn fault<E: fmt::Display>(what: &'static str) -> impl Fn(E) -> Error {
     move |e| Error::os(what, e)
 }
 
-/// TLS 1.3 with AES-GCM by ring, named here and not left to a default of the process, which an embedding program
-/// may have set otherwise.
+/// TLS 1.3 with AES-GCM by ring, named here and not left to a default of the process, which an embedding
+/// program may have set otherwise.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
         cipher_suites: vec![

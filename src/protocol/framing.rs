@@ -26,8 +26,8 @@ pub const FRAME_BYTES_MAX_BEFORE_WELCOME: usize = 1 << 20;
 /// Bodies from this size on, in bytes, are neither copied into the send buffer nor out of the receive buffer.
 pub const BODY_BYTES_LARGE: usize = 64 << 10;
 
-/// What can be wrong with a frame or with the message in it. All but `TooLargeToSend` and `Unencodable` are the
-/// peer's fault, and the connection cannot be used any more.
+/// What can be wrong with a frame or with the message in it. All but `TooLargeToSend` and `Unencodable` are
+/// the peer's fault, and the connection cannot be used any more.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// The announced length is beyond the limit in force.
@@ -140,8 +140,8 @@ pub struct Frame {
     pub body: Bytes,
 }
 
-/// Appends the frame of a message to `out`. A body of `BODY_BYTES_LARGE` or more is not copied: it is returned
-/// and has to follow what is in `out` on the wire. On error `out` is as it was.
+/// Appends the frame of a message to `out`. A body of `BODY_BYTES_LARGE` or more is not copied: it is
+/// returned and has to follow what is in `out` on the wire. On error `out` is as it was.
 pub fn encode<M: Wire>(mut message: M, out: &mut BytesMut) -> Result<Option<Bytes>, FrameError> {
     let begin = out.len();
     let tag = message.tag();
@@ -229,8 +229,8 @@ impl Decoder {
         M::decode(header.tag, &control, body).map(Some)
     }
 
-    /// How many bytes have to arrive before the frame at the front of `buffer` is complete; 0 if it is or if its
-    /// header is refused.
+    /// How many bytes have to arrive before the frame at the front of `buffer` is complete; 0 if it is or if
+    /// its header is refused.
     pub fn missing(&self, buffer: &BytesMut) -> usize {
         match self.header(buffer) {
             Ok(Some(header)) => (HEADER_BYTES + header.bytes).saturating_sub(buffer.len()),

@@ -1,5 +1,5 @@
-//! What crosses connections and rests in journals: frames, messages, raw columns, credentials. Opens no socket
-//! and no file; `net` carries what is made here.
+//! What crosses connections and rests in journals: frames, messages, raw columns, credentials. Opens no
+//! socket and no file; `net` carries what is made here.
 
 pub mod columns;
 pub mod credentials;

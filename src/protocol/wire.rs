@@ -17,6 +17,9 @@ pub trait Wire: Sized + Send + 'static {
     /// Appends the MessagePack part to `out`.
     fn encode_control(&self, out: &mut BytesMut) -> Result<(), FrameError>;
 
+    /// The length of the raw bytes that follow the control part.
+    fn body_bytes(&self) -> usize;
+
     /// Takes the raw bytes that follow the control part out of the message; empty if it has none.
     fn take_body(&mut self) -> Bytes;
 
@@ -27,6 +30,11 @@ pub trait Wire: Sized + Send + 'static {
 /// One message: a structure whose fields make the control part, as a MessagePack array in the order of their
 /// declaration. With raw bytes besides, use `payload_with_body!`.
 pub trait Payload: Serialize + DeserializeOwned {
+    /// The length of the raw bytes.
+    fn body_bytes(&self) -> usize {
+        0
+    }
+
     /// Takes the raw bytes out.
     fn take_body(&mut self) -> Bytes {
         Bytes::new()
@@ -92,8 +100,8 @@ pub const fn tags_differ(tags: &[u16], retired: &[u16]) -> bool {
     true
 }
 
-/// Makes the enum of all messages of one direction. Tags are written out and never used again: those of removed
-/// messages go to `retired`. A tag that occurs twice does not compile.
+/// Makes the enum of all messages of one direction. Tags are written out and never used again: those of
+/// removed messages go to `retired`. A tag that occurs twice does not compile.
 ///
 /// ```
 /// use hpcdag::protocol::wire::{Payload, Wire};
@@ -157,6 +165,12 @@ macro_rules! messages {
                 }
             }
 
+            fn body_bytes(&self) -> usize {
+                match self {
+                    $(Self::$variant(payload) => $crate::protocol::wire::Payload::body_bytes(payload)),+
+                }
+            }
+
             fn take_body(&mut self) -> ::bytes::Bytes {
                 match self {
                     $(Self::$variant(payload) => $crate::protocol::wire::Payload::take_body(payload)),+
@@ -189,6 +203,10 @@ macro_rules! messages {
 macro_rules! payload_with_body {
     ($($payload:ty),+ $(,)?) => {
         $(impl $crate::protocol::wire::Payload for $payload {
+            fn body_bytes(&self) -> usize {
+                self.body.len()
+            }
+
             fn take_body(&mut self) -> ::bytes::Bytes {
                 std::mem::take(&mut self.body)
             }
