@@ -40,8 +40,8 @@ pub fn check_report(graph: &Graph) -> String {
     out
 }
 
-/// The same for programs: `name`, `tasks` (known ones), `families` with `name`, `tasks` (null where it follows),
-/// `first`, `last`, `edges`; `outputs`.
+/// The same for programs: `name`, `tasks` (known ones), `families` with `name`, `tasks` (null where it
+/// follows), `first`, `last`, `edges`; `outputs`.
 pub fn check_json(graph: &Graph) -> Value {
     let family = |f: u32| {
         let ix = FamilyIx(f);
@@ -73,8 +73,8 @@ pub fn check_json(graph: &Graph) -> Value {
     json!({ "name": graph.name, "tasks": known_total(graph), "families": families, "outputs": outputs })
 }
 
-/// A line for each task: its key, its value where the key does not show it, and what it depends on. Ends after
-/// `max` lines with a line that counts the rest.
+/// A line for each task: its key, its value where the key does not show it, and what it depends on. Ends
+/// after `max` lines with a line that counts the rest.
 pub fn expansion(graph: &Graph, max: usize) -> String {
     let shapes = graph.shapes();
     let mut lines = Vec::new();
@@ -134,7 +134,6 @@ fn inputs(
     let Some(producer) = shapes[edge.producer.index()] else {
         return vec![format!("{}[?]", producer_name(graph, edge))];
     };
-    // In trees only the first level takes from other families; what others give, every element gets.
     if let Pattern::Explicit(csr) = &edge.pattern {
         return csr
             .row(element)

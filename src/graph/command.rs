@@ -91,3 +91,43 @@ fn variable(group: &str, name: &str) -> String {
         name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect();
     format!("HPCDAG_{group}_{name}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::template::tests::{Task, names};
+    use super::*;
+
+    #[test]
+    fn stdin_is_free_when_a_placeholder_names_inputs() {
+        let parse = |line: &str| Command::parse(&Action::Shell(line.into()), &names()).unwrap();
+        assert!(parse("sort").reads_inputs(&Stdin::Auto));
+        assert!(!parse("sort {inputs...}").reads_inputs(&Stdin::Auto));
+        assert!(parse("sort {inputs...}").reads_inputs(&Stdin::Inputs));
+        assert!(!parse("sort").reads_inputs(&Stdin::Null));
+    }
+
+    #[test]
+    fn arguments_are_plain_and_lines_quoted() {
+        let argv = ["echo", "{item}", "{inputs...}"].map(String::from).to_vec();
+        let task = Task(Item::Text("it's".into()));
+        let render = |action| Command::parse(&action, &names()).unwrap().render(&task).unwrap();
+        assert_eq!(render(Action::Argv(argv)), ["echo", "it's", "/in/a 0", "/in/a1", "/in/b"]);
+        assert_eq!(render(Action::Shell("echo {item}".into())), [r"echo 'it'\''s'"]);
+    }
+
+    #[test]
+    fn the_same_as_variables() {
+        let task = Task(Item::Fields(vec![("re-x".into(), "1".into())]));
+        let found = variables(&names(), &task).unwrap();
+        let found: Vec<String> = found.into_iter().map(|(k, v)| format!("{k}={v}")).collect();
+        let expected = [
+            "HPCDAG_KEY=t[3]",
+            "HPCDAG_INDEX=3",
+            "HPCDAG_ITEM=re-x=1",
+            "HPCDAG_ITEM_RE_X=1",
+            "HPCDAG_PARAM_DAY=mon day",
+            "HPCDAG_OUT_O=/out/0",
+        ];
+        assert_eq!(found, expected);
+    }
+}

@@ -1,5 +1,5 @@
-//! Lists of elements from the file system: globs, lines, pieces of files; and ranges and matrices. Runs in the
-//! client only, before anything is sent. Owns the reading; knows nothing of tasks.
+//! Lists of elements from the file system: globs, lines, pieces of files; and ranges and matrices. Runs in
+//! the client only, before anything is sent. Owns the reading; knows nothing of tasks.
 
 use super::MAX_ELEMENTS;
 use super::diagnostic::Diagnostic;
@@ -51,7 +51,7 @@ impl Scope {
             List::Range(numbers) => return self.range(numbers),
             List::Values(values) => {
                 let texts = values.iter().map(|v| self.fill(v, Mode::Command)).collect::<Outcome<_>>()?;
-                (Items::Values(texts), "the list".to_string())
+                (Items::Values(texts), "the list has no values".to_string())
             }
             List::Glob(patterns) => {
                 (Items::Values(self.globs(patterns)?), format!("no file matches {}", joined(patterns)))
@@ -224,8 +224,8 @@ pub fn lines(text: &str) -> Vec<String> {
     text.lines().filter(|l| !l.is_empty()).map(str::to_string).collect()
 }
 
-/// Where to cut a file into pieces of about `size` bytes: 0, ends of lines, the file's length. The n-th cut is
-/// behind the line in which byte `n * size - 1` lies. Only the surroundings of the cuts are read.
+/// Where to cut a file into pieces of about `size` bytes: 0, ends of lines, the file's length. The n-th cut
+/// is behind the line in which byte `n * size - 1` lies. Only the surroundings of the cuts are read.
 fn cut_at_newlines(file: &mut (impl Read + Seek), len: u64, size: u64) -> std::io::Result<Vec<u64>> {
     let mut cuts = vec![0];
     let mut aim = size;

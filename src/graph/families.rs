@@ -1,6 +1,6 @@
-//! The graph as the client sends it: families in topological order, what is written where, what runs at the end.
-//! Owns the data and the arithmetic over it (sizes, element values); `key` names elements, `validate` checks
-//! graphs from the wire, `build` makes them out of files.
+//! The graph as the client sends it: families in topological order, what is written where, what runs at the
+//! end. Owns the data and the arithmetic over it (sizes, element values); `key` names elements, `validate`
+//! checks graphs from the wire, `build` makes them out of files.
 
 use super::items::{Item, Items};
 use super::layer::{Layer, Pattern, Shape, Size};

@@ -1,5 +1,5 @@
-//! The values of a family's elements: what `{item}` stands for. Owns the lists and how the n-th value is found;
-//! the client makes them, the scheduler's sessions look single ones up.
+//! The values of a family's elements: what `{item}` stands for. Owns the lists and how the n-th value is
+//! found; the client makes them, the scheduler's sessions look single ones up.
 
 use crate::base::ids::FamilyIx;
 use serde::{Deserialize, Serialize};

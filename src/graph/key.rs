@@ -1,5 +1,5 @@
-//! The text of a task's key and back: what users type and read. Owns the rules of `docs/graph-file.md`, "Keys";
-//! nothing internal depends on the text, identity is (run, family, element).
+//! The text of a task's key and back: what users type and read. Owns the rules of `docs/graph-file.md`,
+//! "Keys"; nothing internal depends on the text, identity is (run, family, element).
 
 use super::families::Graph;
 use super::items::Items;

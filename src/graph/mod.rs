@@ -7,6 +7,7 @@ mod check;
 pub mod command;
 mod decode;
 mod decode_task;
+mod decode_wiring;
 pub mod diagnostic;
 mod expand;
 mod families;
@@ -16,6 +17,7 @@ mod key;
 pub mod layer;
 mod order;
 mod outputs;
+mod placeholder;
 mod raw;
 pub mod single;
 mod source;
@@ -46,3 +48,6 @@ pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, k)| k)
 }
+
+#[cfg(test)]
+mod tests;

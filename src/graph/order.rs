@@ -79,9 +79,9 @@ pub fn order(
     let needs = |t: usize| references(&raw.tasks[t]).filter_map(|n| by_name.get(n.it.as_str()).copied());
     let n = raw.tasks.len();
     let (mut waiting, mut dependents) = (vec![0u32; n], vec![Vec::new(); n]);
-    for t in 0..n {
+    for (t, waits) in waiting.iter_mut().enumerate() {
         for d in needs(t) {
-            waiting[t] += 1;
+            *waits += 1;
             dependents[d].push(t);
         }
     }

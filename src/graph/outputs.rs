@@ -1,5 +1,5 @@
-//! `[output]` and outputs that stay in place: which results become files, and that no two become the same. Owns
-//! the checks of these paths; who writes them is the client's and the worker's business.
+//! `[output]` and outputs that stay in place: which results become files, and that no two become the same.
+//! Owns the checks of these paths; who writes them is the client's and the worker's business.
 
 use super::build::Origin;
 use super::diagnostic::Diagnostic;

@@ -1,5 +1,5 @@
-//! Graphs of one command: `submit -- CMD`, `--each-line FILE`, `--array 1-1000000`. Owns their reading; what the
-//! command line may say besides is `cli`'s business.
+//! Graphs of one command: `submit -- CMD`, `--each-line FILE`, `--array 1-1000000`. Owns their reading; what
+//! the command line may say besides is `cli`'s business.
 
 use super::build::Origin;
 use super::command::Command;
@@ -151,4 +151,64 @@ fn array_range(text: &str) -> Option<(i64, i64, u32)> {
     };
     let count = range_len(start, last.checked_add(1)?, step)?;
     (count > 0).then_some((start, step, count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::expansion;
+
+    fn origin() -> Origin {
+        Origin { name: "x".into(), base_dir: "/here".into(), umask: 0o022 }
+    }
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|w| w.to_string()).collect()
+    }
+
+    #[test]
+    fn arrays_are_written_as_in_slurm() {
+        let numbers = |start, step, count| Ok(Each::Numbers { start, step, count });
+        assert_eq!(array("1-1000000"), numbers(1, 1, 1_000_000));
+        assert_eq!(array("0-30:10"), numbers(0, 10, 4));
+        assert_eq!(array("7"), numbers(7, 1, 1));
+        assert_eq!(array("1,4,10-12"), Ok(Each::Values(words(&["1", "4", "10", "11", "12"]))));
+        for bad in
+            ["", "a", "3-1", "1-", "-1", "1-3:0", "1-3:-1", "1:2", "1-9223372036854775807", "1-2%3", "1--2"]
+        {
+            assert_eq!(array(bad).unwrap_err().kind, Kind::Usage, "{bad}");
+        }
+    }
+
+    #[test]
+    fn commands_become_graphs() {
+        let once = command(words(&["/bin/ls", "-l"]), Each::Once, &origin()).unwrap();
+        assert_eq!(expansion(&once, 9), "ls\n");
+        let many = command(words(&["./a b.sh", "{item}"]), array("5-6").unwrap(), &origin()).unwrap();
+        assert_eq!(expansion(&many, 9), "a_b_sh[5]\na_b_sh[6]\n");
+        let lines = command(words(&["x", "{item}"]), Each::Values(words(&["p", "q"])), &origin()).unwrap();
+        assert_eq!(expansion(&lines, 1), "x[0] (p)\nand 1 more\n");
+        let bytes =
+            rmp_serde::to_vec(&command(words(&["true"]), array("1-1000000").unwrap(), &origin()).unwrap());
+        assert!(bytes.unwrap().len() < 1024);
+    }
+
+    #[test]
+    fn wrong_commands_are_usage_errors() {
+        let error = command(words(&["echo", "{item}"]), Each::Once, &origin()).unwrap_err();
+        assert_eq!(error.kind, Kind::Usage);
+        assert!(error.to_string().contains("{{item}}"), "{error}");
+        assert_eq!(command(vec![], Each::Once, &origin()).unwrap_err().kind, Kind::Usage);
+        assert_eq!(command(words(&["x"]), Each::Values(vec![]), &origin()).unwrap_err().kind, Kind::Usage);
+    }
+
+    #[test]
+    fn lines_come_from_a_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "a b\n\nc\r\nd").unwrap();
+        assert_eq!(each_line(file.path()), Ok(Each::Values(words(&["a b", "c", "d"]))));
+        std::fs::write(file.path(), "\n").unwrap();
+        assert_eq!(each_line(file.path()).unwrap_err().kind, Kind::Usage);
+        assert_eq!(each_line(Path::new("/nowhere")).unwrap_err().kind, Kind::File);
+    }
 }

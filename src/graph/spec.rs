@@ -1,5 +1,5 @@
-//! What the elements of a family execute and how their inputs and outputs are wired: the half of a family that
-//! workers read. Owns the data only; `template` renders it, the worker's executors run it.
+//! What the elements of a family execute and how their inputs and outputs are wired: the half of a family
+//! that workers read. Owns the data only; `template` renders it, the worker's executors run it.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -22,7 +22,8 @@ pub struct TaskSpec {
     pub env: BTreeMap<String, String>,
     /// Name and lines of the `[env.X]` in use: sourced once per worker, the resulting variables reused.
     pub setup: Option<Setup>,
-    /// Working directory (template), created if missing, relative to `base_dir`; the task's own directory if `None`.
+    /// Working directory (template), created if missing, relative to `base_dir`; the task's own directory
+    /// if `None`.
     pub cwd: Option<String>,
     /// Directory of the graph file (or of the submitting shell): relative paths of the file refer to it.
     pub base_dir: PathBuf,
@@ -76,7 +77,8 @@ pub struct Input {
 pub struct Output {
     /// Its name: `{out.NAME}`, and `{in.FAMILY.NAME}` downstream.
     pub name: String,
-    /// Where the task writes it (template): in the task's directory, or for in-place ones relative to `base_dir`.
+    /// Where the task writes it (template): in the task's directory, or for in-place ones relative to
+    /// `base_dir`.
     pub path: String,
     /// Whether the file stays where it is (a parallel file system): then only path, size and mtime travel.
     pub in_place: bool,
@@ -85,7 +87,8 @@ pub struct Output {
 /// What a task reads on stdin.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Stdin {
-    /// All inputs, concatenated in order, unless the action names inputs by placeholder; nothing without inputs.
+    /// All inputs, concatenated in order, unless the action names inputs by placeholder; nothing without
+    /// inputs.
     Auto,
     /// Nothing (`/dev/null`).
     Null,

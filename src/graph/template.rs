@@ -1,8 +1,10 @@
 //! Placeholders: `{item}`, `{in.NAME}` and the others of `docs/graph-file.md`, in arguments, shell lines and
-//! paths. A template is parsed once for a family and rendered for each task. Owns the grammar and the quoting;
-//! where inputs and outputs lie is the `Context`'s business. Opens nothing.
+//! paths. A template is parsed once for a family and rendered for each task. Owns the grammar and the
+//! quoting; where inputs and outputs lie is the `Context`'s business, which names exist that of
+//! `placeholder`.
 
 use super::items::Item;
+use super::placeholder::{Hole, PathPart, classify, escaped, word};
 use super::spec::TaskSpec;
 use crate::base::error::{Error, Kind, Result};
 use std::borrow::Cow;
@@ -78,40 +80,6 @@ pub struct Template {
 enum Piece {
     Text(String),
     Hole(Hole),
-}
-
-/// What a placeholder stands for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Hole {
-    Item {
-        field: Option<String>,
-        part: Option<PathPart>,
-    },
-    Index,
-    Key,
-    /// `{in.NAME}` and `{in.NAME.OUTPUT}`: position among the inputs.
-    Input {
-        input: usize,
-        output: Option<String>,
-    },
-    /// `{inputs...}`
-    Inputs,
-    /// `{inputs.list}` and `{inputs.list0}`
-    List {
-        nul: bool,
-    },
-    /// `{out.NAME}`: position among the outputs.
-    Output(usize),
-    Launcher,
-    Param(String),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PathPart {
-    Name,
-    Stem,
-    Ext,
-    Dir,
 }
 
 /// Words that stand for something by themselves; no parameter, no matrix axis may have such a name.
@@ -305,120 +273,6 @@ fn several(hole: &Hole, n: usize, context: &dyn Context) -> Error {
         .hint("make the placeholder an argument of its own, or use {inputs.list}")
 }
 
-/// The inside of the braces if it looks like a name; `text` begins after the opening one.
-fn word(text: &str) -> Option<&str> {
-    let end = text.bytes().position(|b| !(b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.')))?;
-    (end > 0 && text.as_bytes()[end] == b'}').then(|| &text[..end])
-}
-
-/// The inside of double braces.
-fn escaped(text: &str) -> Option<&str> {
-    let inside = word(text.strip_prefix("{{")?)?;
-    text[inside.len() + 3..].starts_with('}').then_some(inside)
-}
-
-type Classified = Result<Option<Hole>, (String, String)>;
-
-fn classify(inside: &str, names: &Names, mode: Mode) -> Classified {
-    match inside {
-        "index" => return Ok(Some(Hole::Index)),
-        "key" => return Ok(Some(Hole::Key)),
-        "inputs..." => return Ok(Some(Hole::Inputs)),
-        "inputs.list" => return Ok(Some(Hole::List { nul: false })),
-        "inputs.list0" => return Ok(Some(Hole::List { nul: true })),
-        "mpirun" => return Ok(Some(Hole::Launcher)),
-        "item" => return item_hole("", names),
-        _ => {}
-    }
-    if let Some(value) = names.params.get(inside) {
-        return Ok(Some(Hole::Param(value.clone())));
-    }
-    match inside.split_once('.') {
-        Some(("item", rest)) => item_hole(rest, names),
-        Some(("in", rest)) => input_hole(rest, names),
-        Some(("out", name)) => match names.outputs.iter().position(|o| o == name) {
-            Some(at) => Ok(Some(Hole::Output(at))),
-            None => Err(unknown("output", name, names.outputs.iter().map(String::as_str))),
-        },
-        _ if mode == Mode::Path => {
-            let known = names.params.keys().map(String::as_str).chain(["item", "index", "key"]);
-            Err(unknown("placeholder", inside, known))
-        }
-        _ => Ok(None),
-    }
-}
-
-fn item_hole(rest: &str, names: &Names) -> Classified {
-    if names.elements == Elements::None {
-        return Err((
-            "there is no item here: the task has no list of elements".to_string(),
-            "{index} and {key} always exist; a list comes with `for-each`".to_string(),
-        ));
-    }
-    let path_part = |name: &str| {
-        Some(match name {
-            "name" => PathPart::Name,
-            "stem" => PathPart::Stem,
-            "ext" => PathPart::Ext,
-            "dir" => PathPart::Dir,
-            _ => return None,
-        })
-    };
-    let (field, part) = match rest.rsplit_once('.') {
-        _ if rest.is_empty() => (None, None),
-        Some((field, part)) if path_part(part).is_some() => (Some(field), path_part(part)),
-        Some(_) => (Some(rest), None),
-        None => match path_part(rest) {
-            Some(part) => (None, Some(part)),
-            None => (Some(rest), None),
-        },
-    };
-    let field = field.map(str::to_string);
-    match (&names.elements, &field) {
-        (Elements::Plain, Some(name)) => Err(unknown("part of the item", name, PATH_PARTS.into_iter())),
-        (Elements::Fields(known), Some(name)) if !known.contains(name) => {
-            Err(unknown("value of the matrix", name, known.iter().map(String::as_str)))
-        }
-        (Elements::Fields(known), None) if part.is_some() => Err((
-            format!("`{{item.{rest}}}` is for paths, and the items here are combinations"),
-            format!("say which value: `{{item.{}.{rest}}}`", known.first().map_or("NAME", String::as_str)),
-        )),
-        _ => Ok(Some(Hole::Item { field, part })),
-    }
-}
-
-fn input_hole(rest: &str, names: &Names) -> Classified {
-    let (producer, output) = match rest.split_once('.') {
-        Some((producer, output)) => (producer, Some(output)),
-        None => (rest, None),
-    };
-    let Some(input) = names.inputs.iter().position(|(name, _)| name == producer) else {
-        return Err(unknown("input", producer, names.inputs.iter().map(|(name, _)| name.as_str())));
-    };
-    if let (Some(output), Some(known)) = (output, &names.inputs[input].1)
-        && !known.iter().any(|k| k == output)
-    {
-        let what = format!("output of `{producer}`");
-        return Err(unknown(&what, output, known.iter().map(String::as_str)));
-    }
-    Ok(Some(Hole::Input { input, output: output.map(str::to_string) }))
-}
-
-fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> (String, String) {
-    let hint = match super::nearest(name, known.clone()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => {
-            let all: Vec<String> = known.map(|k| format!("`{k}`")).collect();
-            if all.is_empty() {
-                "there is none here".to_string()
-            } else {
-                format!("there is {}", all.join(", "))
-            }
-        }
-    };
-    (format!("unknown {what} `{name}`"), hint)
-}
-
 impl Hole {
     fn values(&self, context: &dyn Context) -> Result<Vec<String>> {
         Ok(match self {
@@ -445,6 +299,9 @@ fn item_text(field: Option<&str>, part: Option<PathPart>, context: &dyn Context)
             None => return Err(missing(&format!("the item has no value `{name}`"))),
         },
         (_, Some(name)) => return Err(missing(&format!("the item has no part `{name}`"))),
+        (Item::Fields(_), None) if part.is_some() => {
+            return Err(missing("the item is a combination, no path; say which of its values"));
+        }
         (Item::Block(..), None) if part.is_none() => context.block()?,
         (_, None) => item.text().unwrap_or_default(),
     };
@@ -475,4 +332,222 @@ pub fn quote(value: &str) -> Cow<'_, str> {
         return Cow::Borrowed(value);
     }
     Cow::Owned(format!("'{}'", value.replace('\'', r"'\''")))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A task with two inputs of `a`, one of `b`, an output `o`.
+    pub struct Task(pub Item);
+
+    impl Context for Task {
+        fn item(&self) -> &Item {
+            &self.0
+        }
+        fn index(&self) -> u32 {
+            3
+        }
+        fn key(&self) -> &str {
+            "t[3]"
+        }
+        fn block(&self) -> Result<String> {
+            Ok("/tmp/block".into())
+        }
+        fn inputs(&self, input: Option<usize>, output: Option<&str>) -> Result<Vec<String>> {
+            let all = ["/in/a 0", "/in/a1", "/in/b"];
+            let paths = match input {
+                Some(0) => &all[..2],
+                Some(_) => &all[2..],
+                None => &all[..],
+            };
+            Ok(paths.iter().map(|p| format!("{p}{}", output.unwrap_or_default())).collect())
+        }
+        fn list(&self, nul: bool) -> Result<String> {
+            Ok(format!("/list{}", u8::from(nul)))
+        }
+        fn output(&self, output: usize) -> Result<String> {
+            Ok(format!("/out/{output}"))
+        }
+        fn launcher(&self) -> Result<Vec<String>> {
+            Ok(vec!["srun".into(), "-n".into(), "4".into()])
+        }
+    }
+
+    pub fn names() -> Names {
+        Names {
+            inputs: vec![("a".into(), Some(vec!["f".into()])), ("b".into(), Some(vec![]))],
+            outputs: vec!["o".into()],
+            params: BTreeMap::from([("day".into(), "mon day".into())]),
+            elements: Elements::Plain,
+        }
+    }
+
+    fn text(value: &str) -> Task {
+        Task(Item::Text(value.into()))
+    }
+
+    fn parse(text: &str) -> Template {
+        Template::parse(text, &names(), Mode::Command).unwrap_or_else(|f| panic!("{text}: {f:?}"))
+    }
+
+    fn args(text_: &str) -> Vec<String> {
+        let mut out = Vec::new();
+        parse(text_).render_args(&text("x y"), &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn foreign_braces_survive() {
+        let texts = [
+            "awk '{print $1}' | awk '{ s += $2 } END {print s}'",
+            "jq -c '{a, b: .c}' | jq '{items}'",
+            "cp x.{c,h} {1..5} ${item} ${index:-0} \"${key}\" $${day}",
+            "find . -exec ls {} \\; {inputs} {input...} {list} {Item} { item } {item} "
+                .trim_end_matches("{item} "),
+            "{",
+            "}",
+            "{}",
+            "{{}}",
+            "{{x}}",
+            "{{ item }}",
+            "{item",
+            "item}",
+            "ünï{cödé}",
+            "{.}",
+            "{-}",
+        ];
+        for t in texts {
+            assert!(parse(t).is_plain(), "{t}");
+            assert_eq!(parse(t).render(&text("V")).unwrap(), t);
+        }
+    }
+
+    #[test]
+    fn placeholders_have_their_values() {
+        let cases = [
+            ("{item}", "/d/a.tar.gz"),
+            ("<{item.name}|{item.stem}|{item.ext}|{item.dir}>", "<a.tar.gz|a.tar|gz|/d>"),
+            ("{index}-{key}", "3-t[3]"),
+            ("{day}", "mon day"),
+            ("{in.b}", "/in/b"),
+            ("{out.o}", "/out/0"),
+            ("{inputs.list} {inputs.list0}", "/list0 /list1"),
+            ("{mpirun} x", "srun -n 4 x"),
+            ("{{item}} {{in.b}} {{{item}}}", "{item} {in.b} {{item}}"),
+            ("{\"x\":{index}}", "{\"x\":3}"),
+        ];
+        for (template, expected) in cases {
+            assert_eq!(parse(template).render(&text("/d/a.tar.gz")).unwrap(), expected, "{template}");
+        }
+    }
+
+    #[test]
+    fn a_lone_placeholder_splices() {
+        assert_eq!(args("{inputs...}"), ["/in/a 0", "/in/a1", "/in/b"]);
+        assert_eq!(args("{in.a}"), ["/in/a 0", "/in/a1"]);
+        assert_eq!(args("{in.a.f}"), ["/in/a 0f", "/in/a1f"]);
+        assert_eq!(args("{mpirun}"), ["srun", "-n", "4"]);
+        assert_eq!(args("--in={in.b}"), ["--in=/in/b"]);
+        assert_eq!(args("{item}"), ["x y"]);
+        let mut out = Vec::new();
+        let error = parse("--in={in.a}").render_args(&text("x"), &mut out).unwrap_err();
+        assert_eq!(error.message, "t[3]: an input stands for 2 paths inside one text");
+    }
+
+    #[test]
+    fn wrong_names_are_found_with_their_place() {
+        let fault = |t: &str, mode| Template::parse(t, &names(), mode).unwrap_err();
+        let found = fault("xy {in.c} z", Mode::Command);
+        assert_eq!((found.range, found.message.as_str()), (3..9, "unknown input `c`"));
+        assert_eq!(fault("{item.nmae}", Mode::Command).hint, "did you mean `name`?");
+        assert_eq!(fault("{in.b.f}", Mode::Command).hint, "there is none here");
+        assert_eq!(fault("{dya}", Mode::Path).hint, "did you mean `day`?");
+        let fields = Names { elements: Elements::Fields(vec!["re".into(), "f".into()]), ..names() };
+        for good in ["{item}", "{item.re}", "{item.f.stem}", "{{item.zz}}"] {
+            assert!(Template::parse(good, &fields, Mode::Command).is_ok(), "{good}");
+        }
+        for bad in ["{item.stem}", "{item.dt}", "{item.dt.stem}", "{item.re.x}"] {
+            assert!(Template::parse(bad, &fields, Mode::Command).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn values_of_a_matrix() {
+        let task = Task(Item::Fields(vec![("f".into(), "/p/x.nc".into()), ("k".into(), "2".into())]));
+        let on_worker = Names::default();
+        let render = |t: &str| Template::parse(t, &on_worker, Mode::Command).unwrap().render(&task);
+        assert_eq!(render("{item.f.stem}-{item.k} {item}").unwrap(), "x-2 f=/p/x.nc,k=2");
+        assert!(render("{item.z}").is_err() && render("{item.stem}").is_err());
+    }
+
+    #[test]
+    fn a_piece_is_a_file_with_the_name_of_its_origin() {
+        let task = Task(Item::Block("/p/x.csv".into(), 5, 9));
+        assert_eq!(parse("{item} {item.name}").render(&task).unwrap(), "/tmp/block x.csv");
+    }
+
+    /// Whatever a value holds, the shell must see just that.
+    #[test]
+    fn quoting_holds_in_a_real_shell() {
+        let nasty = [
+            "",
+            " ",
+            "plain",
+            "a b",
+            "it's",
+            "''",
+            "\"",
+            "$HOME",
+            "`id`",
+            "$(id)",
+            "a;b",
+            "a&&b",
+            "a|b",
+            "*",
+            "?",
+            "[a]",
+            "~",
+            "~root",
+            "#x",
+            "!x",
+            "\\",
+            "\\n",
+            "a\\'b",
+            "line\nline",
+            "\ttab",
+            "-n",
+            "--",
+            "{a,b}",
+            "{1..3}",
+            "a=b",
+            "<x",
+            ">x",
+            "(x)",
+            "%s%d",
+            "ümläut €",
+            "\u{1}\u{7f}",
+            "trailing\n",
+            "'\\''",
+        ];
+        let template = Template::parse("printf '%s\\0' {item} x{item}y", &names(), Mode::Command).unwrap();
+        for value in nasty {
+            let line = template.render_shell(&text(value)).unwrap();
+            let out =
+                std::process::Command::new("bash").args(["-eo", "pipefail", "-c", &line]).output().unwrap();
+            let expected = format!("{value}\0x{value}y\0");
+            assert_eq!(String::from_utf8_lossy(&out.stdout), expected, "{line}");
+        }
+        let several = parse("printf '<%s>' {inputs...}").render_shell(&text("")).unwrap();
+        assert_eq!(several, "printf '<%s>' '/in/a 0' /in/a1 /in/b");
+    }
+
+    #[test]
+    fn what_a_template_uses() {
+        assert!(parse("{in.a}").names_inputs() && parse("{inputs.list0}").names_inputs());
+        assert!(!parse("{item} {out.o} {{in.a}}").names_inputs());
+        assert!(parse("x{key}").varies() && !parse("{day}{out.o}").varies());
+        assert!(parse("{out.o}").needs_task() && !parse("{item}").needs_task());
+        assert!(parse("x{inputs...}").splices_inside() && !parse("{inputs...}").splices_inside());
+    }
 }

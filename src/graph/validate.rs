@@ -1,5 +1,5 @@
-//! Checks of a graph that came over the wire: after them nothing in it can make index arithmetic overflow, loop
-//! or point outside. Owns every such condition; the client's own errors come earlier and say more.
+//! Checks of a graph that came over the wire: after them nothing in it can make index arithmetic overflow,
+//! loop or point outside. Owns every such condition; the client's own errors come earlier and say more.
 
 use super::families::{Family, Graph};
 use super::items::Items;
@@ -15,8 +15,8 @@ use std::collections::HashSet;
 const MAX_FAMILIES: usize = 10_000_000;
 
 impl Graph {
-    /// Checks everything that code behind this relies on: names, order of edges, parameters of patterns, sizes
-    /// that agree, templates that parse.
+    /// Checks everything that code behind this relies on: names, order of edges, parameters of patterns,
+    /// sizes that agree, templates that parse.
     pub fn validate(&self) -> Result<()> {
         if self.families.is_empty() {
             return Err(Error::new(Kind::Graph, "the graph has no tasks"));
@@ -208,5 +208,111 @@ fn check_edge(pattern: &Pattern, n: Option<u32>, shape: Option<Shape>, shaped: b
         }
         (_, None, None) if shaped => Ok(()),
         _ => differ(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layer::{Border, Csr, Edge};
+    use super::super::tests::toml;
+    use super::*;
+    use std::sync::Arc;
+
+    /// What no client of ours sends must end as an error, never as a panic or a loop.
+    fn refused(what: &str, change: impl Fn(&mut Graph)) {
+        let mut graph = toml(
+            "[task.a]\nfor-each = { range = [0, 10] }\nargv = ['x']\n[task.b]\n\
+             from = { a = 'each' }\nargv = ['x']\n\
+             [task.c]\nfrom = { b = { tree = 4 } }\nargv = ['x']\n[output]\nb = 'o/{index}'\n",
+        );
+        graph.validate().unwrap();
+        change(&mut graph);
+        // These must survive graphs that nobody has validated.
+        let shapes = graph.shapes();
+        for f in 0..graph.families.len() as u32 {
+            graph.key(FamilyIx(f), 3, Shape { total: 4, first_export: 0 });
+            graph.item(FamilyIx(f), 3);
+        }
+        let _ = graph.parse_key("b[3]", &shapes);
+        assert!(graph.validate().is_err(), "{what}");
+    }
+
+    fn edge(graph: &mut Graph, pattern: Pattern) {
+        graph.families[1].layer.edges[0].pattern = pattern;
+    }
+
+    fn csr(offsets: Vec<u32>, targets: Vec<u32>) -> Pattern {
+        Pattern::Explicit(Arc::new(Csr { offsets, targets }))
+    }
+
+    #[test]
+    fn hostile_sizes_are_refused() {
+        refused("empty", |g| g.families.clear());
+        refused("huge", |g| g.families[0].layer.size = Size::Fixed(u32::MAX));
+        refused("too many in all", |g| {
+            for f in &mut g.families[..2] {
+                f.layer.size = Size::Fixed(MAX_ELEMENTS);
+            }
+            g.families[2].layer.edges[0].pattern = Pattern::All;
+        });
+        refused("self edge", |g| g.families[1].layer.edges[0].producer = FamilyIx(1));
+        refused("later edge", |g| {
+            g.families[0].layer.edges.push(Edge { producer: FamilyIx(2), pattern: Pattern::All, data: false })
+        });
+        refused("no such edge", |g| g.families[1].layer.edges[0].producer = FamilyIx(u32::MAX));
+        refused("each differs", |g| g.families[1].layer.size = Size::Fixed(9));
+        refused("follows nothing", |g| g.families[0].layer.size = Size::Follows);
+        refused("follows the known", |g| g.families[1].layer.size = Size::Follows);
+    }
+
+    #[test]
+    fn hostile_patterns_are_refused() {
+        refused("tree of 0", |g| g.families[2].layer.edges[0].pattern = Pattern::Tree { fan_in: 0 });
+        refused("tree of 1", |g| g.families[2].layer.edges[0].pattern = Pattern::Tree { fan_in: 1 });
+        refused("tree size", |g| g.families[2].layer.size = Size::Fixed(1));
+        refused("tree without data", |g| g.families[2].layer.edges[0].data = false);
+        refused("group of 0", |g| edge(g, Pattern::Group { size: 0 }));
+        refused("group of many", |g| edge(g, Pattern::Group { size: u32::MAX }));
+        refused("bytes 0", |g| edge(g, Pattern::GroupBytes { bytes: 0 }));
+        refused("bytes but fixed", |g| edge(g, Pattern::GroupBytes { bytes: 1 }));
+        refused("window reversed", |g| edge(g, Pattern::Window { low: 1, high: 0, edge: Border::Clip }));
+        refused("window min", |g| {
+            edge(g, Pattern::Window { low: i32::MIN, high: i32::MAX, edge: Border::Wrap })
+        });
+        refused("window drop", |g| edge(g, Pattern::Window { low: 0, high: 1, edge: Border::Drop }));
+        refused("csr empty", |g| edge(g, csr(vec![], vec![])));
+        refused("csr outside", |g| edge(g, csr((0..=10).collect(), vec![10; 10])));
+        refused("csr descending", |g| edge(g, csr(vec![0, 5, 1, 1, 1, 1, 1, 1, 1, 1, 10], vec![0; 10])));
+        refused("csr long", |g| edge(g, csr(vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 0, u32::MAX], vec![0; 10])));
+    }
+
+    #[test]
+    fn hostile_items_are_refused() {
+        refused("same as itself", |g| g.families[1].items = Items::Same(FamilyIx(1)));
+        refused("same as none", |g| g.families[1].items = Items::Same(FamilyIx(u32::MAX)));
+        refused("range overflow", |g| g.families[0].items = Items::Range { start: i64::MAX, step: i64::MAX });
+        refused("range of one number", |g| g.families[0].items = Items::Range { start: 0, step: 0 });
+        refused("values short", |g| g.families[0].items = Items::Values(vec!["x".into()]));
+        refused("matrix empty", |g| g.families[0].items = Items::Matrix(vec![]));
+        refused("matrix axis", |g| {
+            g.families[0].items = Items::Matrix(vec![("a,b".into(), vec!["x".into(); 10])])
+        });
+        refused("single of ten", |g| g.families[0].items = Items::Single);
+        refused("tree with values", |g| g.families[2].items = Items::Values(vec!["x".into(); 4]));
+    }
+
+    #[test]
+    fn hostile_specs_are_refused() {
+        refused("name", |g| g.families[0].spec.name = "../x".into());
+        refused("same name", |g| g.families[1].spec.name = "a".into());
+        refused("inputs", |g| g.families[1].spec.inputs.clear());
+        refused("input's name", |g| g.families[1].spec.inputs[0].producer = "c".into());
+        refused("no program", |g| g.families[0].spec.action = Action::Argv(vec![]));
+        refused("placeholder", |g| g.families[0].spec.action = Action::Shell("{in.zz}".into()));
+        refused("path", |g| g.families[0].spec.cwd = Some("{zz}".into()));
+        refused("no threads", |g| g.families[0].spec.nthreads = 0);
+        refused("output of none", |g| g.outputs[0].family = FamilyIx(7));
+        refused("output part", |g| g.outputs[0].part = Some("x".into()));
+        refused("output path", |g| g.outputs[0].path = "{out.x}".into());
     }
 }

@@ -1,5 +1,5 @@
-//! How a task's elements connect to those of its producers: from what is written to patterns and sizes. Owns the
-//! rules of `docs/graph-file.md`, "Sizes"; reads no files.
+//! How a task's elements connect to those of its producers: from what is written to patterns and sizes. Owns
+//! the rules of `docs/graph-file.md`, "Sizes"; reads no files.
 
 use super::MAX_ELEMENTS;
 use super::diagnostic::Diagnostic;
@@ -239,8 +239,8 @@ fn disagrees(
         }
         _ => {
             let message = format!(
-                "the elements of `{name}` and of `{producer}` cannot be matched: one of the numbers is known only \
-                 once groups by bytes are formed"
+                "the elements of `{name}` and of `{producer}` cannot be matched: one of the numbers is \
+                 known only once groups by bytes are formed"
             );
             Some(Diagnostic::new(&edge.wire.span, message, "expected \"all\" here, or no `for-each`"))
         }

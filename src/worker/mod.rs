@@ -2,7 +2,10 @@
 //! scheduler and to other workers.
 
 pub mod core;
+pub mod executor;
 pub mod nanny;
+pub mod prepare;
 pub mod process;
 mod signal_pipe;
+pub mod store;
 pub mod supervision;

@@ -1,0 +1,130 @@
+//! The line between the pool and a job that runs: the request to stop, which wakes whoever waits, and what
+//! others may know about the job meanwhile. Owns no process and no thread.
+
+use super::process::{Wake, poll, poll_fd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The control of one running job. The thread that runs the job looks at it; only that thread signals the
+/// job's processes, so no other can hit a process id that has been reused.
+#[derive(Debug)]
+pub struct Control {
+    requested: AtomicBool,
+    why: Mutex<Option<String>>,
+    wake: Arc<Wake>,
+    pid: AtomicI32,
+    capture: Mutex<Option<RawFd>>,
+}
+
+impl Control {
+    /// A control of its own, e.g. for running a job outside a pool.
+    pub fn new() -> std::io::Result<Control> {
+        Ok(Control::with_wake(Arc::new(Wake::new()?)))
+    }
+
+    pub(super) fn with_wake(wake: Arc<Wake>) -> Control {
+        Control {
+            requested: AtomicBool::new(false),
+            why: Mutex::new(None),
+            wake,
+            pid: AtomicI32::new(0),
+            capture: Mutex::new(None),
+        }
+    }
+
+    /// Asks the job to stop. `why` becomes the failure's reason; only the first one counts.
+    pub fn cancel(&self, why: Option<String>) {
+        let mut reason = lock(&self.why);
+        if !self.requested.swap(true, Ordering::AcqRel) {
+            *reason = why;
+            self.wake.set();
+        }
+    }
+
+    /// Whether the job is to stop.
+    pub fn is_cancelled(&self) -> bool {
+        self.requested.load(Ordering::Acquire)
+    }
+
+    /// Why the job is to stop, where that was said.
+    pub fn reason(&self) -> Option<String> {
+        lock(&self.why).clone()
+    }
+
+    /// Sleeps, but not beyond a request to stop. Whether there is one.
+    pub fn sleep(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        while !self.is_cancelled() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            if poll(&mut [poll_fd(self.wake.fd(), libc::POLLIN)], left) {
+                self.clear_stale_wake();
+            }
+        }
+        true
+    }
+
+    /// Process id of the job's main process, which is also its process group; `None` before and after it
+    /// runs. For reading statistics only: it may have ended meanwhile.
+    pub fn pid(&self) -> Option<i32> {
+        Some(self.pid.load(Ordering::Relaxed)).filter(|&pid| pid > 0)
+    }
+
+    /// Bytes that the job's output has taken in a memory file so far.
+    pub fn captured_bytes(&self) -> u64 {
+        let capture = lock(&self.capture);
+        let Some(fd) = *capture else { return 0 };
+        // SAFETY: whoever closes the descriptor clears it here before, and waits for this lock to do so.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        nix::sys::stat::fstat(fd).map_or(0, |s| u64::try_from(s.st_size).unwrap_or(0))
+    }
+
+    pub(super) fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.wake.fd()
+    }
+
+    /// Forgets a wake-up that was meant for the slot's previous job. The flag is set before the wake-up, so
+    /// a request that comes in between is seen when the flag is read next.
+    pub(super) fn clear_stale_wake(&self) {
+        if !self.is_cancelled() {
+            self.wake.clear();
+        }
+    }
+
+    pub(super) fn set_pid(&self, pid: i32) {
+        self.pid.store(pid, Ordering::Relaxed);
+    }
+
+    /// Names the memory file that is being written; `None` before it is closed.
+    pub(super) fn set_capture(&self, file: Option<&std::fs::File>) {
+        *lock(&self.capture) = file.map(AsRawFd::as_raw_fd);
+    }
+}
+
+/// The content of a mutex, even if a thread panicked while it held it: none of ours leaves half a change.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cancelling_wakes_and_keeps_the_first_reason() {
+        let control = Control::new().unwrap();
+        assert!(!control.sleep(Duration::from_millis(1)));
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            scope.spawn(|| control.cancel(Some("first".into())));
+            assert!(control.sleep(Duration::from_secs(60)));
+        });
+        control.cancel(Some("second".into()));
+        assert_eq!(control.reason().as_deref(), Some("first"));
+        assert!(start.elapsed() < Duration::from_secs(30));
+    }
+}

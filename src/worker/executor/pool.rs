@@ -1,0 +1,339 @@
+//! Slot threads: each runs one job at a time on an executor. Owns the threads, the queue in front of them and
+//! the finished outcomes until they are taken; which jobs may run together is decided by the worker's core.
+
+use super::control::{Control, lock};
+use super::process::Wake;
+use super::{Executor, Failure, FailureKind, Identified, Outcome};
+use crate::base::ids::{Attempt, TaskRef};
+use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A job that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// The task.
+    pub task: TaskRef,
+    /// The attempt at it.
+    pub attempt: Attempt,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// Threads that run jobs.
+pub struct Pool<J: Identified + Send + 'static> {
+    shared: Arc<Shared<J>>,
+}
+
+type Id = (TaskRef, Attempt);
+
+struct Shared<J> {
+    executor: Arc<dyn Executor<J>>,
+    notify: Box<dyn Fn() + Send + Sync>,
+    state: Mutex<State<J>>,
+    /// There is work, or an end.
+    work: Condvar,
+    /// A thread has ended.
+    left: Condvar,
+    finished: Mutex<Vec<Finished>>,
+}
+
+struct State<J> {
+    queue: VecDeque<J>,
+    running: FxHashMap<Id, Arc<Control>>,
+    threads: usize,
+    started: usize,
+    closed: bool,
+}
+
+impl<J: Identified + Send + 'static> Pool<J> {
+    /// Starts `threads` slots. `notify` is called, from a slot thread, whenever outcomes have come to be
+    /// taken where there were none: one call for a batch, cheap and without blocking.
+    pub fn start(
+        threads: usize,
+        executor: Arc<dyn Executor<J>>,
+        notify: impl Fn() + Send + Sync + 'static,
+    ) -> io::Result<Pool<J>> {
+        let state = State {
+            queue: VecDeque::new(),
+            running: FxHashMap::default(),
+            threads: 0,
+            started: 0,
+            closed: false,
+        };
+        let shared = Arc::new(Shared {
+            executor,
+            notify: Box::new(notify),
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            left: Condvar::new(),
+            finished: Mutex::new(Vec::new()),
+        });
+        let pool = Pool { shared };
+        pool.grow(threads)?;
+        Ok(pool)
+    }
+
+    /// Makes it `threads` slots if there are fewer.
+    pub fn grow(&self, threads: usize) -> io::Result<()> {
+        let mut state = lock(&self.shared.state);
+        while state.threads < threads && !state.closed {
+            let (shared, wake) = (self.shared.clone(), Arc::new(Wake::new()?));
+            let name = format!("slot-{}", state.started);
+            std::thread::Builder::new().name(name).spawn(move || shared.run_slot(&wake))?;
+            state.threads += 1;
+            state.started += 1;
+        }
+        Ok(())
+    }
+
+    /// Number of slots.
+    pub fn threads(&self) -> usize {
+        lock(&self.shared.state).threads
+    }
+
+    /// Queues jobs. After `shutdown` they end as cancelled.
+    pub fn submit(&self, jobs: impl IntoIterator<Item = J>) {
+        let mut state = lock(&self.shared.state);
+        if state.closed {
+            drop(state);
+            let late = jobs.into_iter().map(|job| job.id());
+            self.shared.finish(late.map(|id| cancelled(id, Some("the worker is ending".into()))));
+            return;
+        }
+        let before = state.queue.len();
+        state.queue.extend(jobs);
+        match state.queue.len() - before {
+            0 => {}
+            1 => self.shared.work.notify_one(),
+            _ => self.shared.work.notify_all(),
+        }
+    }
+
+    /// The outcomes since the last call.
+    pub fn take_finished(&self) -> Vec<Finished> {
+        std::mem::take(&mut *lock(&self.shared.finished))
+    }
+
+    /// Stops a job: one that waits ends at once, one that runs is ended. Its outcome comes as usual. Whether
+    /// it was here.
+    pub fn cancel(&self, task: TaskRef, attempt: Attempt, why: Option<String>) -> bool {
+        let id = (task, attempt);
+        let mut state = lock(&self.shared.state);
+        if let Some(control) = state.running.get(&id) {
+            // Under the lock, so that the slot does not begin something else meanwhile.
+            control.cancel(why);
+            return true;
+        }
+        let Some(at) = state.queue.iter().position(|job| job.id() == id) else { return false };
+        let job = state.queue.remove(at);
+        drop(state);
+        drop(job);
+        self.shared.finish([cancelled(id, why)]);
+        true
+    }
+
+    /// What is running, and the controls by which its processes and captures can be looked at.
+    pub fn running(&self) -> Vec<(TaskRef, Attempt, Arc<Control>)> {
+        lock(&self.shared.state).running.iter().map(|((t, a), c)| (*t, *a, c.clone())).collect()
+    }
+
+    /// Bytes in memory files that running jobs are still writing: they count as managed memory.
+    pub fn captured_bytes(&self) -> u64 {
+        self.running().iter().map(|(_, _, control)| control.captured_bytes()).sum()
+    }
+
+    /// Ends the pool: drops what waits (as cancelled), ends what runs if `kill`, and waits `patience` for the
+    /// threads. Returns what still runs then: native functions that do not look, processes that cannot end.
+    pub fn shutdown(&self, kill: bool, patience: Duration) -> Vec<(TaskRef, Attempt)> {
+        let until = Instant::now() + patience;
+        let why = || Some("the worker is ending".to_string());
+        let mut state = lock(&self.shared.state);
+        state.closed = true;
+        let waiting: Vec<Id> = state.queue.drain(..).map(|job| job.id()).collect();
+        if kill {
+            state.running.values().for_each(|control| control.cancel(why()));
+        }
+        self.shared.work.notify_all();
+        drop(state);
+        self.shared.finish(waiting.into_iter().map(|id| cancelled(id, why())));
+        let mut state = lock(&self.shared.state);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if state.threads == 0 || left.is_zero() {
+                return state.running.keys().copied().collect();
+            }
+            let waited = self.shared.left.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl<J: Identified + Send + 'static> Drop for Pool<J> {
+    /// Ends the threads without waiting for them.
+    fn drop(&mut self) {
+        self.shutdown(true, Duration::ZERO);
+    }
+}
+
+fn cancelled((task, attempt): Id, why: Option<String>) -> Finished {
+    let mut failure = Failure::new(FailureKind::Cancelled);
+    failure.reason = why;
+    Finished { task, attempt, outcome: Outcome::failed(failure) }
+}
+
+impl<J: Identified> Shared<J> {
+    fn finish(&self, new: impl IntoIterator<Item = Finished>) {
+        let mut finished = lock(&self.finished);
+        let was_empty = finished.is_empty();
+        finished.extend(new);
+        let notify = was_empty && !finished.is_empty();
+        drop(finished);
+        if notify {
+            (self.notify)();
+        }
+    }
+
+    fn run_slot(&self, wake: &Arc<Wake>) {
+        while let Some((job, id, control)) = self.next(wake) {
+            // Executors catch panics of what they run; this is for their own faults.
+            let run = AssertUnwindSafe(|| self.executor.run(job, &control));
+            let outcome = catch_unwind(run).unwrap_or_else(|panic| {
+                let text = format!("the executor panicked: {}", panic_text(&*panic));
+                Outcome::failed(Failure::new(FailureKind::Spawn(text)))
+            });
+            lock(&self.state).running.remove(&id);
+            if control.is_cancelled() {
+                wake.clear();
+            }
+            self.finish([Finished { task: id.0, attempt: id.1, outcome }]);
+        }
+        lock(&self.state).threads -= 1;
+        self.left.notify_all();
+    }
+
+    fn next(&self, wake: &Arc<Wake>) -> Option<(J, Id, Arc<Control>)> {
+        let mut state = lock(&self.state);
+        loop {
+            if let Some(job) = state.queue.pop_front() {
+                let (id, control) = (job.id(), Arc::new(Control::with_wake(wake.clone())));
+                state.running.insert(id, control.clone());
+                return Some((job, id, control));
+            }
+            if state.closed {
+                return None;
+            }
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// What a panic said.
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ids::RunId;
+    use crate::worker::executor::Clock;
+    use crate::worker::store::data::TaskResult;
+
+    struct Test(u32, fn(&Control));
+
+    impl Identified for Test {
+        fn id(&self) -> Id {
+            (TaskRef { run: RunId(1), index: self.0 }, Attempt { epoch: 1, n: 1 })
+        }
+    }
+
+    struct Run;
+
+    impl Executor<Test> for Run {
+        fn run(&self, job: Test, control: &Control) -> Outcome {
+            let clock = Clock::start();
+            (job.1)(control);
+            let result = match control.is_cancelled() {
+                true => Err(Failure::new(FailureKind::Cancelled)),
+                false => Ok(TaskResult::default()),
+            };
+            clock.outcome(result, Duration::ZERO, 0)
+        }
+    }
+
+    fn pool(threads: usize) -> (Pool<Test>, std::sync::mpsc::Receiver<()>) {
+        let (tx, rx) = std::sync::mpsc::channel();
+        let notify = move || tx.send(()).unwrap_or_default();
+        (Pool::start(threads, Arc::new(Run), notify).unwrap(), rx)
+    }
+
+    fn take(pool: &Pool<Test>, rx: &std::sync::mpsc::Receiver<()>, n: usize) -> Vec<Finished> {
+        let mut all = Vec::new();
+        while all.len() < n {
+            rx.recv_timeout(Duration::from_secs(30)).expect("an outcome");
+            all.extend(pool.take_finished());
+        }
+        all
+    }
+
+    #[test]
+    fn every_job_ends_once() {
+        let (pool, rx) = pool(3);
+        pool.submit((0..500).map(|i| Test(i, |_| {})));
+        let mut got: Vec<u32> = take(&pool, &rx, 500).iter().map(|f| f.task.index).collect();
+        got.sort_unstable();
+        assert!(got.into_iter().eq(0..500));
+        assert!(pool.running().is_empty());
+    }
+
+    #[test]
+    fn a_panic_does_not_cost_the_slot() {
+        let (pool, rx) = pool(1);
+        pool.submit([Test(1, |_| panic!("oh {}", 1)), Test(2, |_| {})]);
+        let got = take(&pool, &rx, 2);
+        let said = got[0].outcome.result.as_ref().unwrap_err().to_string();
+        assert!(said.contains("oh 1"), "{said}");
+        assert!(got[1].outcome.result.is_ok());
+    }
+
+    #[test]
+    fn cancels_what_runs_and_what_waits_and_nothing_else() {
+        let (pool, rx) = pool(1);
+        let wait: fn(&Control) = |control| {
+            control.sleep(Duration::from_secs(60));
+        };
+        pool.submit([Test(1, wait), Test(2, wait), Test(3, |_| {})]);
+        let id = |index| Test(index, |_| {}).id();
+        while pool.running().is_empty() {
+            std::thread::yield_now();
+        }
+        for index in [2, 1] {
+            assert!(pool.cancel(id(index).0, id(index).1, None));
+        }
+        assert!(!pool.cancel(id(7).0, id(7).1, None));
+        let got: Vec<_> =
+            take(&pool, &rx, 3).iter().map(|f| (f.task.index, f.outcome.result.is_ok())).collect();
+        assert_eq!(got, [(2, false), (1, false), (3, true)]);
+    }
+
+    #[test]
+    fn grows_and_shuts_down_without_hanging() {
+        let (pool, rx) = pool(1);
+        pool.submit([Test(1, |_| std::thread::sleep(Duration::from_millis(1500))), Test(2, |_| {})]);
+        pool.grow(2).unwrap();
+        assert_eq!(take(&pool, &rx, 1)[0].task.index, 2);
+        let start = Instant::now();
+        let stuck = pool.shutdown(true, Duration::from_millis(50));
+        assert_eq!(stuck.len(), 1);
+        assert!(start.elapsed() < Duration::from_millis(1000));
+        pool.submit([Test(3, |_| {})]);
+        assert_eq!(take(&pool, &rx, 1)[0].task.index, 3);
+        assert!(pool.shutdown(true, Duration::from_secs(30)).is_empty());
+        assert_eq!(pool.threads(), 0);
+    }
+}

@@ -1,0 +1,103 @@
+//! Finding the program of a command, and saying what is wrong when there is none. Looking it up here, in the
+//! *task's* PATH, also keeps the fast way to start a process, which the standard library leaves otherwise.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// What programs are looked for in when there is no PATH.
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// The file that a program's name stands for: in `path`, or relative to `cwd` if it has a slash.
+pub(super) fn find(program: &str, path: Option<&OsStr>, cwd: &Path) -> Result<PathBuf, String> {
+    if program.is_empty() {
+        return Err("the command is empty".into());
+    }
+    if program.contains('/') {
+        return Ok(cwd.join(program));
+    }
+    let path = path.unwrap_or(OsStr::new(DEFAULT_PATH));
+    let mut refused = None;
+    for dir in std::env::split_paths(path) {
+        let file = cwd.join(dir).join(program);
+        match std::fs::metadata(&file) {
+            Ok(meta) if meta.is_file() && meta.permissions().mode() & 0o111 != 0 => return Ok(file),
+            Ok(meta) if meta.is_file() => refused = refused.or(Some(file)),
+            _ => {}
+        }
+    }
+    if let Some(file) = refused {
+        return Err(format!("{} is not executable; run chmod +x on it", file.display()));
+    }
+    let mut message = format!("there is no program `{program}` in the task's PATH");
+    if let Some(near) = nearest(program, path, cwd) {
+        message += &format!("; did you mean `{near}`?");
+    } else if cwd.join(program).is_file() {
+        message += &format!("; did you mean `./{program}`?");
+    } else {
+        message += &format!(" ({})", path.to_string_lossy());
+    }
+    Err(message)
+}
+
+/// The program in the path whose name is most like this one, if one is like it.
+fn nearest(program: &str, path: &OsStr, cwd: &Path) -> Option<String> {
+    let entries = std::env::split_paths(path).filter_map(|dir| std::fs::read_dir(cwd.join(dir)).ok());
+    entries
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .map(|name| (strsim::damerau_levenshtein(program, &name), name))
+        .filter(|(distance, _)| *distance <= 1 + program.len() / 5)
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// What a failed start means.
+pub(super) fn explain(error: &io::Error, file: &Path, cwd: &Path, argv: &[String]) -> String {
+    let shown = file.display();
+    match error.raw_os_error() {
+        Some(libc::E2BIG) => {
+            let bytes: usize = argv.iter().map(|a| a.len() + 1).sum();
+            format!("the arguments are too long ({bytes} bytes); pass a file of paths: {{inputs.list}}")
+        }
+        Some(libc::ENOENT | libc::ENOTDIR) if !cwd.is_dir() => {
+            format!("the working directory {} does not exist", cwd.display())
+        }
+        Some(libc::ENOENT) if file.exists() => {
+            format!("{shown} names an interpreter that does not exist (see its first line)")
+        }
+        Some(libc::ENOENT) => format!("there is no program {shown}"),
+        Some(libc::EACCES) => format!("{shown} is not executable; run chmod +x on it"),
+        Some(libc::ENOEXEC) => {
+            format!("{shown} is no program for this machine, or a script without a #! line")
+        }
+        _ => format!("cannot start {shown}: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_in_the_given_path() {
+        let found = find("sh", Some(OsStr::new("/nowhere:/bin")), Path::new("/")).unwrap();
+        assert_eq!(found, Path::new("/bin/sh"));
+        assert_eq!(find("./x", None, Path::new("/d")).unwrap(), Path::new("/d/./x"));
+    }
+
+    #[test]
+    fn a_missing_program_has_advice() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = Some(dir.path().as_os_str());
+        std::fs::write(dir.path().join("simulate"), "").unwrap();
+        let said = find("simulate", path, Path::new("/")).unwrap_err();
+        assert!(said.contains("chmod"), "{said}");
+        let said = find("simulaet", path, Path::new("/")).unwrap_err();
+        assert!(said.contains("did you mean `simulate`?"), "{said}");
+        let said = find("quite-different", path, Path::new("/")).unwrap_err();
+        assert!(said.contains(&*dir.path().to_string_lossy()), "{said}");
+        assert!(find("", path, Path::new("/")).is_err());
+    }
+}

@@ -1,0 +1,231 @@
+//! Memory files: large results live in sealed memfds, so that a command's stdout is the result and the next
+//! command's stdin is that file, without a copy. Owns creating, sealing and opening them anew; what is kept
+//! in them and for how long is the store's business.
+
+use bytes::Bytes;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Results up to this many bytes stay on the heap; larger ones get a memory file.
+pub const HEAP_BYTES_MAX: u64 = 64 << 10;
+
+/// Whether the kernel knows `MFD_NOEXEC_SEAL` (6.3 and later); assumed until it says no.
+static NOEXEC_KNOWN: AtomicBool = AtomicBool::new(true);
+
+fn memfd(name: &str) -> io::Result<File> {
+    let name = std::ffi::CString::new(name.replace('\0', "?"))?;
+    let base = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    loop {
+        let noexec = NOEXEC_KNOWN.load(Ordering::Relaxed);
+        let flags = if noexec { base | libc::MFD_NOEXEC_SEAL } else { base };
+        // SAFETY: the name is a valid C string for the time of the call.
+        let fd = unsafe { libc::memfd_create(name.as_ptr(), flags) };
+        if fd >= 0 {
+            // SAFETY: the descriptor was just made and nobody else owns it.
+            return Ok(unsafe { File::from_raw_fd(fd) });
+        }
+        let error = io::Error::last_os_error();
+        // EINVAL is how older kernels refuse a flag; without the flag it means something else.
+        if error.raw_os_error() == Some(libc::EINVAL) && noexec {
+            NOEXEC_KNOWN.store(false, Ordering::Relaxed);
+            continue;
+        }
+        return Err(error);
+    }
+}
+
+/// A memory file that is still being written.
+#[derive(Debug)]
+pub struct MemWriter {
+    file: File,
+}
+
+impl MemWriter {
+    /// A new, empty one. `name` shows up in `/proc` only; the kernel keeps 249 bytes of it.
+    pub fn create(name: &str) -> io::Result<MemWriter> {
+        let end = (0..=name.len().min(200)).rev().find(|&at| name.is_char_boundary(at)).unwrap_or(0);
+        Ok(MemWriter { file: memfd(&name[..end])? })
+    }
+
+    /// The file, for writing to it or for handing it to a child as its stdout.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Bytes written so far.
+    pub fn size(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    /// Ends the writing: the content can no longer change, whoever still has the file open. If somebody has
+    /// it mapped for writing it cannot be sealed; then a copy is taken as it is now.
+    pub fn seal(self) -> io::Result<MemFile> {
+        match add_seals(&self.file) {
+            Ok(()) => MemFile::of_sealed(self.file),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                let copy = MemWriter::create("copy of a result")?;
+                copy_all(&self.file, copy.file())?;
+                add_seals(&copy.file)?;
+                MemFile::of_sealed(copy.file)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl AsFd for MemWriter {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn add_seals(file: &File) -> io::Result<()> {
+    let seals = libc::F_SEAL_WRITE | libc::F_SEAL_GROW | libc::F_SEAL_SHRINK | libc::F_SEAL_SEAL;
+    // SAFETY: a plain system call on a descriptor that we hold.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } == 0 {
+        return Ok(());
+    }
+    Err(io::Error::last_os_error())
+}
+
+/// Copies all of `from` to the start of `to`, whatever the position of `from` (which others may share).
+fn copy_all(from: &File, to: &File) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    loop {
+        let n = match from.read_at(&mut buffer, at) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        if n == 0 {
+            return Ok(());
+        }
+        to.write_all_at(&buffer[..n], at)?;
+        at += n as u64;
+    }
+}
+
+/// A sealed memory file: its content and its length never change.
+#[derive(Debug)]
+pub struct MemFile {
+    file: File,
+    len: u64,
+}
+
+impl MemFile {
+    fn of_sealed(file: File) -> io::Result<MemFile> {
+        let len = file.metadata()?.len();
+        Ok(MemFile { file, len })
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// An open file description of one's own, read-only, at the start: readers that share one share its
+    /// position, and the second of them finds nothing.
+    pub fn reopen(&self) -> io::Result<File> {
+        File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
+
+    /// A path at which processes of the same user can open it, for as long as this value lives.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()))
+    }
+
+    /// A part of the content, copied; shorter if the file ends before.
+    pub fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let left = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let mut buffer = vec![0; len.min(left)];
+        self.file.read_exact_at(&mut buffer, offset)?;
+        Ok(buffer.into())
+    }
+
+    /// All of the content, mapped, not copied.
+    pub fn bytes(self: &Arc<Self>) -> io::Result<Bytes> {
+        if self.is_empty() {
+            return Ok(Bytes::new());
+        }
+        // SAFETY: the file is sealed against writing and shrinking, so the mapped bytes cannot change.
+        Ok(Bytes::from_owner(unsafe { memmap2::Mmap::map(&self.file)? }))
+    }
+}
+
+impl AsFd for MemFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// The first `len` bytes of what a writer holds. The position, which a child may share, stays.
+pub(super) fn read_small(writer: &MemWriter, len: u64) -> io::Result<Bytes> {
+    let mut content = vec![0; usize::try_from(len).unwrap_or(0)];
+    let mut at = 0;
+    while at < content.len() {
+        match writer.file().read_at(&mut content[at..], at as u64) {
+            Ok(0) => content.truncate(at),
+            Ok(n) => at += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(content.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn sealed_content_cannot_change() {
+        let writer = MemWriter::create("t").unwrap();
+        writer.file().write_all(b"abc").unwrap();
+        let held = writer.file().try_clone().unwrap();
+        let file = Arc::new(writer.seal().unwrap());
+        assert!((&held).write_all(b"x").is_err());
+        assert!(held.set_len(0).is_err());
+        assert_eq!(&file.bytes().unwrap()[..], b"abc");
+    }
+
+    #[test]
+    fn mapped_for_writing_is_copied() {
+        let writer = MemWriter::create("t").unwrap();
+        writer.file().write_all(&[7; 5000]).unwrap();
+        // SAFETY: nobody truncates the file in this test.
+        let mut map = unsafe { memmap2::MmapMut::map_mut(writer.file()).unwrap() };
+        let file = Arc::new(writer.seal().unwrap());
+        map[0] = 1;
+        assert_eq!(file.len(), 5000);
+        assert_eq!(file.bytes().unwrap()[0], 7);
+    }
+
+    #[test]
+    fn every_reader_starts_at_the_beginning() {
+        let writer = MemWriter::create("t").unwrap();
+        writer.file().write_all(b"abc").unwrap();
+        let file = writer.seal().unwrap();
+        for _ in 0..2 {
+            assert_eq!(io::read_to_string(file.reopen().unwrap()).unwrap(), "abc");
+        }
+        assert_eq!(std::fs::read(file.path()).unwrap(), b"abc");
+        assert_eq!(&file.read_at(1, 100).unwrap()[..], b"bc");
+        assert!(file.read_at(9, 100).unwrap().is_empty());
+    }
+
+    #[test]
+    fn long_names_are_cut_between_letters() {
+        MemWriter::create(&"ä".repeat(300)).unwrap();
+    }
+}
