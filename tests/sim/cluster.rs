@@ -354,7 +354,7 @@ impl Sim {
                 self.send(None, Some(worker), Happening::ToWorker(worker, Event::Replicate { tasks, from }));
             }
             Action::Dismiss { worker } => {
-                let node = self.nodes.remove(&worker).expect("dismissed workers exist");
+                let Some(node) = self.nodes.remove(&worker) else { return };
                 assert_eq!(node.core.in_hand(), 0, "dismissed with work in hand");
                 let event =
                     sched::event::Event::WorkerDisconnected { worker, reason: "left".into(), expected: true };

@@ -101,20 +101,20 @@ impl Compute {
     /// Unpacks and checks: columns of equal length, ends that ascend and stay inside.
     pub fn unpack(self) -> Result<Tasks, FrameError> {
         let mut r = ColumnReader::new(&self.body);
-        let run = r.next::<u32>()?;
+        let run = r.column::<u32>()?;
         let n = run.len();
-        let mut column = || r.next_of::<u32>(n);
+        let mut column = || r.column_of::<u32>(n);
         let (index, attempt, tries) = (column()?, column()?, column()?);
         let (family, element, user, generation) = (column()?, column()?, column()?, column()?);
-        let rank = r.next_of::<u64>(n)?;
-        let mut column = || r.next_of::<u32>(n);
+        let rank = r.column_of::<u64>(n)?;
+        let mut column = || r.column_of::<u32>(n);
         let (slots, keep, inputs_end) = (column()?, column()?, column()?);
-        let input_run = r.next::<u32>()?;
+        let input_run = r.column::<u32>()?;
         let m = input_run.len();
-        let input_index = r.next_of::<u32>(m)?;
-        let nbytes = r.next_of::<u64>(m)?;
-        let (edge, holders_end) = (r.next_of::<u32>(m)?, r.next_of::<u32>(m)?);
-        let holders: Vec<WorkerId> = r.next::<u32>()?.into_iter().map(WorkerId).collect();
+        let input_index = r.column_of::<u32>(m)?;
+        let nbytes = r.column_of::<u64>(m)?;
+        let (edge, holders_end) = (r.column_of::<u32>(m)?, r.column_of::<u32>(m)?);
+        let holders: Vec<WorkerId> = r.column::<u32>()?.into_iter().map(WorkerId).collect();
         r.finish()?;
         check_ends("inputs", &inputs_end, m)?;
         check_ends("holders", &holders_end, holders.len())?;

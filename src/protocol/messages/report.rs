@@ -67,12 +67,12 @@ impl Report {
         let mut r = ColumnReader::new(&self.body);
         let attempt = |n| Attempt { epoch: self.epoch, n };
         let tasks = next_tasks(&mut r)?;
-        let n = r.next_of::<u32>(tasks.len())?;
+        let n = r.column_of::<u32>(tasks.len())?;
         let started = tasks.into_iter().zip(n).map(|(t, n)| (t, attempt(n))).collect();
         let tasks = next_tasks(&mut r)?;
-        let n = r.next_of::<u32>(tasks.len())?;
-        let nbytes = r.next_of::<u64>(tasks.len())?;
-        let ns = r.next_of::<u64>(tasks.len())?;
+        let n = r.column_of::<u32>(tasks.len())?;
+        let nbytes = r.column_of::<u64>(tasks.len())?;
+        let ns = r.column_of::<u64>(tasks.len())?;
         let finished = (0..tasks.len()).map(|k| (tasks[k], attempt(n[k]), nbytes[k], ns[k])).collect();
         let replicas = next_tasks(&mut r)?;
         r.finish()?;
@@ -86,7 +86,7 @@ fn push_tasks(w: &mut ColumnWriter, tasks: impl Iterator<Item = TaskRef> + Clone
 }
 
 fn next_tasks(r: &mut ColumnReader<'_>) -> Result<Vec<TaskRef>, FrameError> {
-    let run = r.next::<u32>()?;
-    let index = r.next_of::<u32>(run.len())?;
+    let run = r.column::<u32>()?;
+    let index = r.column_of::<u32>(run.len())?;
     Ok(run.into_iter().zip(index).map(|(run, index)| TaskRef { run: RunId(run), index }).collect())
 }

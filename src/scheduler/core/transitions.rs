@@ -388,7 +388,9 @@ impl Run {
             let root = self.trouble.get(&blame).and_then(|t| t.blame).unwrap_or(blame);
             self.trouble.entry(i).or_default().blame = Some(root);
             self.stats.skipped += u64::from(i != root);
-            self.unwant(i);
+            if self.unwant(i) {
+                self.refs[i as usize] -= 1;
+            }
             self.worker[i as usize] = NOBODY;
             self.drop_holds(cx, i);
             let (f, element) = self.place_of(i);
