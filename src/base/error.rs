@@ -1,5 +1,5 @@
-//! The error that reaches the user, and the table of exit codes. Owns the kinds and their codes; the words come
-//! from whoever found the fault.
+//! The error that reaches the user, and the table of exit codes. Owns the kinds and their codes; the words
+//! come from whoever found the fault.
 
 use std::fmt;
 
@@ -7,7 +7,8 @@ use std::fmt;
 /// `docs/exit-codes.md` is the user's copy of this table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Something failed that should not: a fault in hpcdag or an operating system error without a better name.
+    /// Something failed that should not: a fault in hpcdag or an operating system error without a better
+    /// name.
     Internal,
     /// The command line is wrong.
     Usage,

@@ -3,9 +3,8 @@
 
 use super::diagnostic::{Diagnostic, Source};
 use super::expand::Scope;
-use super::items::Items;
 use super::layer::{Edge, Layer, SLOT};
-use super::order::{ByName, check_names, order, unknown};
+use super::order::{ByName, check_names, order};
 use super::raw::{At, List, RawGraph, RawTask};
 use super::spec::{Action, Input, Output, Setup, Stdin, TaskSpec};
 use super::template::{Elements, Fault, Mode, Names, Template};
@@ -278,6 +277,17 @@ impl<'a> Builder<'a> {
         if let Some(At { span, it: Stdin::File(file) }) = &task.stdin {
             path(&At { span: span.clone(), it: file.clone() });
         }
+        let inside = task.outputs.iter().filter(|o| !o.in_place).map(|o| &o.path);
+        for path in inside.chain(task.from.iter().filter_map(|e| e.file_name.as_ref())) {
+            if !super::stays_inside(&path.it) {
+                let message = format!("`{}` is not inside the task's directory", path.it);
+                faults.push(Diagnostic::new(
+                    &path.span,
+                    message,
+                    "expected a relative path, or `in-place = true`",
+                ));
+            }
+        }
         for output in &task.outputs {
             if !super::is_name(&output.name.it) {
                 let message = format!("`{}` cannot be the name of an output", output.name.it);
@@ -317,16 +327,24 @@ impl<'a> Builder<'a> {
         let names = Names { params: self.scope.params.clone(), elements: Elements::None, ..Names::default() };
         let mut faults = Vec::new();
         for hook in [&self.raw.on_success, &self.raw.on_failure].into_iter().flatten() {
-            if let Err(fault) = super::command::Command::parse(hook, &names) {
-                faults.push(Diagnostic::new(
-                    &(0..0),
-                    format!("a hook under `on`: {}", fault.message),
-                    fault.hint,
-                ));
+            let texts: &[String] = match &hook.it {
+                Action::Argv(argv) => argv,
+                Action::Shell(line) => std::slice::from_ref(line),
+                Action::Native { .. } => &[],
+            };
+            for text in texts {
+                let template = self.template(text, &hook.span, &names, Mode::Command, &mut faults);
+                if template.is_some_and(|t| t.varies() || t.needs_task()) {
+                    let message = "a hook belongs to no task: only parameters can stand in its braces";
+                    faults.push(Diagnostic::new(&hook.span, message, "here"));
+                }
+            }
+            if texts.is_empty() {
+                faults.push(Diagnostic::new(&hook.span, "a hook without a program", "expected one"));
             }
         }
-        self.graph.on_success = self.raw.on_success.clone();
-        self.graph.on_failure = self.raw.on_failure.clone();
+        self.graph.on_success = self.raw.on_success.as_ref().map(|h| h.it.clone());
+        self.graph.on_failure = self.raw.on_failure.as_ref().map(|h| h.it.clone());
         faults
     }
 }
@@ -345,41 +363,5 @@ fn within(source: &str, span: &Range<usize>, text: &str, fault: &Fault) -> Range
     match written.match_indices(placeholder).nth(nth) {
         Some((at, _)) => span.start + at..span.start + at + placeholder.len(),
         None => span.clone(),
-    }
-}
-
-impl Graph {
-    /// The names that the templates of a family may use.
-    pub fn names(&self, family: FamilyIx) -> Names {
-        let Some(f) = self.families.get(family.index()) else { return Names::default() };
-        let producers: Vec<Option<Vec<String>>> = f
-            .layer
-            .edges
-            .iter()
-            .filter(|e| e.data)
-            .map(|e| self.families.get(e.producer.index()))
-            .map(|p| p.map(|p| p.spec.outputs.iter().map(|o| o.name.clone()).collect()))
-            .collect();
-        let inputs = f
-            .spec
-            .inputs
-            .iter()
-            .enumerate()
-            .map(|(i, input)| (input.producer.clone(), producers.get(i).cloned().flatten()));
-        Names {
-            inputs: inputs.collect(),
-            outputs: f.spec.outputs.iter().map(|o| o.name.clone()).collect(),
-            params: f.spec.params.clone(),
-            elements: match self.items(family) {
-                Items::Single | Items::Index | Items::Same(_) => Elements::None,
-                Items::Matrix(axes) => Elements::Fields(axes.iter().map(|(name, _)| name.clone()).collect()),
-                Items::Range { .. } | Items::Values(_) | Items::Blocks(_) => Elements::Plain,
-            },
-        }
-    }
-
-    /// Reports an unknown name as the errors of graph files do.
-    pub(super) fn unknown_task(&self, name: &At<String>) -> Diagnostic {
-        unknown(name, "task", self.families.iter().map(|f| f.spec.name.as_str()))
     }
 }

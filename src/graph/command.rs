@@ -94,8 +94,8 @@ fn variable(group: &str, name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::template::tests::{Task, names};
     use super::*;
+    use crate::graph::template::tests::{Task, names};
 
     #[test]
     fn stdin_is_free_when_a_placeholder_names_inputs() {

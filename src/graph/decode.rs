@@ -119,9 +119,10 @@ impl Decoder {
                     None
                 }
             };
+            let at = |it| At { span: e.node.span.clone(), it };
             match e.key.as_str() {
-                "success" => graph.on_success = action,
-                "failure" => graph.on_failure = action,
+                "success" => graph.on_success = action.map(at),
+                "failure" => graph.on_failure = action.map(at),
                 _ => self.unknown_key(e, "`on`", &["success", "failure"]),
             }
         }

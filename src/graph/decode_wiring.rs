@@ -14,6 +14,10 @@ impl Decoder {
     pub(super) fn edges(&mut self, node: &Node) -> Vec<RawEdge> {
         let Value::Table(entries) = &node.value else {
             let names = self.texts(node);
+            let mut seen = std::collections::HashSet::new();
+            if let Some(twice) = names.iter().find(|n| !seen.insert(n.it.as_str())) {
+                self.fault(&twice.span, format!("`{}` stands here twice", twice.it), "the second time");
+            }
             let unsaid = |producer: At<String>| RawEdge {
                 wire: At { span: producer.span.clone(), it: Wire::Unsaid },
                 producer,

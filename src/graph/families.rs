@@ -5,6 +5,7 @@
 use super::items::{Item, Items};
 use super::layer::{Layer, Pattern, Shape, Size};
 use super::spec::{Action, TaskSpec};
+use super::template::{Elements, Names};
 use crate::base::ids::FamilyIx;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -124,5 +125,36 @@ impl Graph {
     /// The value of an element (of a visible one, in trees none has any); `Item::None` beyond the end.
     pub fn item(&self, family: FamilyIx, element: u32) -> Item {
         self.items(family).item(element)
+    }
+}
+
+impl Graph {
+    /// The names that the templates of a family may use.
+    pub fn names(&self, family: FamilyIx) -> Names {
+        let Some(f) = self.families.get(family.index()) else { return Names::default() };
+        let producers: Vec<Option<Vec<String>>> = f
+            .layer
+            .edges
+            .iter()
+            .filter(|e| e.data)
+            .map(|e| self.families.get(e.producer.index()))
+            .map(|p| p.map(|p| p.spec.outputs.iter().map(|o| o.name.clone()).collect()))
+            .collect();
+        let inputs = f
+            .spec
+            .inputs
+            .iter()
+            .enumerate()
+            .map(|(i, input)| (input.producer.clone(), producers.get(i).cloned().flatten()));
+        Names {
+            inputs: inputs.collect(),
+            outputs: f.spec.outputs.iter().map(|o| o.name.clone()).collect(),
+            params: f.spec.params.clone(),
+            elements: match self.items(family) {
+                Items::Single | Items::Index | Items::Same(_) => Elements::None,
+                Items::Matrix(axes) => Elements::Fields(axes.iter().map(|(name, _)| name.clone()).collect()),
+                Items::Range { .. } | Items::Values(_) | Items::Blocks(_) => Elements::Plain,
+            },
+        }
     }
 }

@@ -254,8 +254,8 @@ impl Pattern {
         }
     }
 
-    /// Which elements of the consumer depend on exported element `j` of the producer. Not for `All` (everyone),
-    /// `Explicit` and `GroupBytes`. `consumers` is the consumer's number of elements.
+    /// Which elements of the consumer depend on exported element `j` of the producer. Not for `All`
+    /// (everyone), `Explicit` and `GroupBytes`. `consumers` is the consumer's number of elements.
     pub fn dependents(&self, j: u32, n: u32, consumers: u32) -> SmallVec<[Range<u32>; 2]> {
         match self {
             Pattern::Each if j < consumers => smallvec![j..j + 1],
@@ -276,7 +276,8 @@ impl Pattern {
         }
     }
 
-    /// The element of the same family that element `i` of a tree feeds; `None` for the last and other patterns.
+    /// The element of the same family that element `i` of a tree feeds; `None` for the last and other
+    /// patterns.
     pub fn parent(&self, i: u32, n: u32) -> Option<u32> {
         let Pattern::Tree { fan_in } = self else { return None };
         let levels = tree_levels(n, *fan_in);

@@ -3,7 +3,7 @@
 
 use super::build::Origin;
 use super::diagnostic::Diagnostic;
-use super::order::ByName;
+use super::order::{ByName, unknown};
 use super::raw::{At, RawGraph, RawOutput};
 use super::template::{Mode, Names, Plain, Template};
 use super::{Graph, GraphOutput};
@@ -90,7 +90,7 @@ fn resolve(
     };
     if !by_name.contains_key(task) {
         let name = At { span: output.target.span.clone(), it: task.to_string() };
-        return Err(graph.unknown_task(&name));
+        return Err(unknown(&name, "task", by_name.keys().copied()));
     }
     let Some(&family) = family_of.get(task) else { return Ok(None) };
     if let Some(part) = part {
@@ -208,4 +208,11 @@ fn normal(path: &Path) -> PathBuf {
         }
     }
     out
+}
+
+/// Whether a path under a directory stays under it, as far as its text tells.
+pub fn stays_inside(path: &str) -> bool {
+    let inside = |c: Component<'_>| matches!(c, Component::Normal(_) | Component::CurDir);
+    Path::new(path).components().any(|c| matches!(c, Component::Normal(_)))
+        && Path::new(path).components().all(inside)
 }

@@ -27,9 +27,9 @@ pub struct RawGraph {
     /// `[output]`.
     pub outputs: Vec<RawOutput>,
     /// `[on] success`.
-    pub on_success: Option<Action>,
+    pub on_success: Option<At<Action>>,
     /// `[on] failure`.
-    pub on_failure: Option<Action>,
+    pub on_failure: Option<At<Action>>,
 }
 
 /// `[env.NAME]`.

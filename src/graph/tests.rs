@@ -324,6 +324,7 @@ fn a_file_says_its_version() {
 #[test]
 fn faults_in_names() {
     check_titles([
+        (format!("[task.a]\n{X}from = ['b', 'b']\n[task.b]\n{X}"), "`b` stands here twice"),
         (format!("[task.a]\n{X}from = 'bb'\n[task.bbb]\n{X}"), "unknown task `bb`"),
         (format!("[task.a]\n{X}use = 'e'\n"), "unknown environment `e`"),
         (format!("params = {{ a = 1 }}\n[task.a]\n{X}"), "`a` is both a task and a parameter"),
@@ -388,6 +389,10 @@ fn faults_in_connections() {
 #[test]
 fn faults_in_placeholders() {
     check_titles([
+        (
+            format!("[task.a]\n{X}[on]\nsuccess = 'echo {{key}}'\n"),
+            "a hook belongs to no task: only parameters can stand in its braces",
+        ),
         ("[task.a]\nargv = ['{item}']\n".into(), "there is no item here: the task has no list of elements"),
         ("[task.a]\nargv = ['{in.b}']\n".into(), "unknown input `b`"),
         ("[task.a]\nargv = ['{out.b}']\n".into(), "unknown output `b`"),
@@ -405,6 +410,8 @@ fn faults_in_placeholders() {
 #[test]
 fn faults_in_output_paths() {
     check_titles([
+        (format!("[task.a]\n{X}outputs = {{ f = '../f' }}\n"), "`../f` is not inside the task's directory"),
+        (format!("[task.a]\n{X}outputs = {{ f = '/f' }}\n"), "`/f` is not inside the task's directory"),
         (format!("{FAMILY}[output]\na = 'out.txt'\n"), "all elements of `a` would write the same file"),
         (format!("{FAMILY}[output]\na = 'o{{indx}}'\n"), "unknown placeholder `indx`"),
         (

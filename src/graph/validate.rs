@@ -147,6 +147,11 @@ impl Graph {
         if spec.nthreads == 0 || spec.nodes.is_some_and(|(n, r)| n == 0 || r == 0) {
             return Err("it asks for no threads, nodes or ranks".to_string());
         }
+        let inside = spec.outputs.iter().filter(|o| !o.in_place).map(|o| &o.path);
+        let mut inside = inside.chain(spec.inputs.iter().filter_map(|i| i.file_name.as_ref()));
+        if !inside.all(|path| super::stays_inside(path)) {
+            return Err("a path is not inside the task's directory".to_string());
+        }
         let names = self.names(ix);
         if let Action::Argv(argv) = &spec.action
             && argv.is_empty()
@@ -213,9 +218,9 @@ fn check_edge(pattern: &Pattern, n: Option<u32>, shape: Option<Shape>, shaped: b
 
 #[cfg(test)]
 mod tests {
-    use super::super::layer::{Border, Csr, Edge};
-    use super::super::tests::toml;
     use super::*;
+    use crate::graph::layer::{Border, Csr, Edge};
+    use crate::graph::tests::toml;
     use std::sync::Arc;
 
     /// What no client of ours sends must end as an error, never as a panic or a loop.
@@ -310,6 +315,7 @@ mod tests {
         refused("no program", |g| g.families[0].spec.action = Action::Argv(vec![]));
         refused("placeholder", |g| g.families[0].spec.action = Action::Shell("{in.zz}".into()));
         refused("path", |g| g.families[0].spec.cwd = Some("{zz}".into()));
+        refused("input's path", |g| g.families[1].spec.inputs[0].file_name = Some("../x".into()));
         refused("no threads", |g| g.families[0].spec.nthreads = 0);
         refused("output of none", |g| g.outputs[0].family = FamilyIx(7));
         refused("output part", |g| g.outputs[0].part = Some("x".into()));

@@ -1,5 +1,5 @@
-//! The worker: `core` decides, executors run tasks, the store holds results, the shells around them talk to the
-//! scheduler and to other workers.
+//! The worker: `core` decides, executors run tasks, the store holds results, the shells around them talk to
+//! the scheduler and to other workers.
 
 pub mod core;
 pub mod directory;

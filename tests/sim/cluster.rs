@@ -1,5 +1,5 @@
-//! The simulated cluster: one scheduler core, worker cores, a client, and a queue of events in virtual time. Messages
-//! between two parties keep their order; everything else is up to the seed.
+//! The simulated cluster: one scheduler core, worker cores, a client, and a queue of events in virtual time.
+//! Messages between two parties keep their order; everything else is up to the seed.
 
 use crate::graphs::{Graph, Value, size_of};
 use hpcdag::base::failure::{Failure, FailureKind};

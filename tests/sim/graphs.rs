@@ -75,7 +75,8 @@ impl Graph {
         Value::of(mix(made_of.hash ^ made_of.power) ^ (u64::from(family) << 40) ^ u64::from(element))
     }
 
-    /// Results of all families, computed one after the other. Of a family behind groups by bytes all results joined.
+    /// Results of all families, computed one after the other. Of a family behind groups by bytes all results
+    /// joined.
     pub fn evaluate(&self) -> Vec<Vec<Value>> {
         let mut results: Vec<Vec<Value>> = Vec::new();
         let mut shapes: Vec<Shape> = Vec::new();

@@ -1,6 +1,6 @@
-//! Simulation: the real scheduler core and real worker cores over virtual time and a virtual network, with seeded
-//! delays, failures and losses. Every invariant of every core is checked after every event, and every output is
-//! compared with a sequential evaluation of the same graph.
+//! Simulation: the real scheduler core and real worker cores over virtual time and a virtual network, with
+//! seeded delays, failures and losses. Every invariant of every core is checked after every event, and every
+//! output is compared with a sequential evaluation of the same graph.
 //!
 //! `HPCDAG_SIM_SEED=n` replays one seed; `HPCDAG_SIM_SEEDS=n` runs so many instead of the default.
 

@@ -1,4 +1,5 @@
-//! Tasks for a worker, as columns: one value of each kind after the other instead of one record for each task.
+//! Tasks for a worker, as columns: one value of each kind after the other instead of one record for each
+//! task.
 
 use crate::base::ids::{Attempt, FamilyIx, RunId, TaskRef, WorkerId};
 use crate::base::priority::Priority;

@@ -1,5 +1,5 @@
-//! Between workers (and clients) that fetch results and the worker that holds them. Results travel in pieces, so
-//! that no frame is large and a slow reader holds nobody up.
+//! Between workers (and clients) that fetch results and the worker that holds them. Results travel in pieces,
+//! so that no frame is large and a slow reader holds nobody up.
 
 use super::client::Reason;
 use crate::base::ids::TaskRef;

@@ -1,4 +1,5 @@
-//! Golden bytes of messages (they may not change without a new protocol number) and round trips of packed ones.
+//! Golden bytes of messages (they may not change without a new protocol number) and round trips of packed
+//! ones.
 
 use super::compute::{Compute, Input, Task, Tasks};
 use super::report::{News, Rare, Report};

@@ -1,4 +1,5 @@
-//! Everything the core may ask its shell to do. Data only; the driver performs it and results come back as events.
+//! Everything the core may ask its shell to do. Data only; the driver performs it and results come back as
+//! events.
 
 use crate::base::failure::Failure;
 use crate::base::ids::{Attempt, ClientId, FamilyIx, RunId, TaskRef, WorkerId};

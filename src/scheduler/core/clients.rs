@@ -1,5 +1,5 @@
-//! Runs and the clients behind them: submission, watching, outputs, leases, the end. Owns who is told what about a
-//! run; what its tasks do is in `transitions`.
+//! Runs and the clients behind them: submission, watching, outputs, leases, the end. Owns who is told what
+//! about a run; what its tasks do is in `transitions`.
 
 use super::Core;
 use super::action::{Action, Summary};

@@ -1,5 +1,5 @@
-//! What all runs share inside the core: workers, queues, the story, and the actions gathered while an event is
-//! handled. Owns gathering and batching; makes no decisions.
+//! What all runs share inside the core: workers, queues, the story, and the actions gathered while an event
+//! is handled. Owns gathering and batching; makes no decisions.
 
 use super::action::{Action, Batch, Output};
 use super::ready::Ready;

@@ -1,5 +1,5 @@
-//! Families coming into being: sizing them, making their tasks, wiring them to the families before. Owns the order
-//! in which that happens and the growing of groups by bytes.
+//! Families coming into being: sizing them, making their tasks, wiring them to the families before. Owns the
+//! order in which that happens and the growing of groups by bytes.
 
 use super::cx::Cx;
 use super::former::Former;
@@ -36,6 +36,10 @@ impl Run {
             return;
         }
         let shape = self.size(f);
+        if let Some(reason) = self.misfit(f, shape.total) {
+            self.cancel(cx, reason);
+            return;
+        }
         let from = if layer_is_root(self, f) { State::Queued } else { State::Waiting };
         let first = self.add_tasks(f, shape.total, from, 0);
         self.families[f.index()].shape = Some(shape);
@@ -53,6 +57,31 @@ impl Run {
             }
         }
         self.close(cx, f);
+    }
+
+    /// Says so if an edge needs another number of elements than the family has. Sizes known at submission were
+    /// checked then; these are the ones that came out while running.
+    fn misfit(&self, f: FamilyIx, total: u32) -> Option<String> {
+        let layer = &self.families[f.index()].layer;
+        let name = |f: FamilyIx| self.names.get(f.index()).map_or("?", String::as_str);
+        layer.edges.iter().find_map(|e| {
+            let n = self.exports(e.producer);
+            let needs = match &e.pattern {
+                Pattern::Explicit(csr) => {
+                    return (!csr.is_valid(total, n)).then(|| {
+                        format!("{} lists elements that {} does not have", name(f), name(e.producer))
+                    });
+                }
+                pattern => pattern.shape(n)?.total,
+            };
+            (needs != total).then(|| {
+                format!(
+                    "{} has {total} elements, its edge to {} ({n}) needs {needs}",
+                    name(f),
+                    name(e.producer)
+                )
+            })
+        })
     }
 
     fn size(&self, f: FamilyIx) -> Shape {
@@ -94,7 +123,8 @@ impl Run {
         }
     }
 
-    /// Connects a new family to its producers: gates, inverse lists, and exact references instead of held ones.
+    /// Connects a new family to its producers: gates, inverse lists, and exact references instead of held
+    /// ones.
     fn wire(&mut self, cx: &mut Cx, f: FamilyIx) {
         let total = self.families[f.index()].shape.map_or(0, |s| s.total);
         for e in 0..self.families[f.index()].layer.edges.len() {

@@ -1,5 +1,5 @@
-//! What must hold between any two events, checked against the whole state from scratch. For tests and simulations:
-//! it costs as much as the state is large. Owns no state.
+//! What must hold between any two events, checked against the whole state from scratch. For tests and
+//! simulations: it costs as much as the state is large. Owns no state.
 
 use super::Core;
 use super::run::Run;

@@ -1,6 +1,8 @@
-//! The scheduler's core: the whole truth about the graphs, as a state machine without clock, sockets or threads.
-//! `Core::handle(event, now)` is the only thing that changes it and says what is to be done; `next_deadline` says
-//! when it wants to be called again though nothing happens.
+//! The scheduler's core: the whole truth about the graphs, as a state machine without clock, sockets or
+//! threads. `Core::handle(event, now)` is the only thing that changes it and says what is to be done;
+//! `next_deadline` says when it wants to be called again though nothing happens.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod action;
 mod clients;

@@ -1,5 +1,5 @@
-//! Tasks that could run now, by priority and by what they need. Owns the heaps and the sets of workers that have
-//! room; not the decision which of them gets a task.
+//! Tasks that could run now, by priority and by what they need. Owns the heaps and the sets of workers that
+//! have room; not the decision which of them gets a task.
 
 use crate::base::ids::{TaskRef, WorkerId};
 use crate::base::priority::Priority;

@@ -1,5 +1,5 @@
-//! What workers report: attempts begun, done, failed, not possible; and workers coming and going. Owns the checks
-//! that a report is about the present attempt, and the rules of trying again.
+//! What workers report: attempts begun, done, failed, not possible; and workers coming and going. Owns the
+//! checks that a report is about the present attempt, and the rules of trying again.
 
 use super::action::{Action, TaskFailure};
 use super::cx::Cx;
@@ -153,8 +153,8 @@ impl Core {
         }
     }
 
-    /// The position of the run, if this attempt is the task's present one and in this worker's hands. Everything
-    /// else is late news.
+    /// The position of the run, if this attempt is the task's present one and in this worker's hands.
+    /// Everything else is late news.
     fn current(&self, w: WorkerId, task: TaskRef, attempt: Attempt) -> Option<usize> {
         let run = self.run(task.run)?;
         let i = task.index as usize;
@@ -190,7 +190,8 @@ impl Core {
         run.complete(&mut self.cx, finished.task.index, w, finished.nbytes);
     }
 
-    /// A result nobody expects is dropped where it lies, unless that worker is known to hold the task's result.
+    /// A result nobody expects is dropped where it lies, unless that worker is known to hold the task's
+    /// result.
     fn refuse_result(&mut self, w: WorkerId, task: TaskRef) {
         let held = self.cx.worker(w).is_some_and(|x| x.has.contains(&task));
         if !held {
@@ -280,8 +281,8 @@ impl Run {
 
     /// Notes duration and size of a success.
     fn learn(&mut self, finished: &Finished) {
-        self.stats.task_time += finished.duration;
-        self.stats.bytes_made += finished.nbytes;
+        self.stats.task_time = self.stats.task_time.saturating_add(finished.duration);
+        self.stats.bytes_made = self.stats.bytes_made.saturating_add(finished.nbytes);
         let ns = u64::try_from(finished.duration.as_nanos()).unwrap_or(u64::MAX);
         let (f, _) = self.place_of(finished.task.index);
         let family = &mut self.families[f.index()];

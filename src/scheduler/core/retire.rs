@@ -1,5 +1,5 @@
-//! Workers that leave in order: no new work, what has not started comes back, results that somebody still needs
-//! are copied to others, then they are dismissed. Owns that sequence; losing a worker is in `reports`.
+//! Workers that leave in order: no new work, what has not started comes back, results that somebody still
+//! needs are copied to others, then they are dismissed. Owns that sequence; losing a worker is in `reports`.
 
 use super::Core;
 use super::action::Action;

@@ -1,5 +1,6 @@
 //! One run inside the core: its families, and one column per property of its tasks. Owns the index arithmetic
-//! between (family, element) and task index, and walking edges both ways. Changes of state are in `transitions`.
+//! between (family, element) and task index, and walking edges both ways. Changes of state are in
+//! `transitions`.
 
 use super::action::TaskFailure;
 use super::event::RunSpec;

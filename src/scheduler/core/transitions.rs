@@ -1,6 +1,6 @@
 //! The changes a task goes through, and what each means for the tasks around it. One function per transition;
-//! chains of consequences run over explicit stacks, never by recursion. Owns counting what tasks wait for and who
-//! still needs them; placement is in `place`, families coming into being in `families`.
+//! chains of consequences run over explicit stacks, never by recursion. Owns counting what tasks wait for and
+//! who still needs them; placement is in `place`, families coming into being in `families`.
 
 use super::action::Output;
 use super::cx::Cx;
@@ -82,7 +82,7 @@ impl Run {
         let task = self.task(i);
         if let Some(w) = cx.worker_mut(worker).filter(|_| keep) {
             w.has.insert(task);
-            w.nbytes += nbytes;
+            w.nbytes = w.nbytes.wrapping_add(nbytes);
         }
         if first_time {
             self.families[f.index()].done += 1;
@@ -215,7 +215,7 @@ impl Run {
         if let Some(worker) = cx.worker_mut(w)
             && worker.has.swap_remove(&task)
         {
-            worker.nbytes -= nbytes;
+            worker.nbytes = worker.nbytes.wrapping_sub(nbytes);
             worker.moving.swap_remove(&task);
         }
     }
@@ -277,7 +277,7 @@ impl Run {
         let nbytes = self.nbytes[i as usize];
         if let Some(worker) = cx.worker_mut(w) {
             worker.has.insert(task);
-            worker.nbytes += nbytes;
+            worker.nbytes = worker.nbytes.wrapping_add(nbytes);
             self.replicas.entry(i).or_default().push(w);
         }
     }
@@ -346,8 +346,8 @@ impl Run {
         }
     }
 
-    /// Computes results again that are needed and gone, and before them what they need, as far back as it takes.
-    /// The tasks are in `Waiting` (just lost) or `Released`.
+    /// Computes results again that are needed and gone, and before them what they need, as far back as it
+    /// takes. The tasks are in `Waiting` (just lost) or `Released`.
     pub(super) fn revive(&mut self, cx: &mut Cx, mut stack: Vec<u32>) {
         while let Some(i) = stack.pop() {
             if self.state_of(i) == State::Released && self.refs[i as usize] == 0 {

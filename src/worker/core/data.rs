@@ -1,5 +1,5 @@
-//! Results a worker holds or is getting: who needs them, whom to ask, what to do when asking fails. Owns the fetch
-//! queues, one for each peer, and their bounds.
+//! Results a worker holds or is getting: who needs them, whom to ask, what to do when asking fails. Owns the
+//! fetch queues, one for each peer, and their bounds.
 
 use super::Core;
 use super::event::{Action, Fetched};

@@ -1,6 +1,8 @@
-//! The worker's core: which tasks are in hand, which inputs are here or on their way, what executes. A state machine
-//! without clock, sockets or threads: `Core::handle(event)` changes it and says what to do; what the scheduler is to
-//! know gathers in a report. Owns no data: results lie in the shell's store.
+//! The worker's core: which tasks are in hand, which inputs are here or on their way, what executes. A state
+//! machine without clock, sockets or threads: `Core::handle(event)` changes it and says what to do; what the
+//! scheduler is to know gathers in a report. Owns no data: results lie in the shell's store.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod data;
 pub mod event;
@@ -76,7 +78,8 @@ impl Core {
         std::mem::take(&mut self.actions)
     }
 
-    /// What the scheduler is to be told. Attempts that began and ended since the last time are only told as ended.
+    /// What the scheduler is to be told. Attempts that began and ended since the last time are only told as
+    /// ended.
     pub fn take_report(&mut self) -> Report {
         let mut report = std::mem::take(&mut self.report);
         report.started.retain(|(t, a)| self.hands.get(t).is_some_and(|h| h.attempt == *a && h.executing));

@@ -1,4 +1,5 @@
-//! Tasks in a worker's hands: waiting for inputs, ready, executing, handed back. Owns their states and the slots.
+//! Tasks in a worker's hands: waiting for inputs, ready, executing, handed back. Owns their states and the
+//! slots.
 
 use super::Core;
 use super::data::Datum;
@@ -84,8 +85,8 @@ impl Core {
         }
     }
 
-    /// Starts ready tasks while there are slots. A wide one at the head waits for its slots, so that narrow ones
-    /// behind it cannot starve it.
+    /// Starts ready tasks while there are slots. A wide one at the head waits for its slots, so that narrow
+    /// ones behind it cannot starve it.
     pub(super) fn start_ready(&mut self) {
         while let Some(Ranked(_, task, n)) = self.ready.peek() {
             let (task, n) = (*task, *n);

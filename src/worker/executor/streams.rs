@@ -322,8 +322,9 @@ mod tests {
             let (mut capture, write) = PipeCapture::open().unwrap();
             std::thread::spawn(move || File::from(write).write_all(&vec![b'x'; n]));
             while capture.fd().is_some() {
-                let mut fds = [super::super::process::poll_fd(capture.fd().unwrap(), libc::POLLIN)];
-                super::super::process::poll(&mut fds, std::time::Duration::from_secs(5));
+                let mut fds =
+                    [crate::worker::executor::process::poll_fd(capture.fd().unwrap(), libc::POLLIN)];
+                crate::worker::executor::process::poll(&mut fds, std::time::Duration::from_secs(5));
                 while capture.advance("t").unwrap() {}
             }
             let data = capture.finish("t").unwrap();
@@ -346,8 +347,8 @@ mod tests {
             read.read_to_end(&mut got).map(|_| got)
         });
         while !pump.advance().unwrap() {
-            let mut fds = [super::super::process::poll_fd(pump.fd(), libc::POLLOUT)];
-            super::super::process::poll(&mut fds, std::time::Duration::from_secs(5));
+            let mut fds = [crate::worker::executor::process::poll_fd(pump.fd(), libc::POLLOUT)];
+            crate::worker::executor::process::poll(&mut fds, std::time::Duration::from_secs(5));
         }
         drop(pump);
         assert_eq!(reader.join().unwrap().unwrap(), [content.clone(), content].concat());

@@ -1,11 +1,11 @@
 //! A command that runs: the loop in which its thread waits for it, moves its stdio, and ends it when that is
 //! due.
 
-use super::super::FailureKind;
-use super::super::control::Control;
-use super::super::process::{Exit, Process, poll, poll_fd};
-use super::super::streams::{Pump, Tail};
 use super::{CommandExecutor, CommandJob, Ended, Started, Stdout};
+use crate::worker::executor::FailureKind;
+use crate::worker::executor::control::Control;
+use crate::worker::executor::process::{Exit, Process, poll, poll_fd};
+use crate::worker::executor::streams::{Pump, Tail};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
