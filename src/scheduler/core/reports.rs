@@ -187,6 +187,12 @@ impl Core {
         let Some(run) = self.runs[run].as_deref_mut() else { return };
         run.take_back(&mut self.cx, finished.task.index);
         run.learn(finished);
+        if let Some(worker) = self.cx.workers[w.index()].as_mut().filter(|x| !x.guessed.is_empty()) {
+            worker.estimate_anew(|task| {
+                let known = task.run == run.id && run.has(task.index);
+                known.then(|| run.expected_ns(run.place_of(task.index).0)).flatten()
+            });
+        }
         run.complete(&mut self.cx, finished.task.index, w, finished.nbytes);
     }
 
