@@ -1,3 +1,83 @@
-//! The scheduler: `core` decides, the shells around it talk to clients and workers.
+//! The scheduler: `core` decides; around it, `server` opens and closes the house, `driver` owns the core,
+//! `sessions` talk to clients and workers. Owns no process-wide state: several can live in one process.
 
+mod answers;
 pub mod core;
+mod driver;
+mod input;
+mod link;
+mod peers;
+mod perform;
+mod requests;
+mod runs;
+mod server;
+mod sessions;
+mod stop;
+mod waits;
+
+#[cfg(test)]
+mod tests;
+
+use crate::base::error::{Error, Result};
+use crate::config::Config;
+use std::path::PathBuf;
+use std::sync::Arc;
+use stop::StopSignal;
+use tokio::task::JoinHandle;
+
+/// What a scheduler is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The settings.
+    pub config: Arc<Config>,
+    /// Where the scheduler file goes; into the state directory if `None`.
+    pub scheduler_file: Option<PathBuf>,
+    /// The batch job it runs in.
+    pub job_id: Option<String>,
+    /// Whether it is part of another program: with a `scheduler_file` it then keeps its authority in memory and
+    /// nothing in the user's state directory.
+    pub embedded: bool,
+}
+
+/// A running scheduler. Dropping it ends the cluster, without waiting for that.
+#[derive(Debug)]
+pub struct Scheduler {
+    /// Where it listens, as text: `tls://10.1.2.3:40123`.
+    pub address: String,
+    /// The cluster's id.
+    pub cluster: String,
+    /// The scheduler file.
+    pub file: PathBuf,
+    stop: StopSignal,
+    end: Option<JoinHandle<Result<()>>>,
+}
+
+impl Scheduler {
+    /// Starts a scheduler of a new cluster on the current tokio runtime. Returns once it listens and its file is
+    /// there. Refuses to replace the file of a living scheduler; other errors: no such interface, no free port,
+    /// a file or directory that cannot be written.
+    pub async fn start(options: Options) -> Result<Scheduler> {
+        server::start(options).await
+    }
+
+    /// Begins the orderly end of the cluster: nobody is let in any more, workers and clients are told. May be
+    /// called again; `wait` says when it is over.
+    pub fn stop(&self) {
+        self.stop.want("stopped");
+    }
+
+    /// Waits until the cluster has ended, by `stop`, by a client, or by idleness. An error says that the
+    /// scheduler failed, or what it could not clean up.
+    pub async fn wait(&mut self) -> Result<()> {
+        let Some(end) = &mut self.end else { return Ok(()) };
+        let ended = end.await;
+        self.end = None;
+        ended.unwrap_or_else(|e| Err(Error::os("the scheduler failed", e)))
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

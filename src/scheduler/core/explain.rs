@@ -70,6 +70,23 @@ pub struct RunView {
     pub families: Vec<(String, u32, u32)>,
 }
 
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunProgress {
+    /// Tasks by state, in the order of `State::ALL`.
+    pub counts: [u64; State::ALL.len()],
+    /// Whether more tasks may come into being.
+    pub growing: bool,
+    /// Tasks that are neither done, failed nor cancelled.
+    pub unfinished: u64,
+    /// Outputs that nobody has taken yet.
+    pub outputs_waiting: u64,
+    /// Tasks that have succeeded, each once.
+    pub done: u64,
+    /// Attempts beyond the first.
+    pub retried: u64,
+}
+
 impl Core {
     /// All workers.
     pub fn workers(&self) -> Vec<WorkerView> {
@@ -106,6 +123,19 @@ impl Core {
     /// Tasks of a run by state, and how many execute at the moment: cheap enough for progress displays.
     pub fn run_counts(&self, run: RunId) -> Option<[u64; State::ALL.len()]> {
         Some(self.run(run)?.counts)
+    }
+
+    /// How far a run is, without what is costly to gather.
+    pub fn run_progress(&self, run: RunId) -> Option<RunProgress> {
+        let run = self.run(run)?;
+        Some(RunProgress {
+            counts: run.counts,
+            growing: run.unsized_families > 0,
+            unfinished: run.unfinished(),
+            outputs_waiting: run.wanted,
+            done: run.stats.done,
+            retried: run.stats.retried,
+        })
     }
 
     /// The names of a run's families.
@@ -177,7 +207,7 @@ impl Core {
             for (name, amount) in &layer.resources {
                 let has = w.spec.resources.get(name).copied().unwrap_or(0);
                 let booked = w.booked.get(name).copied().unwrap_or(0);
-                if amount + booked > has {
+                if amount.saturating_add(booked) > has {
                     let (wants, has, booked) = (threads(*amount), threads(has), threads(booked));
                     return format!("has {has} {name}, {booked} in use, the task wants {wants}");
                 }

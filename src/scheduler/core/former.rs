@@ -14,7 +14,7 @@ pub(super) struct Former {
     next: u32,
     /// How many of `sizes` (a prefix) are known, and their sum.
     known: usize,
-    known_bytes: u64,
+    known_bytes: u128,
     /// Ends of the groups formed; a group begins where the one before it ends.
     ends: Vec<u32>,
 }
@@ -67,12 +67,12 @@ impl Former {
         }
         *size = Some(bytes);
         while let Some(Some(bytes)) = self.sizes.get(self.known) {
-            self.known_bytes += bytes;
+            self.known_bytes += u128::from(*bytes);
             self.known += 1;
         }
         let before = self.ends.len();
-        while self.known_bytes >= self.aim.saturating_mul(2) {
-            self.cut(self.aim);
+        while self.known_bytes >= u128::from(self.aim) * 2 {
+            self.cut(self.aim.into());
         }
         if self.known == self.sizes.len() {
             self.finish();
@@ -83,18 +83,18 @@ impl Former {
     /// Groups what is left, in equal parts.
     fn finish(&mut self) {
         while self.known_bytes > 0 {
-            let parts = self.known_bytes.div_ceil(self.aim);
+            let parts = self.known_bytes.div_ceil(self.aim.into());
             self.cut(self.known_bytes.div_ceil(parts));
         }
         self.next = self.sizes.len() as u32;
     }
 
     /// Closes a group at the element boundary nearest to `bytes`.
-    fn cut(&mut self, bytes: u64) {
+    fn cut(&mut self, bytes: u128) {
         let mut sum = 0;
         let mut end = self.next as usize;
         while end < self.known {
-            let size = self.sizes[end].unwrap_or(0);
+            let size = u128::from(self.sizes[end].unwrap_or(0));
             // Taking the element that crosses the aim is right when leaving it out misses by more.
             if sum > 0 && size > 0 && sum + size > bytes && sum + size - bytes > bytes.saturating_sub(sum) {
                 break;

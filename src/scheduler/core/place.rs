@@ -196,7 +196,7 @@ impl Run {
         };
         if cx.ready.is_open(holder, class as u32) {
             // Between holders of about as much, the one with less to do.
-            let close = held.iter().filter(|(_, b)| *b + there / 8 >= there);
+            let close = held.iter().filter(|(_, b)| b.saturating_add(there / 8) >= there);
             let open = close.filter(|(w, _)| cx.ready.is_open(*w, class as u32));
             let best = open.min_by_key(|(w, b)| (cx.worker(*w).map_or(u64::MAX, |x| x.load()), total - b));
             return Place::Here(best.map_or(holder, |(w, _)| *w));
@@ -221,7 +221,7 @@ impl Run {
     /// How many bytes of an element's inputs each worker holds, and all of them. Large numbers are sampled.
     fn bytes_by_worker(&self, f: FamilyIx, element: u32) -> (SmallVec<[(WorkerId, u64); 8]>, u64) {
         let mut held: SmallVec<[(WorkerId, u64); 8]> = SmallVec::new();
-        let mut total = 0;
+        let mut total = 0u64;
         for (e, edge) in self.families[f.index()].layer.edges.iter().enumerate() {
             if !edge.data {
                 continue;
@@ -233,11 +233,11 @@ impl Run {
             let step = n.div_ceil(INPUTS_LOOKED_AT).max(1);
             let mut look = |j: u32| {
                 // Even an empty result is worth being near to.
-                let bytes = (self.nbytes[j as usize] + 1) * step as u64;
-                total += bytes;
+                let bytes = self.nbytes[j as usize].saturating_add(1).saturating_mul(step as u64);
+                total = bytes.saturating_add(total);
                 for w in self.holders(j) {
                     match held.iter_mut().find(|(x, _)| *x == w) {
-                        Some((_, sum)) => *sum += bytes,
+                        Some((_, sum)) => *sum = sum.saturating_add(bytes),
                         None => held.push((w, bytes)),
                     }
                 }

@@ -287,8 +287,8 @@ impl Run {
 
     /// Notes duration and size of a success.
     fn learn(&mut self, finished: &Finished) {
-        self.stats.task_time += finished.duration;
-        self.stats.bytes_made += finished.nbytes;
+        self.stats.task_time = self.stats.task_time.saturating_add(finished.duration);
+        self.stats.bytes_made = self.stats.bytes_made.saturating_add(finished.nbytes);
         let ns = u64::try_from(finished.duration.as_nanos()).unwrap_or(u64::MAX);
         let (f, _) = self.place_of(finished.task.index);
         let family = &mut self.families[f.index()];

@@ -82,7 +82,7 @@ impl Run {
         let task = self.task(i);
         if let Some(w) = cx.worker_mut(worker).filter(|_| keep) {
             w.has.insert(task);
-            w.nbytes += nbytes;
+            w.nbytes = w.nbytes.wrapping_add(nbytes);
         }
         if first_time {
             self.families[f.index()].done += 1;
@@ -215,7 +215,7 @@ impl Run {
         if let Some(worker) = cx.worker_mut(w)
             && worker.has.swap_remove(&task)
         {
-            worker.nbytes -= nbytes;
+            worker.nbytes = worker.nbytes.wrapping_sub(nbytes);
             worker.moving.swap_remove(&task);
         }
     }
@@ -277,7 +277,7 @@ impl Run {
         let nbytes = self.nbytes[i as usize];
         if let Some(worker) = cx.worker_mut(w) {
             worker.has.insert(task);
-            worker.nbytes += nbytes;
+            worker.nbytes = worker.nbytes.wrapping_add(nbytes);
             self.replicas.entry(i).or_default().push(w);
         }
     }

@@ -59,12 +59,12 @@ pub(super) struct Worker {
     pub(super) last_seen: Time,
     pub(super) processing: IndexMap<TaskRef, InHand, FxBuildHasher>,
     pub(super) has: IndexSet<TaskRef, FxBuildHasher>,
-    /// Bytes of results it holds.
+    /// Bytes of results it holds; wraps, should a worker claim sizes that no machine has.
     pub(super) nbytes: u64,
     /// Slots of all tasks in hand, started or not.
     pub(super) slots_in_hand: u64,
     /// Expected execution time of all tasks in hand, times their slots, in nanoseconds of one slot.
-    pub(super) occupancy: u64,
+    pub(super) occupancy: u128,
     pub(super) started: u32,
     /// Tasks in hand whose execution time was a guess when they were given.
     pub(super) guessed: Vec<TaskRef>,
@@ -150,12 +150,16 @@ impl Worker {
 
     /// How long the work in hand will take, spread over its slots.
     pub(super) fn wait(&self) -> Duration {
-        Duration::from_nanos(self.occupancy / u64::from(self.spec.slots.max(1)))
+        Duration::from_nanos(self.each_slot())
     }
 
     /// Load for comparing workers: expected microseconds of work a slot.
     pub(super) fn load(&self) -> u64 {
-        self.occupancy / u64::from(self.spec.slots.max(1)) / 1000
+        self.each_slot() / 1000
+    }
+
+    fn each_slot(&self) -> u64 {
+        u64::try_from(self.occupancy / u128::from(self.spec.slots.max(1))).unwrap_or(u64::MAX)
     }
 
     /// Whether it may be given one more task of a class. `saturation` widens the slots.
@@ -164,10 +168,10 @@ impl Worker {
             return false;
         }
         let width = u64::from(self.spec.slots);
-        let wide =
-            ((width as f64 * saturation) as u64).next_multiple_of(u64::from(crate::graph::layer::SLOT));
+        let wide = (width as f64 * saturation) as u64;
+        let wide = wide.checked_next_multiple_of(u64::from(crate::graph::layer::SLOT)).unwrap_or(u64::MAX);
         let fits_slots = self.slots_in_hand + u64::from(slots) <= wide.max(width);
-        let short = self.occupancy < HORIZON_NS * width
+        let short = self.occupancy < u128::from(HORIZON_NS) * u128::from(width)
             && (self.processing.len() as u64)
                 < DEPTH_MAX * width / u64::from(crate::graph::layer::SLOT).max(1);
         // Named resources are booked from the first moment: nothing queues for them on a worker.
@@ -177,7 +181,7 @@ impl Worker {
     fn has_resources(&self, resources: &BTreeMap<String, u64>) -> bool {
         resources.iter().all(|(name, amount)| {
             let total = self.spec.resources.get(name).copied().unwrap_or(0);
-            self.booked.get(name).copied().unwrap_or(0) + amount <= total
+            self.booked.get(name).copied().unwrap_or(0).saturating_add(*amount) <= total
         })
     }
 
@@ -188,8 +192,8 @@ impl Worker {
     }
 }
 
-fn cost(hand: &InHand) -> u64 {
-    (hand.expected_ns.min(1 << 44) * u64::from(hand.slots.max(1))) / 1000 * 1000
+fn cost(hand: &InHand) -> u128 {
+    u128::from(hand.expected_ns) * u128::from(hand.slots.max(1))
 }
 
 /// A worker as shown to people.

@@ -1,0 +1,157 @@
+//! A client's session: greeting, then what it asks for in and what the driver tells it out. Owns what is answered
+//! without the driver: pings, and graphs that cannot run.
+
+use super::{FIRST_MESSAGE_TIMEOUT, LAST_WORDS_TIMEOUT, Shared, convert, submission};
+use crate::base::error::{Error, Result};
+use crate::base::ids::ClientId;
+use crate::net::connection::{Connection, Sender};
+use crate::net::receiver::Receiver;
+use crate::protocol::PROTOCOL;
+use crate::protocol::messages::client::{
+    Empty, FromClient, Hello, Outputs, Reason, Rejected, Submit, ToClient, Welcome,
+};
+use crate::protocol::wire::Wire;
+use crate::scheduler::input::{ClientOrder, Input};
+use crate::scheduler::link::{Orders, link};
+use tokio::sync::oneshot;
+
+/// Serves a client until its connection ends.
+pub async fn serve(connection: Connection<ToClient, FromClient>, shared: Shared) {
+    let Connection { sender, mut receiver, peer, .. } = connection;
+    let hello = match tokio::time::timeout(FIRST_MESSAGE_TIMEOUT, receiver.recv()).await {
+        Ok(Ok(Some(FromClient::Hello(hello)))) => hello,
+        Ok(Ok(Some(other))) => return refuse(&sender, format!("{} before Hello", other.name())).await,
+        Ok(Ok(None)) => return,
+        Ok(Err(e)) => return tracing::warn!(%peer, "dropped a client's connection: {}", e.message),
+        Err(_) => return refuse(&sender, "no greeting in time".into()).await,
+    };
+    if let Err(reason) = check(&hello) {
+        return refuse(&sender, reason).await;
+    }
+    receiver.welcome();
+    let (link, orders) = link(sender.clone());
+    let (reply, answer) = oneshot::channel();
+    let joined = Input::ClientJoined { hello: Box::new(hello), link, reply };
+    // Errors mean that the driver is gone or takes nobody in any more.
+    if shared.driver.send(joined).await.is_err() {
+        return;
+    }
+    let Ok((client, connection)) = answer.await else {
+        return refuse(&sender, "the cluster ends".into()).await;
+    };
+    let welcome = Welcome {
+        protocol: PROTOCOL,
+        version: env!("CARGO_PKG_VERSION").into(),
+        cluster: shared.cluster.to_string(),
+        epoch: shared.epoch,
+    };
+    let writer = tokio::spawn(write(orders, sender.clone(), welcome));
+    let reason = match read(&mut receiver, client, &sender, &shared).await {
+        Ok(()) => "it ended the connection".to_string(),
+        Err(e) => e.message,
+    };
+    // An error means that the driver is gone.
+    let _ = shared.driver.send(Input::ClientGone { client, connection, reason }).await;
+    sender.abort();
+    // An error means that the writer panicked; the connection is cut in any case.
+    let _ = writer.await;
+}
+
+async fn refuse(sender: &Sender<ToClient>, reason: String) {
+    tracing::warn!("refused a client: {reason}");
+    // If it is gone meanwhile, there is nobody to tell.
+    let _ = sender.send(ToClient::Refused(Reason { reason })).await;
+    let _ = sender.close(LAST_WORDS_TIMEOUT).await;
+}
+
+/// Why a client cannot be let in.
+fn check(hello: &Hello) -> Result<(), String> {
+    if (hello.protocol_min..=hello.protocol_max).contains(&PROTOCOL) {
+        return Ok(());
+    }
+    Err(format!(
+        "client is hpcdag {} with protocol {} to {}, the scheduler is hpcdag {} with protocol {PROTOCOL}; \
+         use versions of hpcdag that fit together",
+        hello.version,
+        hello.protocol_min,
+        hello.protocol_max,
+        env!("CARGO_PKG_VERSION")
+    ))
+}
+
+async fn read(
+    receiver: &mut Receiver<FromClient>,
+    client: ClientId,
+    sender: &Sender<ToClient>,
+    shared: &Shared,
+) -> Result<()> {
+    while let Some(message) = receiver.recv().await? {
+        let input = match message {
+            FromClient::Hello(_) => return Err(super::nonsense("it greeted twice")),
+            FromClient::Ping(_) => {
+                sender.send(ToClient::Pong(Empty {})).await?;
+                continue;
+            }
+            FromClient::Submit(submit) => match submitted(client, submit).await? {
+                Ok(input) => input,
+                Err(rejected) => {
+                    sender.send(ToClient::Rejected(rejected)).await?;
+                    continue;
+                }
+            },
+            FromClient::Watch(named) => Input::Watch { client, run: named.run },
+            FromClient::Cancel(named) => Input::Cancel { run: named.run, reason: named.reason },
+            FromClient::Forget(named) => Input::Forget { run: named.run },
+            FromClient::OutputsTaken(tasks) => Input::OutputsTaken { tasks: tasks.tasks },
+            FromClient::OutputMissing(m) => Input::OutputMissing { task: m.task, holder: m.holder },
+            FromClient::Ask(ask) => Input::Ask { client, id: ask.id, question: ask.question },
+        };
+        if shared.driver.send(input).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Checks a graph on a thread that may take its time.
+async fn submitted(client: ClientId, submit: Submit) -> Result<Result<Input, Rejected>> {
+    let run = submit.run;
+    let checked = tokio::task::spawn_blocking(move || submission::prepare(submit)).await;
+    let checked = checked.map_err(|e| Error::os("checking a graph was given up", e))?;
+    Ok(match checked {
+        Ok(submission) => Ok(Input::Submit { client, submission: Box::new(submission) }),
+        Err(reason) => Err(Rejected { run, reason }),
+    })
+}
+
+/// Writes what the driver orders.
+async fn write(orders: Orders<ClientOrder>, sender: Sender<ToClient>, welcome: Welcome) {
+    if let Err(e) = write_all(orders, &sender, welcome).await {
+        tracing::debug!("stopped writing to a client: {}", e.message);
+    }
+    // Whatever comes of it: the reader has to notice the end.
+    let _ = sender.close(LAST_WORDS_TIMEOUT).await;
+    sender.abort();
+}
+
+async fn write_all(
+    mut orders: Orders<ClientOrder>,
+    sender: &Sender<ToClient>,
+    welcome: Welcome,
+) -> Result<(), Error> {
+    sender.send(ToClient::Welcome(welcome)).await?;
+    while let Some(order) = orders.next().await {
+        let message = match order {
+            ClientOrder::Message(message) => message,
+            ClientOrder::Outputs { run, outputs, peers } => {
+                let outputs = outputs.into_iter().map(|(o, shape)| convert::output(&run, o, shape)).collect();
+                ToClient::Outputs(Outputs { run: run.uuid, outputs, peers })
+            }
+            ClientOrder::End(message) => {
+                return sender.send(message).await;
+            }
+        };
+        sender.send(message).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! Sessions: one task for each connection, which turns wire messages into inputs for the driver and its orders
+//! into wire messages. Owns the first message's limits; what is said afterwards is in `worker` and `client`.
+
+mod client;
+mod convert;
+mod submission;
+mod worker;
+
+use super::input::Input;
+use crate::base::error::{Error, Kind};
+use crate::net::listener::Accepted;
+use crate::protocol::credentials::Role;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How long a peer may take to introduce itself.
+const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a peer may take to accept the last words to it.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What all sessions know.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// The cluster's id.
+    pub cluster: Arc<str>,
+    /// How often this cluster's scheduler has been started.
+    pub epoch: u32,
+    /// Pause between workers' heartbeats.
+    pub heartbeat: Duration,
+    /// The way to the driver.
+    pub driver: mpsc::Sender<Input>,
+}
+
+/// Serves a connection until it ends.
+pub async fn serve(accepted: Accepted, shared: Shared) {
+    match accepted.role {
+        Role::Worker => worker::serve(accepted.into_connection(), shared).await,
+        Role::Client => client::serve(accepted.into_connection(), shared).await,
+        // Nobody but the scheduler itself has these credentials, and the listener does not let them in.
+        Role::Scheduler => {}
+    }
+}
+
+/// The error for a peer that speaks out of turn.
+fn nonsense(what: &str) -> Error {
+    Error::new(Kind::Refused, format!("it sent what it must not: {what}"))
+}
