@@ -278,6 +278,11 @@ impl Run {
         open.first().map_or(Place::Later, |&(_, w)| Place::Here(w))
     }
 
+    /// How long an element of a family executes, as far as is known.
+    pub(super) fn expected_ns(&self, f: FamilyIx) -> Option<u64> {
+        self.families[f.index()].duration_ns.or(self.stats.duration_ns)
+    }
+
     /// Hands a queued task to a worker.
     pub(super) fn assign(&mut self, cx: &mut Cx, i: u32, w: WorkerId) {
         let (f, element) = self.place_of(i);
@@ -286,16 +291,19 @@ impl Run {
         self.worker[i as usize] = w.0;
         self.set_state(cx, i, State::Processing);
         let family = &self.families[f.index()];
-        let expected_ns = family.duration_ns.or(self.stats.duration_ns).unwrap_or(UNKNOWN_DURATION_NS);
+        let known_ns = self.expected_ns(f);
         let hand = InHand {
             slots: family.layer.slots,
-            expected_ns,
+            expected_ns: known_ns.unwrap_or(UNKNOWN_DURATION_NS),
             class: family.class,
             started: None,
             stealing: false,
         };
         if let Some(worker) = cx.workers.get_mut(w.index()).and_then(|x| x.as_mut()) {
             worker.give(task, hand, &family.layer.resources);
+            if known_ns.is_none() {
+                worker.guessed.push(task);
+            }
         }
         let tries = self.trouble.get(&i).map_or(0, |t| t.failed);
         let attempt = Attempt { epoch: cx.epoch, n: self.attempt[i as usize] };
