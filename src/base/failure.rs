@@ -33,6 +33,8 @@ pub enum FailureKind {
     Dependency(String),
     /// No worker could ever run it.
     Impossible(String),
+    /// It succeeded, but its result could not be kept or written.
+    Result(String),
 }
 
 /// Why an attempt failed.
@@ -75,6 +77,7 @@ impl fmt::Display for FailureKind {
             FailureKind::Inputs(what) => write!(f, "its inputs could not be had: {what}"),
             FailureKind::Dependency(key) => write!(f, "depends on {key}, which failed"),
             FailureKind::Impossible(what) => write!(f, "cannot run anywhere: {what}"),
+            FailureKind::Result(what) => write!(f, "{what}"),
         }
     }
 }

@@ -129,7 +129,7 @@ impl Background {
 }
 
 /// The last lines of a log, of what stands there from `begin` on, each indented.
-fn last_lines(log: &Path, begin: u64) -> std::io::Result<String> {
+pub(super) fn last_lines(log: &Path, begin: u64) -> std::io::Result<String> {
     let mut file = File::open(log)?;
     let size = file.metadata()?.len();
     file.seek(SeekFrom::Start(begin.max(size.saturating_sub(LOG_TAIL_BYTES))))?;

@@ -1,12 +1,95 @@
 //! The command line: argument parsing and the wiring of everything else. Nobody uses it except `main`.
 
 pub mod args;
+mod background;
+mod command_graph;
 pub mod completions;
+mod context;
 pub mod detach;
+mod look;
 pub mod output;
+mod processes;
 pub mod progress;
+mod serve;
+mod signals;
+mod steer;
+mod submit;
+mod up;
+
+use crate::base::error::{Kind, Result};
+use args::{Cli, Command, ConfigCommand, Setting, WorkersCommand};
+use clap::Parser;
+use context::{Context, Logger};
+use std::process::ExitCode;
 
 /// Runs the command line of this process.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // If the terminal is gone there is nobody to tell.
+            let _ = e.print();
+            return if e.use_stderr() { ExitCode::from(Kind::Usage.exit_code()) } else { ExitCode::SUCCESS };
+        }
+    };
+    match run(&cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            output::print_error(&error);
+            ExitCode::from(error.kind.exit_code())
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<u8> {
+    if let Command::Completions(args) = &cli.command {
+        output::Out::stdout().bytes(&completions::script(args.shell))?;
+        return Ok(0);
+    }
+    let context = Context::load(cli.verbosity, settings(&cli.command))?;
+    // Processes that run for long have logs of their own.
+    if !matches!(cli.command, Command::Scheduler(_) | Command::Worker(_)) {
+        context.start_log(&Logger::Short)?;
+    }
+    match &cli.command {
+        Command::Scheduler(args) => serve::scheduler(&context, args),
+        Command::Worker(args) => serve::worker(&context, args),
+        Command::Workers(args) => match &args.command {
+            WorkersCommand::Start(args) => up::workers_start(&context, args),
+            WorkersCommand::List(args) => look::workers_list(&context, args),
+            WorkersCommand::Stop(args) => steer::workers_stop(&context, args),
+            WorkersCommand::Wait(args) => steer::workers_wait(&context, args),
+        },
+        Command::Up(args) => up::up(&context, args),
+        Command::Down(args) => up::down(&context, args),
+        Command::Clusters(args) => up::clusters(&context, args),
+        Command::Submit(args) => submit::submit(&context, args),
+        Command::Wait(args) => steer::wait(&context, args),
+        Command::Status(args) => look::status(&context, args),
+        Command::Explain(args) => look::explain(&context, args),
+        Command::Story(args) => look::story(&context, args),
+        Command::Cancel(args) => steer::cancel(&context, args),
+        Command::Fetch(args) => look::fetch(&context, args),
+        Command::Stop(args) => steer::stop(&context, args),
+        Command::Config(args) => match &args.command {
+            ConfigCommand::Show(args) => look::config_show(&context, args),
+        },
+        // Printed above.
+        Command::Completions(_) => Ok(0),
+    }
+}
+
+/// The settings among a command's flags. Those of background processes are checked here too, before they start.
+fn settings(command: &Command) -> Vec<Setting> {
+    match command {
+        Command::Scheduler(args) => args.settings(),
+        Command::Worker(args) => args.settings(),
+        Command::Up(args) => args.settings(),
+        Command::Submit(args) => args.settings(),
+        Command::Workers(args) => match &args.command {
+            WorkersCommand::Start(args) => args.worker.settings(),
+            _ => Vec::new(),
+        },
+        _ => Vec::new(),
+    }
 }

@@ -62,6 +62,8 @@ pub struct RunSummary {
     pub task_time: Duration,
     /// Bytes that workers fetched from one another.
     pub bytes_moved: u64,
+    /// Why the run was cancelled, if it was.
+    pub cancel_reason: Option<String>,
     /// The first failed tasks, at most [`FAILURES_DESCRIBED_MAX`].
     pub failures: Vec<FailedTask>,
 }

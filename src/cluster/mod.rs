@@ -1,1 +1,220 @@
-//! TODO-header cluster
+//! A whole cluster inside one process: scheduler and workers as they are everywhere else, joined over loopback with
+//! the same TLS. For `submit --local`, programs that embed hpcdag, and tests. Owns their start, their end and the
+//! directory between; touches no signal and nothing else that belongs to the whole process.
+
+use crate::base::error::{Error, Kind, Result};
+use crate::base::units::ByteSize;
+use crate::client::{Client, ConnectOptions};
+use crate::config::{Config, MemoryLimit, Nthreads, Ports};
+use crate::net::scheduler_file;
+use crate::scheduler::{self, Scheduler};
+use crate::worker::executor::native::Registry;
+use crate::worker::{self, Worker};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// How long the parts of a cluster have to leave in order.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long tasks that are killed are waited for.
+const KILL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What a cluster is like.
+pub struct LocalOptions {
+    /// How many workers.
+    pub nworkers: u32,
+    /// Threads of each worker. Without it: the configuration's, and where that says `auto` the processors are
+    /// shared among the workers.
+    pub nthreads: Option<u32>,
+    /// The configuration. Where to listen is set to loopback.
+    pub config: Arc<Config>,
+    /// The native functions that tasks can name.
+    pub natives: Registry,
+}
+
+impl Default for LocalOptions {
+    /// One worker with all processors and the functions that come with hpcdag.
+    fn default() -> LocalOptions {
+        LocalOptions {
+            nworkers: 1,
+            nthreads: None,
+            config: Arc::new(Config::defaults()),
+            natives: Registry::default(),
+        }
+    }
+}
+
+/// A running cluster. Dropping it ends it without waiting for that; `stop` waits.
+pub struct LocalCluster {
+    // Dropped in this order: workers leave before their scheduler.
+    workers: Vec<Worker>,
+    scheduler: Scheduler,
+    connect: ConnectOptions,
+    directory: TempDir,
+}
+
+impl LocalCluster {
+    /// Starts a scheduler and its workers on the current tokio runtime, which must have several threads.
+    ///
+    /// # Errors
+    /// What starting a scheduler or a worker finds; then nothing is left running.
+    pub async fn start(options: LocalOptions) -> Result<LocalCluster> {
+        if options.nworkers == 0 {
+            return Err(Error::new(Kind::Usage, "a cluster without workers can do nothing"));
+        }
+        let fault = |e: std::io::Error| Error::os("cannot make a directory for the cluster", e);
+        let directory = tempfile::Builder::new().prefix("hpcdag-").tempdir().map_err(fault)?;
+        let nthreads = options.nthreads.or_else(|| share_of_processors(&options));
+        let config = Arc::new(on_loopback(&options));
+        let file = directory.path().join("scheduler.json");
+        let scheduler = Scheduler::start(scheduler::Options {
+            config: Arc::clone(&config),
+            scheduler_file: Some(file),
+            job_id: None,
+            embedded: true,
+        })
+        .await?;
+        let mut cluster =
+            LocalCluster { workers: Vec::new(), scheduler, connect: ConnectOptions::of(&config), directory };
+        match cluster.start_workers(&options, &config, nthreads).await {
+            Ok(()) => Ok(cluster),
+            Err(e) => {
+                cluster.kill().await;
+                Err(e)
+            }
+        }
+    }
+
+    async fn start_workers(
+        &mut self,
+        options: &LocalOptions,
+        config: &Arc<Config>,
+        nthreads: Option<u32>,
+    ) -> Result<()> {
+        for at in 0..options.nworkers {
+            let worker = Worker::start(worker::Options {
+                config: Arc::clone(config),
+                scheduler_file: self.scheduler.file.clone(),
+                address: None,
+                name: Some(format!("local-{at}")),
+                nthreads,
+                natives: same(&options.natives),
+                embedded: true,
+                supervision: None,
+                job_id: None,
+            });
+            self.workers.push(worker.await?);
+        }
+        Ok(())
+    }
+
+    /// Its scheduler file: others of the same user can join with it.
+    pub fn scheduler_file(&self) -> &Path {
+        &self.scheduler.file
+    }
+
+    /// A session with its scheduler.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn client(&self) -> Result<Client> {
+        Client::connect(scheduler_file::read(&self.scheduler.file)?, self.connect).await
+    }
+
+    /// Ends it in order and waits for that. Runs that have not ended are lost.
+    ///
+    /// # Errors
+    /// `Timeout` when a part does not leave; what a part could not clean up.
+    pub async fn stop(mut self) -> Result<()> {
+        self.scheduler.stop();
+        let ended = tokio::time::timeout(STOP_TIMEOUT, self.ended()).await;
+        let result = match ended {
+            Ok(result) => result,
+            Err(_) => {
+                self.kill_tasks().await;
+                Err(Error::new(Kind::Timeout, "the cluster inside this process did not end in time"))
+            }
+        };
+        self.remove_directory();
+        result
+    }
+
+    /// Ends it at once: tasks are killed.
+    pub async fn kill(mut self) {
+        self.kill_tasks().await;
+        self.scheduler.stop();
+        self.remove_directory();
+    }
+
+    async fn ended(&mut self) -> Result<()> {
+        let mut result = self.scheduler.wait().await;
+        for worker in &mut self.workers {
+            result = result.and(worker.wait().await.map(drop));
+        }
+        result
+    }
+
+    async fn kill_tasks(&mut self) {
+        self.workers.iter().for_each(Worker::stop);
+        let ended = async {
+            for worker in &mut self.workers {
+                // Its faults do not matter any more.
+                let _ = worker.wait().await;
+            }
+        };
+        if tokio::time::timeout(KILL_TIMEOUT, ended).await.is_err() {
+            tracing::warn!("tasks do not end even when killed");
+        }
+    }
+
+    fn remove_directory(self) {
+        let LocalCluster { workers, scheduler, directory, .. } = self;
+        drop(workers);
+        drop(scheduler);
+        if let Err(error) = directory.close() {
+            tracing::warn!(%error, "the cluster's directory could not be removed");
+        }
+    }
+}
+
+/// Registries are each a worker's own.
+fn same(natives: &Registry) -> Registry {
+    let registry = Registry::default();
+    for name in natives.names() {
+        if let Ok(function) = natives.find(&name) {
+            registry.register(&name, move |context| function(context));
+        }
+    }
+    registry
+}
+
+/// Each worker's part of the processors, where nobody said otherwise.
+fn share_of_processors(options: &LocalOptions) -> Option<u32> {
+    if options.config.worker.nthreads != Nthreads::Auto {
+        return None;
+    }
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    Some((u32::try_from(processors).unwrap_or(u32::MAX) / options.nworkers).max(1))
+}
+
+/// The configuration for parts that listen on loopback only, and share one memory limit.
+fn on_loopback(options: &LocalOptions) -> Config {
+    let mut config = Config::clone(&options.config);
+    let any = Ports { first: 0, last: 0 };
+    let (host, interface) = (Some("127.0.0.1".to_owned()), vec!["auto".to_owned()]);
+    config.scheduler.host.clone_from(&host);
+    config.scheduler.interface.clone_from(&interface);
+    config.scheduler.port = any;
+    config.scheduler.idle_timeout = None;
+    config.worker.host = host;
+    config.worker.interface = interface;
+    config.worker.port = any;
+    config.worker.idle_timeout = None;
+    config.worker.lifetime = None;
+    if let MemoryLimit::Size(ByteSize(all)) = config.worker.memory_limit {
+        config.worker.memory_limit = MemoryLimit::Size(ByteSize(all / u64::from(options.nworkers)));
+    }
+    config
+}

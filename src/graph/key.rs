@@ -13,30 +13,7 @@ impl Graph {
     /// elements of another have that one's brackets. Only trees look at `shape`.
     pub fn key(&self, family: FamilyIx, element: u32, shape: Shape) -> String {
         let Some(f) = self.families.get(family.index()) else { return format!("?{family}[{element}]") };
-        let name = &f.spec.name;
-        if let Some(fan_in) = f.fan_in() {
-            let starts = level_starts(shape.total, fan_in);
-            let level = starts.iter().rposition(|&s| s <= element).unwrap_or(0);
-            return format!("{name}[{level},{}]", element - starts[level]);
-        }
-        match self.items(family) {
-            Items::Single => name.clone(),
-            Items::Range { start, step } => {
-                format!("{name}[{}]", i128::from(*start) + i128::from(*step) * i128::from(element))
-            }
-            Items::Matrix(axes) => match super::items::Items::item(self.items(family), element) {
-                super::items::Item::Fields(fields) => {
-                    debug_assert_eq!(axes.len(), fields.len());
-                    let pairs: Vec<String> =
-                        fields.iter().map(|(k, v)| format!("{k}={}", escape(v))).collect();
-                    format!("{name}[{}]", pairs.join(","))
-                }
-                _ => format!("{name}[{element}]"),
-            },
-            Items::Values(_) | Items::Blocks(_) | Items::Same(_) | Items::Index => {
-                format!("{name}[{element}]")
-            }
-        }
+        key_text(&f.spec.name, self.items(family), f.fan_in(), element, shape.total)
     }
 
     /// The family and element that a key names; no element where it names a whole family. `shapes` says what
@@ -105,6 +82,30 @@ impl Graph {
             Some(_) => "it has no elements".to_string(),
             None => "its elements are not known yet".to_string(),
         }
+    }
+}
+
+/// The key of an element of a family with these items and, if it is a tree, this fan-in; see `Graph::key`.
+/// Only trees look at `total`, their number of elements.
+pub fn key_text(name: &str, items: &Items, fan_in: Option<u32>, element: u32, total: u32) -> String {
+    if let Some(fan_in) = fan_in {
+        let starts = level_starts(total, fan_in);
+        let level = starts.iter().rposition(|&s| s <= element).unwrap_or(0);
+        return format!("{name}[{level},{}]", element - starts[level]);
+    }
+    match items {
+        Items::Single => name.to_string(),
+        Items::Range { start, step } => {
+            format!("{name}[{}]", i128::from(*start) + i128::from(*step) * i128::from(element))
+        }
+        Items::Matrix(_) => match items.item(element) {
+            super::items::Item::Fields(fields) => {
+                let pairs: Vec<String> = fields.iter().map(|(k, v)| format!("{k}={}", escape(v))).collect();
+                format!("{name}[{}]", pairs.join(","))
+            }
+            _ => format!("{name}[{element}]"),
+        },
+        Items::Values(_) | Items::Blocks(_) | Items::Same(_) | Items::Index => format!("{name}[{element}]"),
     }
 }
 

@@ -29,6 +29,7 @@ mod wire;
 pub use build::{Options, Origin};
 pub use check::{check_json, check_report, expansion};
 pub use families::{By, Family, Graph, GraphOutput};
+pub use key::key_text;
 pub use outputs::stays_inside;
 
 /// The most elements that all families of a graph have together: indices and their sums stay far from the end

@@ -2,10 +2,26 @@
 //! the scheduler and to other workers.
 
 pub mod core;
+pub mod directory;
+mod driver;
 pub mod executor;
+mod families;
+mod finish;
+mod limits;
 pub mod nanny;
 pub mod prepare;
 pub mod process;
+mod scheduler_link;
+mod server;
 mod signal_pipe;
+mod standalone;
 pub mod store;
 pub mod supervision;
+mod transfer;
+mod work;
+
+pub use server::{Ending, Options, Worker};
+pub use standalone::run_worker_process;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! `hpcdag scheduler` and `hpcdag worker`: processes that serve until they are told to end. Owns what belongs to the
+//! whole process; serving is the modules' own.
+
+use super::args::{SchedulerArgs, WorkerArgs};
+use super::background::{self, SchedulerOrder};
+use super::context::{Context, Logger, run_long, run_short};
+use super::output::{self, Out};
+use super::signals::Requests;
+use crate::base::error::{Error, Kind, Result};
+use crate::net::{discovery, state_dir};
+use crate::scheduler::{self, Scheduler};
+use crate::worker;
+use crate::worker::executor::native::Registry;
+use crate::worker::nanny::{self, NannyOptions};
+use crate::worker::process;
+use crate::worker::supervision::Supervision;
+
+/// `scheduler`: in the foreground until its end, or started in the background.
+///
+/// # Errors
+/// What keeps it from starting; what it could not clean up.
+pub fn scheduler(context: &Context, args: &SchedulerArgs) -> Result<u8> {
+    if args.detach {
+        context.start_log(&Logger::Short)?;
+        let order = SchedulerOrder::of(args, context.verbosity)?;
+        let started = background::start_scheduler(&order, background::SCHEDULER_TIMEOUT)?;
+        Out::stdout().line(started.path.display().to_string())?;
+        return Ok(0);
+    }
+    context.start_log(&Logger::Long(&args.log))?;
+    process::forbid_core_files()?;
+    process::forbid_inspection()?;
+    process::raise_open_files()?;
+    let options = scheduler::Options {
+        config: context.config(),
+        scheduler_file: args.scheduler_file.clone(),
+        job_id: state_dir::batch_job_id(),
+        embedded: false,
+    };
+    run_long(async {
+        let mut requests = Requests::listen()?;
+        let mut scheduler = tokio::select! {
+            started = Scheduler::start(options) => started?,
+            signal = requests.next() => return Err(ended_by(signal)),
+        };
+        let mut ending = false;
+        loop {
+            tokio::select! {
+                ended = scheduler.wait() => return ended.map(|()| 0),
+                signal = requests.next() => match ending {
+                    false => {
+                        tracing::info!("{signal}: ending the cluster; once more ends at once");
+                        ending = true;
+                        scheduler.stop();
+                    }
+                    true => return Err(ended_by(signal)),
+                },
+            }
+        }
+    })
+}
+
+fn ended_by(signal: &str) -> Error {
+    Error::new(Kind::Cancelled, format!("ended by {signal}"))
+}
+
+/// `worker`: under its nanny, or as the worker itself.
+///
+/// # Errors
+/// What keeps it from starting; for the nanny, that it crashes again and again.
+pub fn worker(context: &Context, args: &WorkerArgs) -> Result<u8> {
+    context.start_log(&Logger::Long(&args.log))?;
+    let supervision = Supervision::from_env();
+    if context.loaded.config.worker.nanny && supervision.is_none() {
+        return supervise(context);
+    }
+    let wish = context.wish(&args.scheduler)?;
+    // A named file need not exist yet: the worker waits for it.
+    let found = match wish.named() {
+        Some(found) => found,
+        None => run_short(discovery::find(&wish))?,
+    };
+    worker::run_worker_process(worker::Options {
+        config: context.config(),
+        scheduler_file: found.path,
+        address: args.scheduler.address.clone(),
+        name: args.name.clone(),
+        nthreads: None,
+        natives: Registry::default(),
+        embedded: false,
+        supervision,
+        job_id: state_dir::batch_job_id(),
+    })
+}
+
+/// Runs this same command line again as the worker, and stays as its nanny. On the main thread, before any other
+/// exists.
+fn supervise(context: &Context) -> Result<u8> {
+    let config = &context.loaded.config;
+    let mut args: Vec<_> = std::env::args_os().skip(1).collect();
+    args.push("--no-nanny".into());
+    let host = hostname::get().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default();
+    let job = state_dir::batch_job_id();
+    let mut options = NannyOptions::new("/proc/self/exe", args);
+    options.name = Some("hpcdag".into());
+    options.local_directory = Some(worker::directory::local_directory(config, job.as_deref(), &host)?);
+    options.restarts.pause_first = config.worker.restart_backoff.initial;
+    options.restarts.pause_max = config.worker.restart_backoff.max;
+    process::forbid_core_files()?;
+    nanny::run(&options)
+}
+
+/// Says something that a person at a terminal wants to know and a script does not.
+pub(super) fn tell(context: &Context, text: &str) {
+    if context.verbosity.quiet == 0 {
+        output::say(text);
+    }
+}

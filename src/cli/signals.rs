@@ -1,0 +1,36 @@
+//! Requests to end, from the terminal or from a batch system. Owns which signals count; what is done about them is
+//! the commands' business.
+
+use crate::base::error::{Error, Result};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// SIGINT, SIGTERM and SIGHUP, from now on no longer deadly.
+pub struct Requests {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Requests {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// `Internal` when the kernel refuses.
+    pub fn listen() -> Result<Requests> {
+        let listen = |kind| signal(kind).map_err(|e| Error::os("cannot listen for signals", e));
+        Ok(Requests {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next request, by the signal's name. Cancelling it loses nothing.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.hangup.recv() => "SIGHUP",
+        }
+    }
+}

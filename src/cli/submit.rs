@@ -1,0 +1,245 @@
+//! `hpcdag submit`: a graph or a command from its reading to the exit code. Owns the order of things and what
+//! Ctrl-C does; running is the client's and the cluster's.
+
+use super::args::SubmitArgs;
+use super::command_graph::{self, Target};
+use super::context::{Context, run_long, run_short};
+use super::output::{self, Out};
+use super::progress::{Progress, summary_text};
+use super::signals::Requests;
+use crate::base::error::{Error, Kind, Result};
+use crate::client::summary::RunSummary;
+use crate::client::{Client, RunEnd, SubmitOptions, Taker, run_hook};
+use crate::cluster::{LocalCluster, LocalOptions};
+use crate::graph::{self, Graph, Origin};
+use crate::worker::executor::native::Registry;
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Runs the command; returns the exit code.
+///
+/// # Errors
+/// What keeps the graph from running to its end. Tasks that fail are no error here but an exit code.
+pub fn submit(context: &Context, args: &SubmitArgs) -> Result<u8> {
+    let (graph, target) = read(args)?;
+    if args.check {
+        let json = args.json.json.then(|| graph::check_json(&graph));
+        let mut out = Out::stdout();
+        match json {
+            Some(json) => out.json(&json)?,
+            None => out.line(graph::check_report(&graph))?,
+        }
+        return Ok(0);
+    }
+    let submission = Submission { context, args, graph, target };
+    match args.local {
+        true => run_long(submission.run_local()),
+        false if args.detach => run_short(submission.detach()),
+        false => run_long(submission.run()),
+    }
+}
+
+/// The graph that is meant.
+fn read(args: &SubmitArgs) -> Result<(Graph, Target)> {
+    if let Some(path) = &args.graph {
+        let params = args.params.iter().map(|p| (p.name.clone(), p.value.clone())).collect();
+        let options = graph::Options { params, targets: args.targets.clone() };
+        return Ok((graph::file::load(path, &options)?, Target::Files));
+    }
+    let base_dir = std::env::current_dir().map_err(|e| Error::os("cannot find the current directory", e))?;
+    let origin = Origin { name: "command".into(), base_dir, umask: graph::file::umask() };
+    command_graph::build(args, &origin)
+}
+
+struct Submission<'a> {
+    context: &'a Context,
+    args: &'a SubmitArgs,
+    graph: Graph,
+    target: Target,
+}
+
+impl Submission<'_> {
+    fn options(&self) -> SubmitOptions {
+        let max = self.args.failures_allowed();
+        SubmitOptions {
+            detached: self.args.detach,
+            // So many are allowed; the one after them ends the run.
+            max_fails: max.map(|n| u32::try_from(n.saturating_add(1)).unwrap_or(u32::MAX)),
+            wait_workers: self.args.wait_workers.unwrap_or(0),
+        }
+    }
+
+    /// Hands the graph over and leaves.
+    async fn detach(self) -> Result<u8> {
+        self.refuse_jobs()?;
+        let client = self.context.client(&self.args.scheduler).await?;
+        let options = self.options();
+        let mut handle = client.submit(self.graph, options).await?;
+        let tasks = handle.accepted().await?;
+        let (run, mut out) = (handle.run(), Out::stdout());
+        drop(handle);
+        client.close().await;
+        match self.args.json.json {
+            true => out.json(&json!({ "run": run, "tasks": tasks }))?,
+            false => out.line(run.to_string())?,
+        }
+        if matches!(self.target, Target::Kept) && self.context.verbosity.quiet == 0 {
+            output::say(
+                "the stdout of its tasks stays in the cluster: get it with hpcdag fetch KEY, or use -o",
+            );
+        }
+        Ok(0)
+    }
+
+    async fn run(self) -> Result<u8> {
+        self.refuse_jobs()?;
+        let client = self.context.client(&self.args.scheduler).await?;
+        let ended = self.follow(client.clone()).await;
+        client.close().await;
+        match ended? {
+            Followed::Ended(code) | Followed::Left(code) => Ok(code),
+        }
+    }
+
+    /// Only threads bound what runs at once, and those of a cluster are not this command's.
+    fn refuse_jobs(&self) -> Result<()> {
+        match self.args.jobs {
+            None => Ok(()),
+            Some(_) => {
+                Err(Error::new(Kind::Usage, "-j bounds the threads of a cluster of this command's own").hint(
+                    "use it with --local; on a running cluster the workers' threads bound what runs at once",
+                ))
+            }
+        }
+    }
+
+    async fn run_local(self) -> Result<u8> {
+        let mut options = LocalOptions {
+            nworkers: self.args.nworkers.unwrap_or(1),
+            nthreads: None,
+            config: self.context.config(),
+            natives: Registry::default(),
+        };
+        if let Some(jobs) = self.args.jobs {
+            if self.args.nworkers.is_some() || self.args.nthreads.is_some() {
+                return Err(Error::new(
+                    Kind::Usage,
+                    "-j says how many threads there are; leave out the others",
+                ));
+            }
+            options.nthreads = Some(jobs);
+        }
+        let cluster = LocalCluster::start(options).await?;
+        let client = match cluster.client().await {
+            Ok(client) => client,
+            Err(e) => {
+                cluster.kill().await;
+                return Err(e);
+            }
+        };
+        let ended = self.follow(client.clone()).await;
+        match ended {
+            Ok(Followed::Ended(code)) => {
+                client.close().await;
+                cluster.stop().await?;
+                Ok(code)
+            }
+            Ok(Followed::Left(code)) => {
+                cluster.kill().await;
+                Ok(code)
+            }
+            Err(e) => {
+                cluster.kill().await;
+                Err(e)
+            }
+        }
+    }
+
+    /// Submits the graph and sees it through.
+    async fn follow(&self, client: Client) -> Result<Followed> {
+        let mut requests = Requests::listen()?;
+        let destination = self.target.destination(&self.graph)?;
+        let handle = client.submit(self.graph.clone(), self.options()).await?;
+        let run = handle.run();
+        let mut progress = Progress::new(self.context.verbosity.quiet > 0 || self.is_one_command());
+        let taker = Taker::new(handle, destination);
+        let mut finish = Box::pin(taker.finish(|p| progress.update(p)));
+        let mut interrupted = false;
+        let end = loop {
+            tokio::select! {
+                end = &mut finish => break end,
+                signal = requests.next() => {
+                    if interrupted {
+                        drop(finish);
+                        progress.finish();
+                        output::say("left at once");
+                        return Ok(Followed::Left(Kind::Cancelled.exit_code()));
+                    }
+                    interrupted = true;
+                    output::say(&format!("{signal}: cancelling the run; once more leaves at once"));
+                    client.cancel(run, &format!("{signal} at the client")).await?;
+                }
+            }
+        };
+        drop(finish);
+        progress.finish();
+        if let Target::Terminal(ordered) = &self.target {
+            ordered.finish()?;
+        }
+        let code = self.conclude(&end?, interrupted).await?;
+        Ok(Followed::Ended(code))
+    }
+
+    fn is_one_command(&self) -> bool {
+        !self.args.command.is_empty() && self.args.each_line.is_none() && self.args.array.is_none()
+    }
+
+    /// Says what the run came to, runs the hook, and finds the exit code.
+    async fn conclude(&self, end: &RunEnd, interrupted: bool) -> Result<u8> {
+        let summary = &end.summary;
+        let mut failed_items: Option<PathBuf> = None;
+        if !summary.is_success() && !self.args.command.is_empty() {
+            let here =
+                std::env::current_dir().map_err(|e| Error::os("cannot find the current directory", e))?;
+            failed_items = command_graph::list_failed(&self.graph, end, summary.run, &here)?;
+        }
+        if self.args.json.json {
+            let mut json = serde_json::to_value(summary).map_err(|e| Error::os("cannot print as JSON", e))?;
+            json["failed-items"] = json!(failed_items);
+            Out::stdout().json(&json)?;
+        } else if self.context.verbosity.quiet == 0 && (!self.is_one_command() || !summary.is_success()) {
+            output::say(&summary_text(summary));
+        }
+        if let Some(list) = &failed_items {
+            output::say(&format!("items to run again: hpcdag submit --each-line {}", list.display()));
+        }
+        let hook = run_hook(&self.graph, summary).await;
+        let code = exit_code(summary, interrupted);
+        match hook {
+            Err(e) if code == 0 => Err(e),
+            Err(e) => {
+                output::print_error(&e);
+                Ok(code)
+            }
+            Ok(()) => Ok(code),
+        }
+    }
+}
+
+/// How following a run ended.
+enum Followed {
+    /// The run is over.
+    Ended(u8),
+    /// The user did not wait for that.
+    Left(u8),
+}
+
+/// The exit code for a run's end.
+pub(super) fn exit_code(summary: &RunSummary, interrupted: bool) -> u8 {
+    match summary {
+        s if s.is_success() => 0,
+        _ if interrupted => Kind::Cancelled.exit_code(),
+        s if s.failed > 0 || s.skipped > 0 => Kind::TasksFailed.exit_code(),
+        _ => Kind::Cancelled.exit_code(),
+    }
+}

@@ -1,0 +1,276 @@
+//! The loop of a registered worker: messages, ended tasks, arrived results, requests and timers, one at a
+//! time, and one report about all of it. Owns when things are said and when the worker has to leave; what
+//! happens to tasks is `work`'s.
+
+use super::core::event::Event;
+use super::scheduler_link::Link;
+use super::server::{Ending, Request};
+use super::transfer::Traffic;
+use super::work::Work;
+use crate::base::error::Result;
+use crate::net::connection::{Sender, TrySendError};
+use crate::protocol::messages::client::Reason;
+use crate::protocol::messages::worker::{FromWorker, Heartbeat, ToWorker};
+use nix::sys::resource::{UsageWho, getrusage};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, MissedTickBehavior};
+
+/// How long a farewell may take.
+const FAREWELL_TIME: Duration = Duration::from_secs(2);
+
+/// When a worker leaves by itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// After so long without anything to do.
+    pub idle: Option<Duration>,
+    /// At this time.
+    pub until: Option<Instant>,
+    /// So long after it has said that it wants to leave.
+    pub retire: Duration,
+}
+
+/// How a registration ended.
+pub(super) enum End {
+    /// The worker leaves.
+    Over(Ending),
+    /// The connection is gone, for this reason.
+    Lost(String),
+}
+
+/// A registered worker.
+pub(super) struct Driver {
+    link: Link,
+    /// Tasks and results.
+    pub work: Work,
+    terms: Terms,
+    embedded: bool,
+    traffic: Arc<Traffic>,
+    /// Set by the pool when tasks have ended.
+    ended: Arc<Notify>,
+    /// Messages that are not reports, to be sent with the next one.
+    notes: Vec<FromWorker>,
+    retiring_until: Option<Instant>,
+    idle_since: Option<Instant>,
+}
+
+/// What woke the loop.
+enum Woken {
+    Messages(Result<usize>),
+    Ended,
+    Arrived(Event),
+    Request(Option<Request>),
+    Beat,
+    Timer,
+    Room,
+}
+
+impl Driver {
+    pub(super) fn new(
+        link: Link,
+        work: Work,
+        terms: Terms,
+        embedded: bool,
+        traffic: Arc<Traffic>,
+        ended: Arc<Notify>,
+    ) -> Driver {
+        let (notes, retiring_until, idle_since) = (Vec::new(), None, None);
+        Driver { link, work, terms, embedded, traffic, ended, notes, retiring_until, idle_since }
+    }
+
+    /// Works until the end of the registration. Tasks may still be running then.
+    pub(super) async fn run(&mut self, requests: &mut mpsc::UnboundedReceiver<Request>) -> End {
+        let mut beat =
+            tokio::time::interval(Duration::from_millis(self.link.registered.heartbeat_ms.max(10)));
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (reporter, reports) = mpsc::channel(1);
+        let reporting = tokio::spawn(report(self.link.sender.clone(), reports));
+        let mut inbox = Vec::new();
+        let mut held_back = false;
+        let end = loop {
+            let timer = self.next_timer();
+            let ended = self.ended.clone();
+            let woken = tokio::select! {
+                received = self.link.receiver.recv_many(&mut inbox) => Woken::Messages(received),
+                () = ended.notified() => Woken::Ended,
+                event = self.work.next_arrival() => Woken::Arrived(event),
+                request = requests.recv() => Woken::Request(request),
+                _ = beat.tick() => Woken::Beat,
+                () = tokio::time::sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {
+                    Woken::Timer
+                }
+                // An error means that the connection is broken, which the receiver finds too.
+                Ok(_) = reporter.reserve(), if held_back => Woken::Room,
+            };
+            if let Some(end) = self.on_woken(woken, &mut inbox) {
+                break end;
+            }
+            self.work.on_finished();
+            held_back = match reporter.try_reserve() {
+                Ok(room) => {
+                    let mut messages = self.work.take_reports();
+                    messages.append(&mut self.notes);
+                    if !messages.is_empty() {
+                        room.send(messages);
+                    }
+                    false
+                }
+                Err(_) => true,
+            };
+        };
+        reporting.abort();
+        end
+    }
+
+    fn on_woken(&mut self, woken: Woken, inbox: &mut Vec<ToWorker>) -> Option<End> {
+        match woken {
+            Woken::Messages(Ok(0)) => return Some(End::Lost("the scheduler ended the connection".into())),
+            Woken::Messages(Ok(_)) => return inbox.drain(..).find_map(|message| self.on_message(message)),
+            Woken::Messages(Err(error)) => return Some(End::Lost(error.message)),
+            Woken::Arrived(event) => self.work.handle(event),
+            Woken::Request(Some(Request::Retire(reason))) => self.retire(reason),
+            Woken::Request(Some(Request::Stop) | None) => return Some(End::Over(Ending::Stopped)),
+            Woken::Beat => self.on_beat(),
+            Woken::Timer => return self.on_timer(),
+            Woken::Ended | Woken::Room => {}
+        }
+        None
+    }
+
+    fn on_message(&mut self, message: ToWorker) -> Option<End> {
+        match message {
+            ToWorker::Families(families) => self.work.learn(families),
+            ToWorker::Compute(compute) => {
+                if let Err(error) = self.work.on_compute(compute) {
+                    return Some(End::Lost(format!("the scheduler sent what it must not: {error}")));
+                }
+            }
+            ToWorker::Free(tasks) => self.work.handle(Event::Free(tasks.tasks)),
+            ToWorker::Cancel(attempts) => self.work.on_withdrawn(attempts.attempts, false),
+            ToWorker::Steal(attempts) => self.work.on_withdrawn(attempts.attempts, true),
+            ToWorker::Replicate(copy) => {
+                self.work.handle(Event::Replicate { tasks: copy.tasks, from: copy.from });
+            }
+            ToWorker::Peers(peers) => self.work.meet(peers),
+            ToWorker::ForgetRun(run) => self.work.forget_run(run.run),
+            ToWorker::Retire(reason) => self.retire(reason.reason),
+            ToWorker::Dismiss(_) => return Some(End::Over(Ending::Dismissed)),
+            ToWorker::Stop(reason) => {
+                tracing::info!("stopping: {}", reason.reason);
+                return Some(End::Over(Ending::Stopped));
+            }
+            ToWorker::Refused(reason) => return Some(End::Over(Ending::Refused(reason.reason))),
+            ToWorker::Registered(_) => {
+                return Some(End::Lost("the scheduler answered a registration twice".into()));
+            }
+        }
+        None
+    }
+
+    /// Asks the scheduler to be let go.
+    fn retire(&mut self, reason: String) {
+        if self.retiring_until.is_some() {
+            return;
+        }
+        tracing::info!(timeout = ?self.terms.retire, "retiring: {reason}");
+        self.retiring_until = Some(Instant::now() + self.terms.retire);
+        self.notes.push(FromWorker::Retiring(Reason { reason }));
+    }
+
+    /// When to look at the clock next.
+    fn next_timer(&mut self) -> Option<Instant> {
+        if let Some(until) = self.retiring_until {
+            return Some(until);
+        }
+        let idle = self.terms.idle.filter(|_| self.work.is_idle());
+        let idle_until = idle.map(|time| *self.idle_since.get_or_insert_with(Instant::now) + time);
+        if idle_until.is_none() {
+            self.idle_since = None;
+        }
+        [idle_until, self.terms.until].into_iter().flatten().min()
+    }
+
+    fn on_timer(&mut self) -> Option<End> {
+        let now = Instant::now();
+        if let Some(until) = self.retiring_until {
+            if until > now {
+                return None;
+            }
+            tracing::warn!("leaving before the scheduler has let go: the time to retire is over");
+            return Some(End::Over(Ending::Stopped));
+        }
+        if self.terms.until.is_some_and(|until| until <= now) {
+            self.retire("its lifetime is over".into());
+        } else if let (Some(since), Some(time)) = (self.idle_since, self.terms.idle)
+            && since + time <= now
+        {
+            self.retire(format!("it had nothing to do for {}", humantime::format_duration(time)));
+        }
+        None
+    }
+
+    fn on_beat(&mut self) {
+        self.work.close_idle_connections();
+        let heartbeat = Heartbeat {
+            executing: u32::try_from(self.work.running()).unwrap_or(u32::MAX),
+            managed: self.work.managed_bytes(),
+            process: resident_bytes(),
+            cpu_seconds: if self.embedded { self.work.cpu.as_secs_f64() } else { own_cpu_seconds() },
+            bytes_in: self.traffic.bytes_in.load(Ordering::Relaxed),
+            bytes_out: self.traffic.bytes_out.load(Ordering::Relaxed),
+        };
+        match self.link.sender.try_send(FromWorker::Heartbeat(heartbeat)) {
+            // The receiver finds out as well, and what is queued shows that we live.
+            Ok(()) | Err(TrySendError::Closed(_) | TrySendError::Full(_)) => {}
+        }
+    }
+
+    /// Says good-bye and ends the connection.
+    pub(super) async fn farewell(self, ending: &Ending) {
+        let sender = self.link.sender;
+        let reason = match ending {
+            Ending::Dismissed => "dismissed",
+            Ending::Stopped => "stopped",
+            Ending::SchedulerGone | Ending::Refused(_) => return,
+        };
+        let goodbye = FromWorker::Goodbye(Reason { reason: reason.into() });
+        let said = tokio::time::timeout(FAREWELL_TIME, sender.send(goodbye)).await;
+        if matches!(said, Ok(Ok(()))) {
+            // If it does not take it, it notices the end of the connection.
+            let _ = sender.close(FAREWELL_TIME).await;
+        }
+    }
+}
+
+/// Sends reports as fast as the scheduler takes them. While it waits here, further news gather in the core
+/// and become one report.
+async fn report(sender: Sender<FromWorker>, mut reports: mpsc::Receiver<Vec<FromWorker>>) {
+    while let Some(messages) = reports.recv().await {
+        for message in messages {
+            if sender.send(message).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Resident bytes of this process.
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
+    // SAFETY: a plain query without pointers.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    pages.saturating_mul(u64::try_from(page).unwrap_or(4096))
+}
+
+/// CPU seconds of this process and of those processes below it that have ended.
+fn own_cpu_seconds() -> f64 {
+    let seconds = |who| {
+        let Ok(usage) = getrusage(who) else { return 0.0 };
+        let time = |t: nix::sys::time::TimeVal| t.tv_sec() as f64 + t.tv_usec() as f64 / 1e6;
+        time(usage.user_time()) + time(usage.system_time())
+    };
+    seconds(UsageWho::RUSAGE_SELF) + seconds(UsageWho::RUSAGE_CHILDREN)
+}

@@ -1,0 +1,150 @@
+//! A task on its slot thread, from preparation until its files are in place: the worker writes those outputs
+//! that it was told to write, and moves in-place ones to their paths, before the attempt counts as finished.
+//! Owns these last steps; running is `prepare`'s.
+
+use super::executor::control::Control;
+use super::executor::{Executor, Failure, FailureKind, Identified, Outcome};
+use super::families::{Family, Write};
+use super::prepare::{Assignment, Runner};
+use super::store::data::{Data, TaskResult};
+use crate::base::error::{Error, Kind, Result};
+use crate::base::failure;
+use crate::base::ids::{Attempt, TaskRef};
+use crate::graph::items::Item;
+use crate::graph::template::Plain;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A task to run, with what follows.
+pub(super) struct Job {
+    /// What to run.
+    pub assignment: Assignment,
+    /// Its family.
+    pub family: Arc<Family>,
+}
+
+impl Identified for Job {
+    fn id(&self) -> (TaskRef, Attempt) {
+        self.assignment.id()
+    }
+}
+
+/// Runs jobs: the executor of the worker's pool.
+pub(super) struct Finisher {
+    runner: Runner,
+}
+
+impl Finisher {
+    pub(super) fn new(runner: Runner) -> Finisher {
+        Finisher { runner }
+    }
+}
+
+/// What remains to be known of a task when it has run.
+struct Finished {
+    id: (TaskRef, Attempt),
+    key: String,
+    index: u32,
+    item: Item,
+}
+
+impl Executor<Job> for Finisher {
+    fn run(&self, job: Job, control: &Control) -> Outcome {
+        let Job { assignment, family } = job;
+        let finished = Finished {
+            id: assignment.id(),
+            key: assignment.key.clone(),
+            index: assignment.index,
+            item: if family.writes.is_empty() { Item::None } else { assignment.item.clone() },
+        };
+        let mut outcome = self.runner.run(assignment, control);
+        let Ok(result) = &outcome.result else { return outcome };
+        let unpublished = std::mem::take(&mut outcome.unpublished);
+        if control.is_cancelled() {
+            // Too late to be accepted: another attempt may be writing the same files.
+            let mut failure = Failure::new(FailureKind::Cancelled);
+            failure.reason = control.reason();
+            outcome.result = Err(failure);
+            return outcome;
+        }
+        let publish = || -> Result<()> {
+            for output in unpublished {
+                let path = output.temporary().to_path_buf();
+                output.publish().map_err(|e| Error::file("cannot move into place", &path, &e))?;
+            }
+            family.writes.iter().try_for_each(|write| finished.write(write, result, &family))
+        };
+        if let Err(error) = publish() {
+            outcome.result = Err(Failure::new(FailureKind::Result(error.to_string())));
+        }
+        outcome
+    }
+}
+
+impl Finished {
+    /// Writes one part of the result to its file.
+    fn write(&self, write: &Write, result: &TaskResult, family: &Family) -> Result<()> {
+        let Some(data) = result.find_part(&write.part) else {
+            let what = if write.part.is_empty() { "stdout" } else { write.part.as_str() };
+            return Err(Error::new(Kind::Graph, format!("{} has no {what} to be written", self.key)));
+        };
+        if write.skip_empty && data.is_empty() {
+            return Ok(());
+        }
+        let context = Plain { item: &self.item, index: self.index, key: &self.key };
+        let spec = family.spec();
+        let path = spec.base_dir.join(write.template.render(&context)?);
+        let (task, attempt) = self.id;
+        let Some(name) = path.file_name() else {
+            return Err(Error::new(Kind::Graph, format!("{} is no path of a file", path.display())));
+        };
+        let unique = format!(".hpcdag-{}-{}-{}.{}-", task.run, task.index, attempt.epoch, attempt.n);
+        let temporary = path.with_file_name(unique + &name.to_string_lossy());
+        let written = put(data, &temporary, 0o666 & !spec.umask).and_then(|()| fs::rename(&temporary, &path));
+        written.map_err(|error| {
+            // What is left of it is of no use; the error that counts is the first one.
+            let _ = fs::remove_file(&temporary);
+            Error::file("cannot write", &path, &error)
+        })
+    }
+}
+
+fn put(data: &Data, path: &Path, mode: u32) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let mut file = File::create(path)?;
+    match data {
+        Data::Heap(bytes) => file.write_all(bytes)?,
+        Data::File(_) | Data::InPlace { .. } => {
+            io::copy(&mut data.reopen()?, &mut file)?;
+        }
+    }
+    file.set_permissions(Permissions::from_mode(mode))
+}
+
+/// An executor's failure as it travels. `family` says which limits it ran into.
+pub(super) fn to_wire(failure: Failure, family: Option<&Family>) -> failure::Failure {
+    use failure::FailureKind as Wire;
+    let spec = family.map(Family::spec);
+    let kind = match failure.kind {
+        FailureKind::Exit(code) => Wire::Exit(code),
+        FailureKind::Signal(signal) => Wire::Signal(signal),
+        FailureKind::Spawn(what) => Wire::Spawn(what),
+        FailureKind::Prepare(what) => Wire::Prepare(what),
+        FailureKind::TimeLimit => Wire::TimeLimit(spec.and_then(|s| s.time_limit_ms).unwrap_or(0)),
+        FailureKind::OutputTooLarge => Wire::OutputTooLarge(spec.and_then(|s| s.max_output).unwrap_or(0)),
+        FailureKind::Native(what) => Wire::Native(what),
+        FailureKind::Cancelled => Wire::Cancelled,
+        FailureKind::MissingOutput(what) | FailureKind::Result(what) => Wire::Result(what),
+    };
+    failure::Failure {
+        kind,
+        command: failure.command,
+        stderr_tail: String::from_utf8_lossy(&failure.stderr_tail).into_owned(),
+        reason: failure.reason,
+    }
+}

@@ -1,0 +1,421 @@
+//! A worker from its start to its end: sets up pool, store and listener, registers, and registers anew when
+//! the scheduler was lost. Owns what outlives a registration; the time of one is the driver's.
+
+use super::directory::{Directory, local_directory};
+use super::driver::{Driver, End, Terms};
+use super::executor::command::CommandExecutor;
+use super::executor::native::{NativeExecutor, Registry};
+use super::executor::pool::Pool;
+use super::finish::{Finisher, Job};
+use super::limits;
+use super::prepare::Runner;
+use super::prepare::environment::{WorkerFacts, own_umask, task_environment};
+use super::scheduler_link::{Answer, Link, Whereabouts, register};
+use super::store::Store;
+use super::supervision::{Predecessor, Supervision, is_internal_variable};
+use super::transfer::Traffic;
+use super::transfer::client::Client;
+use super::transfer::server::{Served, Server};
+use super::work::Work;
+use crate::base::error::{Error, Kind, Result};
+use crate::base::ids::Incarnation;
+use crate::config::{Config, Nthreads, Worker as Settings};
+use crate::graph::layer::SLOT;
+use crate::net::address::{Address, Bound, ListenOptions, PortRange, bind};
+use crate::net::backoff::Backoff;
+use crate::net::fetch::Patience;
+use crate::net::scheduler_file::SchedulerFile;
+use crate::net::tls::ServerTls;
+use crate::protocol::PROTOCOL;
+use crate::protocol::credentials::Role;
+use crate::protocol::messages::worker::Register;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+
+/// What a worker is started with.
+pub struct Options {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The scheduler file; it may not exist yet.
+    pub scheduler_file: PathBuf,
+    /// The scheduler's address, if not the file's.
+    pub address: Option<String>,
+    /// The worker's name; made up if `None`.
+    pub name: Option<String>,
+    /// Task slots, if not as configured.
+    pub nthreads: Option<u32>,
+    /// The native functions that it can run.
+    pub natives: Registry,
+    /// Whether it is part of a larger program: then it changes nothing that belongs to the whole process.
+    pub embedded: bool,
+    /// What its nanny says.
+    pub supervision: Option<Supervision>,
+    /// The batch job that it runs in.
+    pub job_id: Option<String>,
+}
+
+/// How a worker ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The scheduler let it go, after it had handed everything over.
+    Dismissed,
+    /// It was stopped: by the scheduler, by its owner, or because retiring took too long.
+    Stopped,
+    /// Its scheduler was gone for longer than the death-timeout.
+    SchedulerGone,
+    /// The scheduler did not let it in again, for this reason.
+    Refused(String),
+}
+
+/// What the owner of a worker wants of it.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// Leave in order, for a reason.
+    Retire(String),
+    /// Leave now.
+    Stop,
+}
+
+/// A running worker. Stops when it is dropped.
+pub struct Worker {
+    name: String,
+    requests: mpsc::UnboundedSender<Request>,
+    task: Option<JoinHandle<Result<Ending>>>,
+    ending: Option<Result<Ending>>,
+}
+
+impl Worker {
+    /// Starts a worker on the current runtime: waits for the scheduler, up to the death-timeout, and
+    /// registers.
+    ///
+    /// # Errors
+    /// No scheduler was found in time (`NoScheduler`), it did not let the worker in (`Refused`), or something
+    /// here does not allow to start: no such interface, no room for the local directory, a wrong name.
+    pub async fn start(options: Options) -> Result<Worker> {
+        let mut life = Life::prepare(options).await?;
+        let link = match life.join().await? {
+            Answer::Registered(link) => link,
+            Answer::Refused(reason) => {
+                let text = format!("the scheduler refuses this worker: {reason}");
+                return Err(Error::new(Kind::Refused, text));
+            }
+        };
+        let (requests, asked) = mpsc::unbounded_channel();
+        let name = life.name.clone();
+        let task = tokio::spawn(life.live(*link, asked));
+        Ok(Worker { name, requests, task: Some(task), ending: None })
+    }
+
+    /// Asks it to leave in order: what has not started goes back, results are copied, then it ends. Returns
+    /// at once; the second and later requests change nothing.
+    pub fn retire(&self, reason: &str) {
+        // It may have ended already.
+        let _ = self.requests.send(Request::Retire(reason.to_string()));
+    }
+
+    /// Ends its tasks and leaves. Returns at once.
+    pub fn stop(&self) {
+        // It may have ended already.
+        let _ = self.requests.send(Request::Stop);
+    }
+
+    /// Waits for its end. May be cancelled and called again.
+    ///
+    /// # Errors
+    /// Something went wrong that no ending has a name for.
+    pub async fn wait(&mut self) -> Result<Ending> {
+        if let Some(task) = &mut self.task {
+            let ended = task.await;
+            self.task = None;
+            let lost = |error: tokio::task::JoinError| Err(Error::os("the worker came to grief", error));
+            self.ending = Some(ended.unwrap_or_else(lost));
+        }
+        self.ending.clone().unwrap_or(Ok(Ending::Stopped))
+    }
+
+    /// Its name in the cluster.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// What a worker is over all its registrations.
+struct Life {
+    config: Arc<Config>,
+    whereabouts: Whereabouts,
+    name: String,
+    host: String,
+    slots: u32,
+    memory_limit: Option<u64>,
+    job_id: Option<String>,
+    embedded: bool,
+    incarnation: Incarnation,
+    predecessor: Option<Predecessor>,
+    /// When its lifetime is over.
+    until: Option<tokio::time::Instant>,
+    pool: Arc<Pool<Job>>,
+    store: Arc<Mutex<Store>>,
+    ended: Arc<Notify>,
+    served: Arc<Served>,
+    address: Address,
+    /// The listener until the cluster is known, then what serves on it and the cluster's authority.
+    listener: Option<TcpListener>,
+    server: Option<(String, Server)>,
+    /// Removed at the end.
+    _directory: Directory,
+}
+
+impl Life {
+    async fn prepare(options: Options) -> Result<Life> {
+        let config = options.config;
+        let settings = &config.worker;
+        let variable = |name: &str| std::env::var(name).ok();
+        let host = hostname::get().map_or_else(|_| "unknown".into(), |h| h.to_string_lossy().into_owned());
+        let supervision = options.supervision.as_ref();
+        let incarnation = supervision.map_or_else(Incarnation::new_v4, |s| s.incarnation);
+        let name = match options.name {
+            Some(name) => checked_name(name)?,
+            None => format!("{host}-{}", &incarnation.simple().to_string()[..8]),
+        };
+        let directory = match supervision.and_then(|s| s.directory.clone()) {
+            Some(path) => Directory::create_at(path)?,
+            None => {
+                Directory::create(&local_directory(&config, options.job_id.as_deref(), &host)?, incarnation)?
+            }
+        };
+        let count = options.nthreads.and_then(std::num::NonZeroU32::new).map(Nthreads::Count);
+        let nthreads = limits::threads(count.unwrap_or(settings.nthreads), &variable);
+        let address = options.address.map(|text| text.parse()).transpose()?;
+        let Bound { listener, address: own, reason } = bind(&listen_options(settings)).await?;
+        tracing::info!(address = %own, "worker {name} listens: {reason}");
+        let ended = Arc::new(Notify::new());
+        let runner = runner(settings, &name, &options.scheduler_file, &directory, options.natives);
+        let (executor, notify) = (Arc::new(Finisher::new(runner)), ended.clone());
+        let pool = Pool::start(nthreads as usize, executor, move || notify.notify_one());
+        let pool = Arc::new(pool.map_err(|e| Error::os("cannot start the slot threads", e))?);
+        let store = Arc::new(Mutex::new(Store::default()));
+        let (epoch, traffic) = (AtomicU32::new(0), Arc::new(Traffic::default()));
+        let served = Arc::new(Served { store: store.clone(), epoch, name: name.clone(), traffic });
+        Ok(Life {
+            whereabouts: Whereabouts { file: options.scheduler_file, address },
+            slots: nthreads.saturating_mul(SLOT),
+            memory_limit: limits::memory(settings.memory_limit, &variable),
+            until: lifetime(settings).map(|time| tokio::time::Instant::now() + time),
+            predecessor: options.supervision.and_then(|s| s.predecessor),
+            job_id: options.job_id,
+            embedded: options.embedded,
+            listener: Some(listener),
+            server: None,
+            address: own,
+            _directory: directory,
+            config,
+            name,
+            host,
+            incarnation,
+            pool,
+            store,
+            ended,
+            served,
+        })
+    }
+
+    /// Finds the scheduler and registers, for as long as the death-timeout allows.
+    async fn join(&mut self) -> Result<Answer> {
+        let patience = self.config.worker.death_timeout.0;
+        let deadline = Instant::now() + patience;
+        let mut pause = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let file = self.whereabouts.find(left).await?;
+            self.serve(&file).await?;
+            let timeout = self.config.network.connect_timeout.0;
+            match register(&file, self.introduction(), timeout).await {
+                Ok(answer) => {
+                    if let Answer::Registered(link) = &answer {
+                        let worker = link.registered.worker;
+                        // Other workers may come as soon as they hear of this one.
+                        self.served.epoch.store(link.registered.epoch, Ordering::Release);
+                        tracing::info!(cluster = file.id, %worker, "worker {} has registered", self.name);
+                    }
+                    return Ok(answer);
+                }
+                Err(error) if Instant::now() >= deadline => return Err(error),
+                Err(error) => tracing::info!("cannot register, trying again: {error}"),
+            }
+            tokio::time::sleep(pause.next_delay()).await;
+        }
+    }
+
+    /// Serves results to those who have the cluster's credentials. A new cluster needs a new listener.
+    async fn serve(&mut self, file: &SchedulerFile) -> Result<()> {
+        let authority = &file.credentials.ca;
+        if self.server.as_ref().is_some_and(|(ca, _)| ca == authority) {
+            return Ok(());
+        }
+        if let Some((_, server)) = self.server.take() {
+            server.stop().await;
+        }
+        let listener = match self.listener.take() {
+            Some(listener) => listener,
+            None => {
+                let bound = bind(&listen_options(&self.config.worker)).await?;
+                self.address = bound.address;
+                bound.listener
+            }
+        };
+        let tls = ServerTls::new(&file.role_credentials(Role::Worker)?, &file.id)?;
+        self.server = Some((authority.clone(), Server::start(listener, tls, self.served.clone())));
+        Ok(())
+    }
+
+    fn introduction(&self) -> Register {
+        let resources = self.config.worker.resources.iter();
+        Register {
+            protocol: PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").into(),
+            incarnation: self.incarnation,
+            name: self.name.clone(),
+            host: self.host.clone(),
+            pid: std::process::id(),
+            address: self.address.to_string(),
+            slots: self.slots,
+            resources: resources.map(|(name, amount)| (name.clone(), amount.0)).collect::<BTreeMap<_, _>>(),
+            memory_limit: self.memory_limit,
+            job_id: self.job_id.clone(),
+            predecessor: self.predecessor.clone().map(|p| (p.incarnation, p.end)),
+            // Coming back with data is for later; until then a lost connection costs the results.
+            holds: Vec::new(),
+        }
+    }
+
+    /// Works for one scheduler after the other, until the end.
+    async fn live(mut self, link: Link, mut requests: mpsc::UnboundedReceiver<Request>) -> Result<Ending> {
+        let mut link = Some(link);
+        let ending = loop {
+            let mut driver = match link.take() {
+                Some(link) => self.driver(link),
+                None => tokio::select! {
+                    joined = self.join() => match joined {
+                        Ok(Answer::Registered(link)) => self.driver(*link),
+                        Ok(Answer::Refused(reason)) => break Ok(Ending::Refused(reason)),
+                        Err(e) if matches!(e.kind, Kind::NoScheduler | Kind::Timeout) => {
+                            tracing::warn!("leaving, no scheduler within the death-timeout: {e}");
+                            break Ok(Ending::SchedulerGone);
+                        }
+                        Err(e) => break Err(e),
+                    },
+                    // Nobody is there to whom anything could be handed over.
+                    _ = requests.recv() => break Ok(Ending::Stopped),
+                },
+            };
+            let end = driver.run(&mut requests).await;
+            driver.work.abort();
+            match end {
+                End::Over(ending) => {
+                    driver.farewell(&ending).await;
+                    break Ok(ending);
+                }
+                End::Lost(why) => {
+                    tracing::warn!("lost the scheduler, looking for it again: {why}");
+                    drop(driver);
+                    self.start_over(why).await;
+                }
+            }
+        };
+        self.end_tasks().await;
+        ending
+    }
+
+    fn driver(&self, link: Link) -> Driver {
+        let (settings, registered) = (&self.config.worker, &link.registered);
+        let patience = Patience { connect: self.config.network.connect_timeout.0, ..Patience::default() };
+        let traffic = self.served.traffic.clone();
+        let client = Client::new(link.tls.clone(), registered.epoch, patience, traffic.clone());
+        let (pool, store) = (self.pool.clone(), self.store.clone());
+        let work = Work::new(self.slots, registered.epoch, pool, store, client);
+        let terms = Terms {
+            idle: settings.idle_timeout.map(|t| t.0),
+            until: self.until,
+            retire: settings.retire_timeout.0,
+        };
+        Driver::new(link, work, terms, self.embedded, traffic, self.ended.clone())
+    }
+
+    /// After the scheduler was lost: no task and no result counts any more, and the worker is another one to
+    /// the next scheduler. Waits for the tasks, but not for ever.
+    async fn start_over(&mut self, why: String) {
+        let patience = self.config.worker.kill_grace.0 + Duration::from_secs(5);
+        let until = Instant::now() + patience;
+        while !self.pool.running().is_empty() && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        drop(self.pool.take_finished());
+        *self.store.lock().unwrap_or_else(PoisonError::into_inner) = Store::default();
+        let before = std::mem::replace(&mut self.incarnation, Incarnation::new_v4());
+        let end = format!("it lost its connection: {why}");
+        self.predecessor = Some(Predecessor { incarnation: before, end });
+    }
+
+    /// Ends what still runs, and waits for that off the event loop.
+    async fn end_tasks(&self) {
+        let patience = self.config.worker.kill_grace.0 + Duration::from_secs(5);
+        let pool = self.pool.clone();
+        let stuck = tokio::task::spawn_blocking(move || pool.shutdown(true, patience)).await;
+        match stuck {
+            Ok(stuck) if !stuck.is_empty() => tracing::warn!("{} tasks do not end", stuck.len()),
+            _ => {}
+        }
+    }
+}
+
+/// What runs tasks.
+fn runner(
+    settings: &Settings,
+    name: &str,
+    scheduler_file: &std::path::Path,
+    directory: &Directory,
+    natives: Registry,
+) -> Runner {
+    let own = std::env::vars_os().filter(|(name, _)| !is_internal_variable(name));
+    let file = std::path::absolute(scheduler_file).unwrap_or_else(|_| scheduler_file.into());
+    let facts = WorkerFacts {
+        name: name.to_string(),
+        scheduler_file: Some(file),
+        local_directory: directory.path().to_path_buf(),
+        shell: settings.shell.clone(),
+        env: task_environment(own),
+        umask: own_umask(),
+        launcher: Vec::new(),
+    };
+    let commands = CommandExecutor { kill_grace: settings.kill_grace.0, ..CommandExecutor::default() };
+    Runner::new(facts, commands, NativeExecutor::new(Arc::new(natives)))
+}
+
+fn listen_options(settings: &Settings) -> ListenOptions {
+    // The default says the same as nothing, and nothing may stand beside a host.
+    let interface = Some(settings.interface.join(",")).filter(|list| list != "auto");
+    let port = PortRange { first: settings.port.first, last: settings.port.last };
+    ListenOptions { host: settings.host.clone(), interface, port }
+}
+
+/// The lifetime, varied by up to its stagger in both directions.
+fn lifetime(settings: &Settings) -> Option<Duration> {
+    let shift = settings.lifetime_stagger.0.mul_f64(fastrand::f64());
+    let lifetime = settings.lifetime?.0;
+    Some(if fastrand::bool() { lifetime + shift } else { lifetime.saturating_sub(shift) })
+}
+
+fn checked_name(name: String) -> Result<String> {
+    let plain = |c: char| !c.is_control() && !c.is_whitespace();
+    if !name.is_empty() && name.len() <= 200 && name.chars().all(plain) {
+        return Ok(name);
+    }
+    Err(Error::new(Kind::Usage, format!("{name:?} cannot be a worker's name"))
+        .hint("use up to 200 characters without spaces"))
+}

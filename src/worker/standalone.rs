@@ -1,0 +1,123 @@
+//! A worker as a process of its own: the body of `hpcdag worker --no-nanny`, and what a nanny starts. Owns
+//! what belongs to the whole process: limits, signals, the exit code.
+
+use super::process;
+use super::server::{Ending, Options, Worker};
+use crate::base::error::{Error, Kind, Result};
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// How long work on blocking threads may take after the worker's end.
+const SHUTDOWN_TIME: Duration = Duration::from_secs(1);
+
+/// Runs a worker until its end and returns the exit code to leave with. To be called on the main thread.
+///
+/// SIGTERM, SIGINT and SIGHUP: the first asks the worker to leave in order, the second stops it.
+///
+/// # Errors
+/// The worker could not be started, or it met something that no ending has a name for.
+pub fn run_worker_process(options: Options) -> Result<u8> {
+    if let Some(supervision) = &options.supervision {
+        process::die_with_parent(supervision.nanny_pid)?;
+    }
+    process::forbid_core_files()?;
+    if let Err(error) = process::raise_open_files() {
+        tracing::warn!("results may run out of descriptors: {error}");
+    }
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .map_err(|e| Error::os("cannot start the runtime", e))?;
+    let ended = runtime.block_on(run(options));
+    runtime.shutdown_timeout(SHUTDOWN_TIME);
+    // What left its task's process group.
+    process::kill_descendants();
+    ended
+}
+
+async fn run(options: Options) -> Result<u8> {
+    let mut signals = Signals::install()?;
+    let directory = options.supervision.as_ref().and_then(|s| s.directory.clone());
+    let mut worker = tokio::select! {
+        started = Worker::start(options) => started?,
+        asked = signals.next() => match asked {
+            Asked::NannyGone => leave_at_once(directory),
+            // It has nothing that it could hand over.
+            Asked::Leave => return Ok(0),
+        },
+    };
+    let mut leaving = false;
+    loop {
+        tokio::select! {
+            ended = worker.wait() => return ended.map(exit_code),
+            asked = signals.next() => match asked {
+                Asked::NannyGone => leave_at_once(directory),
+                Asked::Leave if leaving => worker.stop(),
+                Asked::Leave => {
+                    leaving = true;
+                    worker.retire("it was asked to by a signal");
+                }
+            },
+        }
+    }
+}
+
+/// The exit code for an ending. Those but 0 are among the nanny's final ones.
+fn exit_code(ending: Ending) -> u8 {
+    match ending {
+        Ending::Dismissed | Ending::Stopped => 0,
+        Ending::SchedulerGone => Kind::NoScheduler.exit_code(),
+        Ending::Refused(reason) => {
+            tracing::error!("the scheduler refuses this worker: {reason}");
+            Kind::Refused.exit_code()
+        }
+    }
+}
+
+/// Without its nanny nobody would clean up after this process later.
+fn leave_at_once(directory: Option<PathBuf>) -> ! {
+    tracing::error!("the nanny is gone: killing the tasks and leaving");
+    process::kill_descendants();
+    if let Some(directory) = directory {
+        // Nobody is left who could do better.
+        let _ = std::fs::remove_dir_all(directory);
+    }
+    std::process::exit(i32::from(Kind::Cancelled.exit_code()))
+}
+
+/// What a signal asks for.
+enum Asked {
+    Leave,
+    NannyGone,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+    nanny_gone: Signal,
+}
+
+impl Signals {
+    fn install() -> Result<Signals> {
+        let handle = |kind| signal(kind).map_err(|e| Error::os("cannot handle signals", e));
+        Ok(Signals {
+            terminate: handle(SignalKind::terminate())?,
+            interrupt: handle(SignalKind::interrupt())?,
+            hang_up: handle(SignalKind::hangup())?,
+            nanny_gone: handle(SignalKind::from_raw(process::NANNY_GONE as i32))?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.nanny_gone.recv() => Asked::NannyGone,
+            _ = self.terminate.recv() => Asked::Leave,
+            _ = self.interrupt.recv() => Asked::Leave,
+            _ = self.hang_up.recv() => Asked::Leave,
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! The core joined to what it decides about: pool, store and transfers. Turns messages into events, actions
+//! into deeds, and what the core has gathered into messages. Owns no connection and no timer.
+
+use super::core::Core;
+use super::core::event::{Action, Assigned, Done, Event, Fetched, Input, Start};
+use super::executor::pool::{Finished, Pool};
+use super::families::{Families, Family};
+use super::finish::{Job, to_wire};
+use super::store::Store;
+use super::store::data::TaskResult;
+use super::transfer::client::{Client, Fetched as Transferred};
+use crate::base::failure::Failure;
+use crate::base::ids::{Attempt, RunId, TaskRef, WorkerId};
+use crate::graph::items::Item;
+use crate::net::address::Address;
+use crate::protocol::framing::FrameError;
+use crate::protocol::messages::compute::Compute;
+use crate::protocol::messages::report::{News, Rare, Report};
+use crate::protocol::messages::worker::{Families as FamiliesMessage, FromWorker, Peers};
+use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+/// Slot threads at most. Tasks that occupy a small part of a slot each share threads beyond this.
+const THREADS_MAX: usize = 1024;
+
+/// Failed attempts in one message at most: each carries the last lines of its stderr.
+const FAILED_PER_REPORT: usize = 1000;
+
+type Id = (TaskRef, Attempt);
+
+/// Outcomes of one fetch.
+type Arrived = (WorkerId, Vec<(TaskRef, Transferred)>);
+
+/// A worker's tasks and results within one registration.
+pub(super) struct Work {
+    core: Core,
+    epoch: u32,
+    pool: Arc<Pool<Job>>,
+    store: Arc<Mutex<Store>>,
+    families: Families,
+    /// Values of elements that came with their tasks, until these start.
+    items: FxHashMap<TaskRef, (Attempt, Item)>,
+    /// What was given to the pool, with the family if a job could be made.
+    running: FxHashMap<Id, Arc<Family>>,
+    /// Results of attempts that have ended, until the core says what becomes of them.
+    pending: FxHashMap<Id, Arc<TaskResult>>,
+    addresses: FxHashMap<WorkerId, Address>,
+    client: Client,
+    fetches: JoinSet<Arrived>,
+    asked: FxHashMap<tokio::task::Id, (WorkerId, Vec<TaskRef>)>,
+    /// CPU time of the tasks that have ended.
+    pub(super) cpu: Duration,
+}
+
+impl Work {
+    pub(super) fn new(
+        slots: u32,
+        epoch: u32,
+        pool: Arc<Pool<Job>>,
+        store: Arc<Mutex<Store>>,
+        client: Client,
+    ) -> Work {
+        Work {
+            core: Core::new(slots),
+            epoch,
+            pool,
+            store,
+            families: Families::default(),
+            items: FxHashMap::default(),
+            running: FxHashMap::default(),
+            pending: FxHashMap::default(),
+            addresses: FxHashMap::default(),
+            client,
+            fetches: JoinSet::new(),
+            asked: FxHashMap::default(),
+            cpu: Duration::ZERO,
+        }
+    }
+
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn learn(&mut self, families: FamiliesMessage) {
+        self.families.learn(families);
+    }
+
+    pub(super) fn forget_run(&mut self, run: RunId) {
+        self.families.forget(run);
+        self.items.retain(|task, _| task.run != run);
+    }
+
+    pub(super) fn meet(&mut self, peers: Peers) {
+        for (worker, address) in peers.peers {
+            match address.parse() {
+                Ok(address) => drop(self.addresses.insert(worker, address)),
+                Err(error) => tracing::warn!(%worker, "another worker's address is of no use: {error}"),
+            }
+        }
+    }
+
+    /// Tasks are handed over.
+    pub(super) fn on_compute(&mut self, compute: Compute) -> Result<(), FrameError> {
+        let tasks = compute.unpack()?;
+        for (at, item) in tasks.items {
+            let task = &tasks.tasks[at as usize];
+            self.items.insert(task.task, (task.attempt, item));
+        }
+        let mut inputs = tasks.inputs.iter();
+        let (mut taken, mut held) = (0, 0);
+        let mut assigned = Vec::with_capacity(tasks.tasks.len());
+        for t in &tasks.tasks {
+            // `unpack` has checked that the ends ascend and stay inside.
+            let n = (t.inputs_end - taken) as usize;
+            taken = t.inputs_end;
+            let own = inputs.by_ref().take(n).map(|input| {
+                let holders = &tasks.holders[held as usize..input.holders_end as usize];
+                held = input.holders_end;
+                let (task, nbytes, edge) = (input.task, input.nbytes, input.edge);
+                Input { task, nbytes, edge, holders: holders.to_vec() }
+            });
+            assigned.push(Assigned {
+                task: t.task,
+                attempt: t.attempt,
+                tries: t.tries,
+                family: t.family,
+                element: t.element,
+                priority: t.priority,
+                slots: t.slots,
+                keep: t.keep,
+                inputs: own.collect(),
+            });
+        }
+        self.handle(Event::Compute(assigned));
+        Ok(())
+    }
+
+    /// Attempts are not wanted any more, or wanted back.
+    pub(super) fn on_withdrawn(&mut self, attempts: Vec<Id>, steal: bool) {
+        for (task, attempt) in &attempts {
+            if self.items.get(task).is_some_and(|(a, _)| a == attempt) {
+                self.items.remove(task);
+            }
+        }
+        self.handle(if steal { Event::Steal(attempts) } else { Event::Cancel(attempts) });
+    }
+
+    /// Attempts ended in the pool.
+    pub(super) fn on_finished(&mut self) {
+        let finished = self.pool.take_finished();
+        if finished.is_empty() {
+            return;
+        }
+        let done = finished.into_iter().map(|f| self.done(f)).collect();
+        self.handle(Event::Done(done));
+    }
+
+    fn done(&mut self, finished: Finished) -> Done {
+        let Finished { task, attempt, outcome } = finished;
+        let family = self.running.remove(&(task, attempt));
+        self.cpu += outcome.cpu;
+        let duration = outcome.wall;
+        let outcome = match outcome.result {
+            Ok(result) => {
+                let nbytes = result.nbytes();
+                self.pending.insert((task, attempt), Arc::new(result));
+                Ok(nbytes)
+            }
+            Err(failure) => Err(Arc::new(to_wire(failure, family.as_deref()))),
+        };
+        Done { task, attempt, outcome, duration }
+    }
+
+    /// Waits for a fetch to end; for ever if there is none.
+    pub(super) async fn next_arrival(&mut self) -> Event {
+        loop {
+            let (id, arrived) = match self.fetches.join_next_with_id().await {
+                None => std::future::pending().await,
+                Some(Ok((id, arrived))) => (id, Some(arrived)),
+                Some(Err(error)) => {
+                    tracing::error!("a fetch came to grief: {error}");
+                    (error.id(), None)
+                }
+            };
+            let Some((peer, tasks)) = self.asked.remove(&id) else { continue };
+            let arrived = arrived.map(|(_, outcomes)| outcomes);
+            let all_lost = || tasks.into_iter().map(|t| (t, Transferred::Unreachable)).collect();
+            return self.on_arrived(peer, arrived.unwrap_or_else(all_lost));
+        }
+    }
+
+    fn on_arrived(&mut self, peer: WorkerId, outcomes: Vec<(TaskRef, Transferred)>) -> Event {
+        // Who made a fetched result is not known here, nor does it matter.
+        let attempt = Attempt { epoch: self.epoch, n: 0 };
+        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcomes = outcomes.into_iter().map(|(task, outcome)| match outcome {
+            Transferred::Here(result) => {
+                let nbytes = result.nbytes();
+                if store.find(task).is_none() {
+                    store.insert(task, attempt, result);
+                }
+                (task, Fetched::Here(nbytes))
+            }
+            Transferred::Absent => (task, Fetched::Absent),
+            Transferred::Unreachable => (task, Fetched::Unreachable),
+        });
+        Event::Fetched { peer, outcomes: outcomes.collect() }
+    }
+
+    /// Tells the core and does what it wants.
+    pub(super) fn handle(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let actions = self.core.handle(event);
+            self.perform(actions, &mut events);
+        }
+    }
+
+    /// Does what the core wants; what comes of it at once goes to `events`.
+    fn perform(&mut self, actions: Vec<Action>, events: &mut VecDeque<Event>) {
+        let (mut jobs, mut undone) = (Vec::new(), Vec::new());
+        for action in actions {
+            match action {
+                Action::Start(start) => match self.job(&start) {
+                    Ok(job) => jobs.push(job),
+                    Err(failure) => undone.push(Done {
+                        task: start.task,
+                        attempt: start.attempt,
+                        outcome: Err(Arc::new(failure)),
+                        duration: Duration::ZERO,
+                    }),
+                },
+                Action::Kill { task, attempt } => {
+                    // If it is not there any more it has just ended; its outcome comes all the same.
+                    self.pool.cancel(task, attempt, None);
+                }
+                Action::Fetch { peer, tasks } => self.fetch(peer, tasks, events),
+                Action::Publish { task, attempt } => {
+                    if let Some(result) = self.pending.remove(&(task, attempt)) {
+                        self.store().insert(task, attempt, result);
+                    }
+                }
+                Action::Discard { task, attempt } => drop(self.pending.remove(&(task, attempt))),
+                Action::Drop(tasks) => {
+                    let mut store = self.store();
+                    tasks.iter().for_each(|task| drop(store.remove(*task)));
+                }
+            }
+        }
+        if !undone.is_empty() {
+            events.push_back(Event::Done(undone));
+        }
+        self.submit(jobs);
+    }
+
+    fn job(&mut self, start: &Start) -> Result<Job, Failure> {
+        let item = self.items.remove(&start.task).filter(|(attempt, _)| *attempt == start.attempt);
+        self.families.job(start, item.map(|(_, item)| item), &self.store())
+    }
+
+    fn submit(&mut self, jobs: Vec<Job>) {
+        if jobs.is_empty() {
+            return;
+        }
+        for job in &jobs {
+            self.running.insert((job.assignment.task, job.assignment.attempt), job.family.clone());
+        }
+        let threads = self.running.len().min(THREADS_MAX);
+        if let Err(error) = self.pool.grow(threads) {
+            tracing::warn!(threads, "cannot start another slot thread, tasks share those there are: {error}");
+        }
+        self.pool.submit(jobs);
+    }
+
+    fn fetch(&mut self, peer: WorkerId, tasks: Vec<TaskRef>, events: &mut VecDeque<Event>) {
+        let Some(address) = self.addresses.get(&peer).cloned() else {
+            let outcomes = tasks.into_iter().map(|task| (task, Fetched::Unreachable)).collect();
+            events.push_back(Event::Fetched { peer, outcomes });
+            return;
+        };
+        let (client, wanted) = (self.client.clone(), tasks.clone());
+        let handle = self.fetches.spawn(async move { (peer, client.fetch(&address, wanted).await) });
+        self.asked.insert(handle.id(), (peer, tasks));
+    }
+
+    /// What the scheduler is to be told, as messages.
+    pub(super) fn take_reports(&mut self) -> Vec<FromWorker> {
+        let report = self.core.take_report();
+        if report.is_empty() {
+            return Vec::new();
+        }
+        for (task, attempt, _) in &report.missing {
+            if self.items.get(task).is_some_and(|(a, _)| a == attempt) {
+                self.items.remove(task);
+            }
+        }
+        let ns = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+        let finished = report.finished.into_iter().map(|(t, a, bytes, d)| (t, a, bytes, ns(d)));
+        let mut failed = report.failed.into_iter().map(|(t, a, f)| (t, a, Arc::unwrap_or_clone(f)));
+        let first = News {
+            started: report.started,
+            finished: finished.collect(),
+            replicas: report.replicas,
+            rare: Rare {
+                failed: failed.by_ref().take(FAILED_PER_REPORT).collect(),
+                missing: report.missing,
+                returned: report.returned,
+                kept: report.kept,
+                uncopied: report.uncopied,
+                paused: None,
+            },
+        };
+        let mut messages = vec![FromWorker::Report(Report::pack(self.epoch, first))];
+        loop {
+            let failed: Vec<_> = failed.by_ref().take(FAILED_PER_REPORT).collect();
+            if failed.is_empty() {
+                return messages;
+            }
+            let news = News { rare: Rare { failed, ..Rare::default() }, ..News::default() };
+            messages.push(FromWorker::Report(Report::pack(self.epoch, news)));
+        }
+    }
+
+    /// Attempts in the pool.
+    pub(super) fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Whether it has nothing to do and nothing that anybody needs.
+    pub(super) fn is_idle(&self) -> bool {
+        self.core.in_hand() == 0 && self.running.is_empty() && self.store().is_empty()
+    }
+
+    /// Bytes of results, those included that are being made.
+    pub(super) fn managed_bytes(&self) -> u64 {
+        self.store().managed_bytes() + self.pool.captured_bytes()
+    }
+
+    pub(super) fn close_idle_connections(&self) {
+        self.client.close_idle();
+    }
+
+    /// Ends all tasks without waiting for their ends.
+    pub(super) fn abort(&mut self) {
+        self.fetches.abort_all();
+        let actions = self.core.abort();
+        self.perform(actions, &mut VecDeque::new());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::failure::FailureKind;
+
+    #[test]
+    fn a_job_that_cannot_be_made_is_a_failure() {
+        let failure = Families::default().job(
+            &Start {
+                task: TaskRef::default(),
+                attempt: Attempt::default(),
+                tries: 0,
+                family: crate::base::ids::FamilyIx(3),
+                element: 0,
+                keep: true,
+                inputs: vec![],
+            },
+            None,
+            &Store::default(),
+        );
+        let kind = failure.err().map(|f| f.kind);
+        assert!(matches!(kind, Some(FailureKind::Prepare(text)) if text.contains("family 3")));
+    }
+}
