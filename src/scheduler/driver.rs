@@ -1,7 +1,7 @@
 //! The task that owns the core: takes what sessions say, lets the core decide, has its decisions carried
 //! out. Owns the clock and the order of things; never waits for a peer.
 
-use super::core::event::{Event, WorkerSpec};
+use super::core::event::{Event, MemoryUse, WorkerSpec};
 use super::core::{Core, Settings};
 use super::input::{ClientOrder, Input, WorkerOrder};
 use super::peers::{ClientPeer, WorkerPeer};

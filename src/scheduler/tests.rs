@@ -92,6 +92,7 @@ fn register(name: &str) -> Register {
         slots: 2 * SLOT,
         resources: Default::default(),
         memory_limit: Some(1 << 30),
+        memory_target: None,
         job_id: None,
         predecessor: None,
         holds: Vec::new(),

@@ -216,6 +216,8 @@ impl Driver {
         let heartbeat = Heartbeat {
             executing: u32::try_from(self.work.running()).unwrap_or(u32::MAX),
             managed: self.work.managed_bytes(),
+            spilled: 0,
+            unmanaged: 0,
             process: resident_bytes(),
             cpu_seconds: if self.embedded { self.work.cpu.as_secs_f64() } else { own_cpu_seconds() },
             bytes_in: self.traffic.bytes_in.load(Ordering::Relaxed),

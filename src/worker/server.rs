@@ -287,6 +287,9 @@ impl Life {
             slots: self.slots,
             resources: resources.map(|(name, amount)| (name.clone(), amount.0)).collect::<BTreeMap<_, _>>(),
             memory_limit: self.memory_limit,
+            memory_target: self
+                .memory_limit
+                .and_then(|limit| admission_bound(&self.config.worker.memory, limit)),
             job_id: self.job_id.clone(),
             predecessor: self.predecessor.clone().map(|p| (p.incarnation, p.end)),
             // Coming back with data is for later; until then a lost connection costs the results.
@@ -418,4 +421,11 @@ fn checked_name(name: String) -> Result<String> {
     }
     Err(Error::new(Kind::Usage, format!("{name:?} cannot be a worker's name"))
         .hint("use up to 200 characters without spaces"))
+}
+
+/// The bytes up to which work that only adds results is taken: the first of the thresholds that is set.
+fn admission_bound(memory: &crate::config::Memory, limit: u64) -> Option<u64> {
+    let set = [memory.target, memory.spill, memory.pause, memory.terminate];
+    let fraction = set.into_iter().flatten().next()?;
+    Some((limit as f64 * fraction.0) as u64)
 }

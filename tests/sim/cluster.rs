@@ -270,7 +270,7 @@ impl Sim {
                 self.tell_scheduler(sched::event::Event::Tick);
                 let workers: Vec<WorkerId> = self.nodes.keys().copied().collect();
                 for worker in workers {
-                    self.tell_scheduler(sched::event::Event::Heartbeat { worker });
+                    self.tell_scheduler(sched::event::Event::Heartbeat { worker, memory: None });
                 }
                 let next = self.scheduler.next_deadline().unwrap_or(self.now).since(self.now);
                 self.at(next.clamp(Duration::from_millis(1), Duration::from_secs(1)), Happening::Tick);
@@ -301,6 +301,7 @@ impl Sim {
             slots: threads * SLOT,
             resources: BTreeMap::new(),
             memory_limit: None,
+            memory_target: None,
         };
         let event = sched::event::Event::WorkerRegistered { worker, spec };
         self.send(Some(worker), None, Happening::ToScheduler(Some(worker), event));

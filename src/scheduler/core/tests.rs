@@ -67,6 +67,7 @@ impl Story {
             slots: threads * SLOT,
             resources: resources.iter().map(|(n, x)| ((*n).into(), *x)).collect(),
             memory_limit: None,
+            memory_target: None,
         };
         self.tell(Event::WorkerRegistered { worker: WorkerId(w), spec })
     }
@@ -412,10 +413,10 @@ fn a_client_that_stays_away_ends_its_runs_unless_they_are_detached() {
         s.worker(0, "a", 1).submit_with(vec![family(10)], &[], change);
         s.tell(Event::ClientLeft { client: CLIENT });
         s.pass(Duration::from_secs(50));
-        s.tell(Event::Heartbeat { worker: WorkerId(0) });
+        s.tell(Event::Heartbeat { worker: WorkerId(0), memory: None });
         assert_eq!(s.state(9), State::Queued);
         s.pass(Duration::from_secs(20));
-        s.tell(Event::Heartbeat { worker: WorkerId(0) });
+        s.tell(Event::Heartbeat { worker: WorkerId(0), memory: None });
         assert_eq!(s.state(9), if detached { State::Queued } else { State::Cancelled });
     }
 }
@@ -427,7 +428,7 @@ fn a_silent_worker_is_given_up() {
     let w = s.at(0);
     for _ in 0..14 {
         s.pass(Duration::from_secs(5));
-        s.tell(Event::Heartbeat { worker: WorkerId(1 - w) });
+        s.tell(Event::Heartbeat { worker: WorkerId(1 - w), memory: None });
     }
     assert!(s.log.iter().any(|a| matches!(a, Action::Drop { .. })));
     assert_eq!(s.at(0), 1 - w);

@@ -156,6 +156,7 @@ fn from_worker() -> Vec<FromWorker> {
         slots: 20_000,
         resources: [("gpus".to_string(), 40_000)].into(),
         memory_limit: Some(1 << 40),
+        memory_target: None,
         job_id: Some("17".into()),
         predecessor: Some((uuid(), "killed".into())),
         holds: vec![(uuid(), FamilyIx(0), 3, 100)],
