@@ -97,7 +97,7 @@ impl Core {
                 }
             }
         }
-        let in_heaps = self.cx.ready.classes.iter().flat_map(|c| c.heap.iter());
+        let in_heaps = self.cx.ready.classes.iter().flat_map(|c| c.heap.iter().chain(c.held.iter()));
         let in_local = self.cx.workers.iter().flatten().flat_map(|w| w.local.iter());
         for entry in in_heaps.chain(in_local) {
             (entry.task.index..entry.end).for_each(|index| {
