@@ -136,7 +136,11 @@ impl Workers<'_> {
             };
             if let Some((_, dead)) = records.iter().find(|(pid, l)| Record::of(*pid, &l.log).is_none()) {
                 let lines = last_lines(&dead.log, 0).unwrap_or_default();
-                let said = if lines.is_empty() { "; it logged nothing".into() } else { format!("; it logged:\n{lines}") };
+                let said = if lines.is_empty() {
+                    "; it logged nothing".into()
+                } else {
+                    format!("; it logged:\n{lines}")
+                };
                 return Err(Error::new(Kind::Launch, format!("a worker ended before it was ready{said}")));
             }
             if left.is_zero() {
@@ -171,7 +175,10 @@ pub fn workers_start(context: &Context, args: &WorkersStartArgs) -> Result<u8> {
     let launched = workers.start(context, &home, deadline)?;
     let json: Vec<Value> = launched.iter().map(|l| json!({ "pid": l.id, "log": l.log })).collect();
     Out::stdout().value(args.json.json, &json, |_| {
-        launched.iter().map(|l| format!("started worker process {}, log {}\n", l.id, l.log.display())).collect()
+        launched
+            .iter()
+            .map(|l| format!("started worker process {}, log {}\n", l.id, l.log.display()))
+            .collect()
     })?;
     Ok(0)
 }
