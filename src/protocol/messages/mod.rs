@@ -12,4 +12,6 @@ pub mod report;
 pub mod worker;
 
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! Golden bytes of messages (they may not change without a new protocol number) and round trips of packed
+//! Round trips of packed messages, and what is refused. Golden bytes are in `golden`.
 //! ones.
 
 use super::compute::{Compute, Input, Task, Tasks};
@@ -10,7 +10,7 @@ fn task(index: u32) -> TaskRef {
     TaskRef { run: RunId(3), index }
 }
 
-fn batch() -> Tasks {
+pub(super) fn batch() -> Tasks {
     let attempt = Attempt { epoch: 2, n: 5 };
     let one = Task {
         task: task(7),

@@ -260,8 +260,7 @@ impl Run {
     /// A task that failed goes to another host if there is one, waiting a little for it.
     fn choose_avoiding(&mut self, cx: &mut Cx, class: usize, i: u32) -> Place {
         let Some(trouble) = self.trouble.get_mut(&i) else { return Place::Later };
-        let avoided =
-            |w: WorkerId| cx.worker(w).is_some_and(|x| trouble.hosts.iter().any(|h| *h == x.spec.host));
+        let avoided = |w: WorkerId| cx.worker(w).is_some_and(|x| trouble.hosts.contains(&x.spec.host));
         let open = &cx.ready.classes[class].open;
         if let Some(&(_, w)) = open.iter().find(|&&(_, w)| !avoided(w)) {
             return Place::Here(w);
