@@ -335,14 +335,14 @@ impl Run {
 
     fn delay(&mut self, cx: &mut Cx, i: u32, pause: Duration) {
         self.stats.retried += 1;
+        self.worker[i as usize] = NOBODY;
         let (f, element) = self.place_of(i);
         if self.unmet(f, element) != Ok(0) {
-            // Inputs were lost while it executed: they have to be made again first, which is pause enough.
-            self.put_back(cx, i);
+            // An input was lost while it executed: that is what it waits for now.
+            self.settle(cx, i);
             return;
         }
         self.set_state(cx, i, State::Delayed);
-        self.worker[i as usize] = NOBODY;
         cx.delayed.insert((cx.now.after(pause), self.task(i)));
     }
 
