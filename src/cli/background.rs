@@ -219,7 +219,8 @@ mod tests {
 
     #[test]
     fn orders_are_command_lines_again() {
-        let line = ["hpcdag", "scheduler", "--port", "4000-4001", "--log-format", "json", "--idle-timeout", "5m"];
+        let line =
+            ["hpcdag", "scheduler", "--port", "4000-4001", "--log-format", "json", "--idle-timeout", "5m"];
         let Command::Scheduler(args) = Cli::parse_from(line).command else { panic!("another command") };
         let order = SchedulerOrder::of(&args, Verbosity { verbose: 2, quiet: 0 }).unwrap();
         let again = ["hpcdag", "scheduler"].map(OsString::from).into_iter().chain(order.args);
@@ -227,9 +228,14 @@ mod tests {
         let Command::Scheduler(again) = parsed.command else { panic!("another command") };
         assert_eq!((again.settings(), parsed.verbosity.verbose), (args.settings(), 2));
 
-        let worker = WorkerOptions { nthreads: Some("3".into()), local_directory: Some("d".into()), ..Default::default() };
+        let worker = WorkerOptions {
+            nthreads: Some("3".into()),
+            local_directory: Some("d".into()),
+            ..Default::default()
+        };
         let listen = ListenOptions { interface: Some("lo".into()), ..Default::default() };
-        let args = worker_args(Path::new("/s.json"), Some("h:1"), &worker, &listen, Verbosity::default()).unwrap();
+        let args =
+            worker_args(Path::new("/s.json"), Some("h:1"), &worker, &listen, Verbosity::default()).unwrap();
         let Command::Worker(again) =
             Cli::parse_from(["hpcdag", "worker"].map(OsString::from).into_iter().chain(args)).command
         else {

@@ -75,8 +75,12 @@ fn status_text(status: &Value) -> String {
     }
     let runs = list(&status["runs"]);
     if !runs.is_empty() {
-        let mut table =
-            Table::new([("run", Align::Left), ("name", Align::Left), ("state", Align::Left), ("tasks", Align::Left)]);
+        let mut table = Table::new([
+            ("run", Align::Left),
+            ("name", Align::Left),
+            ("state", Align::Left),
+            ("tasks", Align::Left),
+        ]);
         for run in runs {
             table.row([text(run, "id"), text(run, "name"), text(run, "state"), counts(&run["tasks"])]);
         }
@@ -234,7 +238,8 @@ pub fn fetch(context: &Context, args: &FetchArgs) -> Result<u8> {
         client.close().await;
         fetched
     })?;
-    let size = std::fs::metadata(&path).map(|m| m.len()).map_err(|e| Error::file("cannot read", &path, &e))?;
+    let size =
+        std::fs::metadata(&path).map(|m| m.len()).map_err(|e| Error::file("cannot read", &path, &e))?;
     let mut out = Out::stdout();
     if args.output.is_none() {
         copy(&path, &mut out)?;
@@ -269,7 +274,8 @@ pub fn config_show(context: &Context, args: &ConfigShowArgs) -> Result<u8> {
         }
         return Ok(0);
     };
-    let inside = |key: &str| key == wanted || key.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('.'));
+    let inside =
+        |key: &str| key == wanted || key.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('.'));
     let rows: Vec<_> = loaded.origins().into_iter().filter(|(key, ..)| inside(key)).collect();
     if rows.is_empty() && !crate::config::keys().iter().any(|key| inside(key)) {
         return Err(Error::new(Kind::NotFound, format!("there is no setting or section {wanted:?}"))

@@ -87,7 +87,10 @@ pub fn end(records: &[Record], patience: Duration) -> usize {
     let tell = |signal| {
         let running = records.iter().filter(|r| r.is_running());
         // A process that cannot be told is somebody else's by now.
-        running.filter_map(|r| i32::try_from(r.pid).ok()).filter(|pid| send_signal(*pid, signal).unwrap_or(false)).count()
+        running
+            .filter_map(|r| i32::try_from(r.pid).ok())
+            .filter(|pid| send_signal(*pid, signal).unwrap_or(false))
+            .count()
     };
     if tell(Signal::SIGTERM) > 0 {
         wait(Duration::from_secs(5));

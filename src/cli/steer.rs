@@ -178,7 +178,11 @@ pub fn workers_stop(context: &Context, args: &WorkersStopArgs) -> Result<u8> {
     Out::stdout().value(args.json.json, &answer, |answer| {
         let names: Vec<&str> =
             answer["stopping"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        if names.is_empty() { "no worker is connected".into() } else { format!("leaving: {}", names.join(", ")) }
+        if names.is_empty() {
+            "no worker is connected".into()
+        } else {
+            format!("leaving: {}", names.join(", "))
+        }
     })?;
     Ok(0)
 }
@@ -187,6 +191,7 @@ pub fn workers_stop(context: &Context, args: &WorkersStopArgs) -> Result<u8> {
 pub fn workers_wait(context: &Context, args: &WorkersWaitArgs) -> Result<u8> {
     let question = Question::WaitWorkers { workers: args.count, timeout_ms: millis(args.timeout.0) };
     let answer = ask(context, &args.scheduler, question)?;
-    Out::stdout().value(args.json.json, &answer, |answer| format!("{} workers are connected", answer["workers"]))?;
+    Out::stdout()
+        .value(args.json.json, &answer, |answer| format!("{} workers are connected", answer["workers"]))?;
     Ok(0)
 }

@@ -84,7 +84,9 @@ impl Submission<'_> {
             false => out.line(run.to_string())?,
         }
         if matches!(self.target, Target::Kept) && self.context.verbosity.quiet == 0 {
-            output::say("the stdout of its tasks stays in the cluster: get it with hpcdag fetch KEY, or use -o");
+            output::say(
+                "the stdout of its tasks stays in the cluster: get it with hpcdag fetch KEY, or use -o",
+            );
         }
         Ok(0)
     }
@@ -103,8 +105,11 @@ impl Submission<'_> {
     fn refuse_jobs(&self) -> Result<()> {
         match self.args.jobs {
             None => Ok(()),
-            Some(_) => Err(Error::new(Kind::Usage, "-j bounds the threads of a cluster of this command's own")
-                .hint("use it with --local; on a running cluster the workers' threads bound what runs at once")),
+            Some(_) => {
+                Err(Error::new(Kind::Usage, "-j bounds the threads of a cluster of this command's own").hint(
+                    "use it with --local; on a running cluster the workers' threads bound what runs at once",
+                ))
+            }
         }
     }
 
@@ -117,7 +122,10 @@ impl Submission<'_> {
         };
         if let Some(jobs) = self.args.jobs {
             if self.args.nworkers.is_some() || self.args.nthreads.is_some() {
-                return Err(Error::new(Kind::Usage, "-j says how many threads there are; leave out the others"));
+                return Err(Error::new(
+                    Kind::Usage,
+                    "-j says how many threads there are; leave out the others",
+                ));
             }
             options.nthreads = Some(jobs);
         }
@@ -191,7 +199,8 @@ impl Submission<'_> {
         let summary = &end.summary;
         let mut failed_items: Option<PathBuf> = None;
         if !summary.is_success() && !self.args.command.is_empty() {
-            let here = std::env::current_dir().map_err(|e| Error::os("cannot find the current directory", e))?;
+            let here =
+                std::env::current_dir().map_err(|e| Error::os("cannot find the current directory", e))?;
             failed_items = command_graph::list_failed(&self.graph, end, summary.run, &here)?;
         }
         if self.args.json.json {

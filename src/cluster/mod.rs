@@ -76,12 +76,8 @@ impl LocalCluster {
             embedded: true,
         })
         .await?;
-        let mut cluster = LocalCluster {
-            workers: Vec::new(),
-            scheduler,
-            connect: ConnectOptions::of(&config),
-            directory,
-        };
+        let mut cluster =
+            LocalCluster { workers: Vec::new(), scheduler, connect: ConnectOptions::of(&config), directory };
         match cluster.start_workers(&options, &config, nthreads).await {
             Ok(()) => Ok(cluster),
             Err(e) => {
