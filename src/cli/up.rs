@@ -134,19 +134,24 @@ impl Workers<'_> {
                 Err(e) if e.kind == Kind::Timeout => e,
                 Err(e) => return Err(e),
             };
-            if let Some((_, dead)) = records.iter().find(|(pid, l)| Record::of(*pid, &l.log).is_none()) {
-                let lines = last_lines(&dead.log, 0).unwrap_or_default();
-                let said = if lines.is_empty() {
-                    "; it logged nothing".into()
-                } else {
-                    format!("; it logged:\n{lines}")
-                };
-                return Err(Error::new(Kind::Launch, format!("a worker ended before it was ready{said}")));
+            let dead = records.iter().find(|(pid, l)| Record::of(*pid, &l.log).is_none());
+            if let Some((_, dead)) = dead {
+                let what = format!("a worker ended before it was ready{}", logged(&dead.log));
+                return Err(Error::new(Kind::Launch, what));
             }
             if left.is_zero() {
-                return Err(error);
+                let said = launched.first().map_or_else(String::new, |l| logged(&l.log));
+                return Err(Error { message: format!("{}{said}", error.message), ..error });
             }
         }
+    }
+}
+
+/// What a worker logged last, as the end of a message.
+fn logged(log: &Path) -> String {
+    match last_lines(log, 0) {
+        Ok(lines) if !lines.is_empty() => format!("; it logged:\n{lines}"),
+        _ => "; it logged nothing".into(),
     }
 }
 
