@@ -1,5 +1,5 @@
-//! Carries out what the core decides: actions become orders for sessions, in pieces that fit into frames, preceded
-//! by what the peer has to know first. Owns these pieces' sizes.
+//! Carries out what the core decides: actions become orders for sessions, in pieces that fit into frames,
+//! preceded by what the peer has to know first. Owns these pieces' sizes.
 
 use super::core::action::{Action, Batch, Input, Output, Summary};
 use super::driver::Driver;
@@ -30,8 +30,8 @@ const FAMILY_BYTES: usize = 64;
 const OUTPUT_BYTES: usize = 160;
 
 impl Driver {
-    /// Carries out actions in their order, except that runs end after everything else: what is cancelled or freed
-    /// belongs to runs that workers still know.
+    /// Carries out actions in their order, except that runs end after everything else: what is cancelled or
+    /// freed belongs to runs that workers still know.
     pub(super) fn perform(&mut self, actions: Vec<Action>) {
         let mut done = Vec::new();
         for action in actions {

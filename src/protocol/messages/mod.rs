@@ -12,6 +12,4 @@ pub mod report;
 pub mod worker;
 
 #[cfg(test)]
-mod golden;
-#[cfg(test)]
 mod tests;

@@ -1,6 +1,8 @@
 //! Round trips of packed messages, and what is refused. Golden bytes are in `golden`.
 //! ones.
 
+mod golden;
+
 use super::compute::{Compute, Input, Task, Tasks};
 use super::report::{News, Rare, Report};
 use crate::base::ids::{Attempt, FamilyIx, RunId, TaskRef, WorkerId};
@@ -10,7 +12,7 @@ fn task(index: u32) -> TaskRef {
     TaskRef { run: RunId(3), index }
 }
 
-pub(super) fn batch() -> Tasks {
+fn batch() -> Tasks {
     let attempt = Attempt { epoch: 2, n: 5 };
     let one = Task {
         task: task(7),

@@ -1,5 +1,5 @@
-//! A client's session: greeting, then what it asks for in and what the driver tells it out. Owns what is answered
-//! without the driver: pings, and graphs that cannot run.
+//! A client's session: greeting, then what it asks for in and what the driver tells it out. Owns what is
+//! answered without the driver: pings, and graphs that cannot run.
 
 use super::{FIRST_MESSAGE_TIMEOUT, LAST_WORDS_TIMEOUT, Shared, convert, submission};
 use crate::base::error::{Error, Result};

@@ -1,14 +1,6 @@
-//! Golden bytes: one message of every kind, and the bytes it has had since this protocol number came into being.
-//! A change here needs a new `PROTOCOL`. Owns the samples; `golden.txt` has the bytes.
+//! Golden bytes: one message of every kind, and the bytes it has had since this protocol number came into
+//! being. A change here needs a new `PROTOCOL`. Owns the samples; `golden.txt` has the bytes.
 
-use super::client::*;
-use super::compute::Compute;
-use super::peer::{Begin, FromPeer, Get, PartHeader, PeerHello, PeerWelcome, Piece, ToPeer};
-use super::report::{News, Rare, Report};
-use super::worker::{
-    Attempts, Families, FamilyInfo, ForgetRun, FromWorker, Heartbeat, Peers, Register, Registered, Replicate,
-    ToWorker,
-};
 use crate::base::failure::{Failure, FailureKind};
 use crate::base::ids::{Attempt, FamilyIx, RunId, TaskRef, WorkerId};
 use crate::graph::items::Items;
@@ -16,6 +8,16 @@ use crate::graph::layer::{Layer, Shape};
 use crate::graph::spec::{Action, Stdin, TaskSpec};
 use crate::graph::{By, Family, Graph, GraphOutput};
 use crate::protocol::framing::{Decoder, FRAME_BYTES_MAX, FrameError, encode_whole};
+use crate::protocol::messages::client::*;
+use crate::protocol::messages::compute::Compute;
+use crate::protocol::messages::peer::{
+    Begin, FromPeer, Get, PartHeader, PeerHello, PeerWelcome, Piece, ToPeer,
+};
+use crate::protocol::messages::report::{News, Rare, Report};
+use crate::protocol::messages::worker::{
+    Attempts, Families, FamilyInfo, ForgetRun, FromWorker, Heartbeat, Peers, Register, Registered, Replicate,
+    ToWorker,
+};
 use crate::protocol::wire::Wire;
 use bytes::{Bytes, BytesMut};
 use uuid::Uuid;
@@ -183,7 +185,7 @@ fn from_worker() -> Vec<FromWorker> {
 }
 
 fn to_worker() -> Vec<ToWorker> {
-    use super::worker::Tasks;
+    use crate::protocol::messages::worker::Tasks;
     let registered = Registered { worker: WorkerId(4), epoch: 1, cluster: "ab12".into(), heartbeat_ms: 5000 };
     let family = FamilyInfo {
         family: FamilyIx(0),
@@ -198,7 +200,7 @@ fn to_worker() -> Vec<ToWorker> {
         ToWorker::Registered(registered),
         ToWorker::Refused(reason()),
         ToWorker::Families(Families { run: RunId(3), uuid: uuid(), families: vec![family] }),
-        ToWorker::Compute(Compute::pack(2, &super::tests::batch())),
+        ToWorker::Compute(Compute::pack(2, &super::batch())),
         ToWorker::Free(Tasks { tasks: vec![task()] }),
         ToWorker::Cancel(attempts()),
         ToWorker::Steal(attempts()),
@@ -241,8 +243,8 @@ fn unhex(text: &str) -> BytesMut {
     pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
 }
 
-/// Lines of `golden.txt` for one direction, after checks that every message of it has a sample and that what is
-/// written can be read.
+/// Lines of `golden.txt` for one direction, after checks that every message of it has a sample and that
+/// what is written can be read.
 fn lines<M: Wire + Clone + PartialEq + std::fmt::Debug>(direction: &str, samples: Vec<M>) -> Vec<String> {
     for tag in 0..100 {
         let known = !matches!(
