@@ -4,4 +4,5 @@
 mod commands;
 mod lifetimes;
 mod runs;
+mod sessions;
 mod site;
