@@ -54,7 +54,8 @@ impl Scope {
                 (Items::Values(texts), "the list has no values".to_string())
             }
             List::Glob(patterns) => {
-                (Items::Values(self.globs(patterns)?), format!("no file matches {}", joined(patterns)))
+                let what = format!("no file matches {}{}", joined(patterns), not_set(patterns));
+                (Items::Values(self.globs(patterns)?), what)
             }
             List::Lines(file) => {
                 let path = self.path(file)?;
@@ -63,7 +64,8 @@ impl Scope {
             }
             List::Matrix(axes) => return self.matrix(axes),
             List::Blocks(files, size) => {
-                (Items::Blocks(self.blocks(files, *size)?), format!("no bytes in {}", joined(files)))
+                let what = format!("no bytes in {}{}", joined(files), not_set(files));
+                (Items::Blocks(self.blocks(files, *size)?), what)
             }
             List::SameAs(name) => (Items::Index, name.it.clone()),
         };
@@ -73,7 +75,9 @@ impl Scope {
     }
 
     fn path(&self, text: &At<String>) -> Outcome<PathBuf> {
-        Ok(self.base_dir.join(self.fill(text, Mode::Path)?))
+        let path = with_variables(&self.fill(text, Mode::Path)?, &variable, &|value| value.to_string());
+        let fault = |name| Diagnostic::new(&text.span, format!("${name} is not set"), "used here");
+        Ok(self.base_dir.join(path.map_err(fault)?))
     }
 
     fn range(&self, numbers: &[At<String>]) -> Outcome<Expanded> {
@@ -127,6 +131,8 @@ impl Scope {
         };
         for pattern in patterns {
             let text = self.fill(pattern, Mode::Path)?;
+            // What cannot be looked for matches nothing; the message for an empty list says so.
+            let Ok(text) = with_variables(&text, &variable, &glob::Pattern::escape) else { continue };
             let whole = if Path::new(&text).is_absolute() {
                 text
             } else {
@@ -187,6 +193,48 @@ fn check_axis(name: &At<String>) -> Outcome<()> {
         return Err(Diagnostic::new(&name.span, message, "expected another name"));
     }
     Ok(())
+}
+
+/// A variable of the client's environment; an empty one counts as unset.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// A path with `~/` at its beginning and every `$NAME` replaced; values pass through `protect`. What follows a
+/// `$` that is no name stays. `Err` is a name that is not set.
+fn with_variables(
+    text: &str,
+    variable: &dyn Fn(&str) -> Option<String>,
+    protect: &dyn Fn(&str) -> String,
+) -> Result<String, String> {
+    let value = |name: &str| variable(name).map(|v| protect(&v)).ok_or_else(|| name.to_string());
+    let mut rest = text;
+    let mut out = String::new();
+    if text.starts_with("~/") {
+        out = value("HOME")?;
+        rest = &text[1..];
+    }
+    while let Some((before, after)) = rest.split_once('$') {
+        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let end = after.find(|c| !is_part(c)).unwrap_or(after.len());
+        let (name, behind) = after.split_at(end);
+        out.push_str(before);
+        if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
+            out.push('$');
+            rest = after;
+        } else {
+            out.push_str(&value(name)?);
+            rest = behind;
+        }
+    }
+    Ok(out + rest)
+}
+
+/// For the message that nothing was found: which variables are to blame.
+fn not_set(patterns: &[At<String>]) -> String {
+    let name = |p: &At<String>| with_variables(&p.it, &variable, &|v| v.to_string()).err();
+    let names: Vec<String> = patterns.iter().filter_map(name).map(|n| format!("${n} is not set")).collect();
+    if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) }
 }
 
 fn joined(patterns: &[At<String>]) -> String {
@@ -292,6 +340,39 @@ mod tests {
         assert_eq!(names, ["mon_B.gz", "mon_a.gz", "mon_b.gz", "tue_a.gz"]);
         assert!(paths.iter().all(|p| Path::new(p).is_absolute()));
         assert_eq!(found.total, 4);
+    }
+
+    #[test]
+    fn variables_and_home_in_paths() {
+        let variable = |name: &str| match name {
+            "HOME" => Some("/home/a*".to_string()),
+            "SCRATCH" => Some("/scratch/ada".to_string()),
+            _ => None,
+        };
+        let expand = |text| with_variables(text, &variable, &glob::Pattern::escape);
+        for (text, path) in [
+            ("~/x/*.gz", "/home/a[*]/x/*.gz"),
+            ("$SCRATCH/a$HOME.d/$", "/scratch/ada/a/home/a[*].d/$"),
+            ("a~/b", "a~/b"),
+            ("~ada/b", "~ada/b"),
+            ("cost$5[$]SCRATCH", "cost$5[$]SCRATCH"),
+        ] {
+            assert_eq!(expand(text).as_deref(), Ok(path), "{text}");
+        }
+        assert_eq!(expand("$SCRATCH/$NOWHERE_/x"), Err("NOWHERE_".into()));
+    }
+
+    #[test]
+    fn an_unset_variable_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.gz"), "").unwrap();
+        let lost = "$HPCDAG_TEST_NOT_SET/*.gz";
+        let found = scope(dir.path()).expand(&List::Glob(vec![at(lost)])).unwrap();
+        let message = format!("no file matches `{lost}` ($HPCDAG_TEST_NOT_SET is not set)");
+        assert_eq!((found.total, found.what), (0, message));
+        let found = scope(dir.path()).expand(&List::Glob(vec![at(lost), at("*.gz")])).unwrap();
+        assert_eq!(found.total, 1);
+        assert!(scope(dir.path()).expand(&List::Lines(at(lost))).is_err());
     }
 
     #[test]

@@ -85,8 +85,8 @@ impl Graph {
     }
 }
 
-/// The key of an element of a family with these items and, if it is a tree, this fan-in; see `Graph::key`. Only
-/// trees look at `total`, their number of elements.
+/// The key of an element of a family with these items and, if it is a tree, this fan-in; see `Graph::key`.
+/// Only trees look at `total`, their number of elements.
 pub fn key_text(name: &str, items: &Items, fan_in: Option<u32>, element: u32, total: u32) -> String {
     if let Some(fan_in) = fan_in {
         let starts = level_starts(total, fan_in);

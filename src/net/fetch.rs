@@ -1,6 +1,6 @@
 //! Fetching results from the worker that holds them, over a connection that may be used again. Owns the
-//! protocol's asking side: greeting, requests, the order of what comes back, stalls. Where the bytes go is the
-//! sink's business; who is asked, and what to do when that fails, the caller's.
+//! protocol's asking side: greeting, requests, the order of what comes back, stalls. Where the bytes go is
+//! the sink's business; who is asked, and what to do when that fails, the caller's.
 
 use crate::base::error::{Error, Kind, Result};
 use crate::base::ids::TaskRef;

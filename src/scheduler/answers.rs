@@ -1,4 +1,5 @@
-//! Answers to clients' questions, as the JSON that `--json` prints. Owns the names in it, which scripts rely on;
+//! Answers to clients' questions, as the JSON that `--json` prints. Owns the names in it, which scripts
+//! rely on;
 //! `docs/protocol.md` describes them.
 
 use super::core::explain::Explanation;

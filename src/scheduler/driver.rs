@@ -1,5 +1,5 @@
-//! The task that owns the core: takes what sessions say, lets the core decide, has its decisions carried out. Owns
-//! the clock and the order of things; never waits for a peer.
+//! The task that owns the core: takes what sessions say, lets the core decide, has its decisions carried
+//! out. Owns the clock and the order of things; never waits for a peer.
 
 use super::core::event::{Event, WorkerSpec};
 use super::core::{Core, Settings};

@@ -1,5 +1,5 @@
-//! What sessions tell the driver, and what the driver orders of sessions. Plain data; both sides of the queues
-//! between them. Wire messages are turned into these by the sessions.
+//! What sessions tell the driver, and what the driver orders of sessions. Plain data; both sides of the
+//! queues between them. Wire messages are turned into these by the sessions.
 
 use super::core::action::{Batch, Output};
 use super::core::event::{Report, RunSpec};

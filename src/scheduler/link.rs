@@ -1,5 +1,5 @@
-//! The queue from the driver to one session, counted in bytes, so that a slow peer costs bounded memory and never
-//! makes the driver wait. Owns the count and its limit; what an order means is the sessions' affair.
+//! The queue from the driver to one session, counted in bytes, so that a slow peer costs bounded memory and
+//! never makes the driver wait. Owns the count and its limit; what an order means is the sessions' affair.
 
 use crate::net::connection::Sender;
 use crate::protocol::wire::Wire;
@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::mpsc;
 
-/// What may wait for one peer, in bytes as the driver estimates them. A peer that is so far behind is cut off.
+/// What may wait for one peer, in bytes as the driver estimates them. A peer that is so far behind is cut
+/// off.
 pub const LINK_BYTES_MAX: usize = 256 << 20;
 
 /// The driver's end: orders `T` go in, and the session makes messages `M` of them.
@@ -39,8 +40,8 @@ pub fn link<T, M: Wire>(sender: Sender<M>) -> (Link<T, M>, Orders<T>) {
 }
 
 impl<T, M: Wire> Link<T, M> {
-    /// Queues an order of about `bytes`. An order for a session that is ending vanishes: its end is reported to
-    /// the driver by itself.
+    /// Queues an order of about `bytes`. An order for a session that is ending vanishes: its end is
+    /// reported to the driver by itself.
     pub fn push(&self, order: T, bytes: usize) -> Result<(), Overfull> {
         if self.bytes.fetch_add(bytes, Ordering::Relaxed) > LINK_BYTES_MAX {
             return Err(Overfull);
@@ -62,8 +63,8 @@ impl<T, M: Wire> Link<T, M> {
 }
 
 impl<T> Orders<T> {
-    /// The next order; the one before it counts as written from now on. `None` once the driver has dropped its
-    /// end and nothing is left.
+    /// The next order; the one before it counts as written from now on. `None` once the driver has dropped
+    /// its end and nothing is left.
     pub async fn next(&mut self) -> Option<T> {
         self.bytes.fetch_sub(std::mem::take(&mut self.in_work), Ordering::Relaxed);
         let (order, bytes) = self.queue.recv().await?;

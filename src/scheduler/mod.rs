@@ -34,8 +34,8 @@ pub struct Options {
     pub scheduler_file: Option<PathBuf>,
     /// The batch job it runs in.
     pub job_id: Option<String>,
-    /// Whether it is part of another program: with a `scheduler_file` it then keeps its authority in memory and
-    /// nothing in the user's state directory.
+    /// Whether it is part of another program: with a `scheduler_file` it then keeps its authority in memory
+    /// and nothing in the user's state directory.
     pub embedded: bool,
 }
 
@@ -53,9 +53,9 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Starts a scheduler of a new cluster on the current tokio runtime. Returns once it listens and its file is
-    /// there. Refuses to replace the file of a living scheduler; other errors: no such interface, no free port,
-    /// a file or directory that cannot be written.
+    /// Starts a scheduler of a new cluster on the current tokio runtime. Returns once it listens and its
+    /// file is there. Refuses to replace the file of a living scheduler; other errors: no such interface,
+    /// no free port, a file or directory that cannot be written.
     pub async fn start(options: Options) -> Result<Scheduler> {
         server::start(options).await
     }

@@ -1,5 +1,5 @@
-//! Carries out what the core decides: actions become orders for sessions, in pieces that fit into frames, preceded
-//! by what the peer has to know first. Owns these pieces' sizes.
+//! Carries out what the core decides: actions become orders for sessions, in pieces that fit into frames,
+//! preceded by what the peer has to know first. Owns these pieces' sizes.
 
 use super::core::action::{Action, Batch, Input, Output, Summary};
 use super::driver::Driver;
@@ -30,8 +30,8 @@ const FAMILY_BYTES: usize = 64;
 const OUTPUT_BYTES: usize = 160;
 
 impl Driver {
-    /// Carries out actions in their order, except that runs end after everything else: what is cancelled or freed
-    /// belongs to runs that workers still know.
+    /// Carries out actions in their order, except that runs end after everything else: what is cancelled or
+    /// freed belongs to runs that workers still know.
     pub(super) fn perform(&mut self, actions: Vec<Action>) {
         let mut done = Vec::new();
         for action in actions {
@@ -197,21 +197,22 @@ impl Driver {
 
     fn run_done(&mut self, run: RunId, clients: &[ClientId], summary: &Summary) {
         let now = self.now();
-        let moved = self.moved;
         let Some(entry) = self.runs.get(run) else { return };
-        let uuid = entry.info.uuid;
-        let mut summary = self.summary(run, summary);
-        let Some(entry) = self.runs.get_mut(run) else { return };
-        entry.ended.get_or_insert(now);
-        entry.reported |= !clients.is_empty();
-        // What workers fetch after the end belongs to other runs.
-        let first_time = entry.summary.is_none();
-        summary.bytes_moved =
-            entry.summary.as_ref().map_or(moved.saturating_sub(entry.moved_before), |s| s.bytes_moved);
-        entry.summary = Some(summary.clone());
-        if first_time {
+        let (uuid, name) = (entry.info.uuid, entry.name.clone());
+        let first = entry.summary.is_none();
+        // Whoever asks again is told the same; what happens after the end is not this run's.
+        let summary = entry.summary.clone().unwrap_or_else(|| client::Summary {
+            bytes_moved: self.moved.saturating_sub(entry.moved_before),
+            ..self.summary(run, summary)
+        });
+        if let Some(entry) = self.runs.get_mut(run) {
+            entry.ended.get_or_insert(now);
+            entry.reported |= !clients.is_empty();
+            entry.summary = Some(summary.clone());
+        }
+        if first {
             let (done, failed, wall) = (summary.done, summary.failed, summary.wall_seconds);
-            tracing::info!(%run, name = entry.name, done, failed, wall, "run is over");
+            tracing::info!(%run, name, done, failed, wall, "run is over");
             self.forget_at_workers(run);
         }
         for &client in clients {

@@ -1,5 +1,5 @@
-//! What clients want done with runs, and what becomes of runs over time: submission, watching, progress, waiting
-//! for workers, the end of what is kept. Owns that part of the driver.
+//! What clients want done with runs, and what becomes of runs over time: submission, watching, progress,
+//! waiting for workers, the end of what is kept. Owns that part of the driver.
 
 use super::core::event::Event;
 use super::core::state::State;

@@ -1,5 +1,5 @@
-//! The runs as the driver knows them: their graphs, who watches them, those that wait for workers, and how long
-//! finished ones are kept. Owns retention; what a run's tasks do is the core's affair.
+//! The runs as the driver knows them: their graphs, who watches them, those that wait for workers, and how
+//! long finished ones are kept. Owns retention; what a run's tasks do is the core's affair.
 
 use super::core::Core;
 use super::core::event::RunSpec;

@@ -1,5 +1,5 @@
-//! Starting and ending a scheduler: credentials, sockets, the scheduler file, the tasks that serve. Owns their
-//! order; what is served is the driver's.
+//! Starting and ending a scheduler: credentials, sockets, the scheduler file, the tasks that serve. Owns
+//! their order; what is served is the driver's.
 
 use super::driver::{Driver, INPUTS_MAX};
 use super::sessions::{self, Shared};
@@ -124,7 +124,7 @@ impl Ending {
         self.stop.want("the scheduler failed");
         let removed = scheduler_file::remove(&self.path, &self.file);
         if matches!(removed, Ok(false)) {
-            tracing::warn!(path = %self.path.display(), "the scheduler file is not ours any more; left as it is");
+            tracing::warn!(path = %self.path.display(), "scheduler file is not ours any more and stays");
         }
         let fault = match fault {
             Some(e) => Some(e),

@@ -1,5 +1,5 @@
-//! The wish that the cluster ends: from the embedding program, a client, or idleness. Owns that the first wish
-//! counts.
+//! The wish that the cluster ends: from the embedding program, a client, or idleness. Owns that the first
+//! wish counts.
 
 use std::sync::Arc;
 use tokio::sync::watch;

@@ -1,5 +1,5 @@
-//! Questions that are answered later: when enough workers are there, when runs are over. Owns the list of those
-//! who wait and what they are told.
+//! Questions that are answered later: when enough workers are there, when runs are over. Owns the list of
+//! those who wait and what they are told.
 
 use super::driver::Driver;
 use crate::base::ids::{ClientId, RunId};

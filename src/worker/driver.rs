@@ -244,8 +244,8 @@ impl Driver {
     }
 }
 
-/// Sends reports as fast as the scheduler takes them. While it waits here, further news gather in the core and
-/// become one report.
+/// Sends reports as fast as the scheduler takes them. While it waits here, further news gather in the core
+/// and become one report.
 async fn report(sender: Sender<FromWorker>, mut reports: mpsc::Receiver<Vec<FromWorker>>) {
     while let Some(messages) = reports.recv().await {
         for message in messages {

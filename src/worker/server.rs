@@ -91,7 +91,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a worker on the current runtime: waits for the scheduler, up to the death-timeout, and registers.
+    /// Starts a worker on the current runtime: waits for the scheduler, up to the death-timeout, and
+    /// registers.
     ///
     /// # Errors
     /// No scheduler was found in time (`NoScheduler`), it did not let the worker in (`Refused`), or something

@@ -73,10 +73,13 @@ enum Happening {
     Tick,
 }
 
+/// What executes: its result, how long it takes in microseconds, what comes of it.
+type Running = (Value, u64, Result<u64, Arc<Failure>>);
+
 struct Node {
     core: work::Core,
     store: BTreeMap<TaskRef, Value>,
-    running: BTreeMap<(TaskRef, u32), (Value, u64, Result<u64, Arc<Failure>>)>,
+    running: BTreeMap<(TaskRef, u32), Running>,
     flush_planned: bool,
 }
 

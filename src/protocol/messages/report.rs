@@ -18,13 +18,16 @@ pub struct Report {
 }
 crate::payload_with_body!(Report);
 
+/// Inputs that could not be fetched, and the workers that did not have them.
+pub type Holes = Vec<(TaskRef, WorkerId)>;
+
 /// The kinds of news that are rare.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Rare {
     /// Attempts that failed.
     pub failed: Vec<(TaskRef, Attempt, Failure)>,
     /// Attempts whose inputs could not be fetched: the inputs, and where they were not.
-    pub missing: Vec<(TaskRef, Attempt, Vec<(TaskRef, WorkerId)>)>,
+    pub missing: Vec<(TaskRef, Attempt, Holes)>,
     /// Attempts handed back.
     pub returned: Vec<(TaskRef, Attempt)>,
     /// Attempts that could not be handed back.

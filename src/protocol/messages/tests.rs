@@ -1,5 +1,7 @@
-//! Golden bytes of messages (they may not change without a new protocol number) and round trips of packed
+//! Round trips of packed messages, and what is refused. Golden bytes are in `golden`.
 //! ones.
+
+mod golden;
 
 use super::compute::{Compute, Input, Task, Tasks};
 use super::report::{News, Rare, Report};

@@ -102,14 +102,21 @@ impl Core {
         }
     }
 
-    /// Reports runs that have nothing left to do.
-    pub(super) fn end_runs(&mut self) {
-        while let Some(id) = self.cx.ending.pop_first() {
+    /// Cancels runs in which too many tasks have failed.
+    pub(super) fn limit_failures(&mut self) {
+        for id in std::mem::take(&mut self.cx.failing) {
             let Some(run) = self.runs.get_mut(id.index()).and_then(|r| r.as_deref_mut()) else { continue };
             let failed = run.stats.failed;
             if run.cancelled.is_none() && run.max_fails.is_some_and(|max| failed >= u64::from(max.max(1))) {
                 run.cancel(&mut self.cx, format!("{failed} tasks failed"));
             }
+        }
+    }
+
+    /// Reports runs that have nothing left to do.
+    pub(super) fn end_runs(&mut self) {
+        while let Some(id) = self.cx.ending.pop_first() {
+            let Some(run) = self.runs.get_mut(id.index()).and_then(|r| r.as_deref_mut()) else { continue };
             if run.is_done() && !run.reported_done {
                 run.reported_done = true;
                 let (clients, summary) = (run.watchers.clone(), run.summary(self.cx.now));

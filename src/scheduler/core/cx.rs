@@ -29,6 +29,8 @@ pub(super) struct Cx {
     is_dirty: Vec<bool>,
     /// Runs that may be done.
     pub(super) ending: BTreeSet<RunId>,
+    /// Runs in which a task has failed for good.
+    pub(super) failing: BTreeSet<RunId>,
     outbox: Vec<Outbox>,
     /// Workers with something in their outbox.
     posted: Vec<WorkerId>,
@@ -63,6 +65,7 @@ impl Cx {
             dirty: Vec::new(),
             is_dirty: Vec::new(),
             ending: BTreeSet::new(),
+            failing: BTreeSet::new(),
             outbox: Vec::new(),
             posted: Vec::new(),
             outputs: BTreeMap::new(),

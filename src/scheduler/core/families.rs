@@ -59,8 +59,8 @@ impl Run {
         self.close(cx, f);
     }
 
-    /// Says so if an edge needs another number of elements than the family has. Sizes known at submission were
-    /// checked then; these are the ones that came out while running.
+    /// Says so if an edge needs another number of elements than the family has. Sizes known at submission
+    /// were checked then; these are the ones that came out while running.
     fn misfit(&self, f: FamilyIx, total: u32) -> Option<String> {
         let layer = &self.families[f.index()].layer;
         let name = |f: FamilyIx| self.names.get(f.index()).map_or("?", String::as_str);

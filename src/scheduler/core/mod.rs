@@ -120,6 +120,7 @@ impl Core {
             self.on_event(event);
         }
         self.cx.cause = "schedule";
+        self.limit_failures();
         self.schedule();
         self.end_runs();
         self.cx.flush()

@@ -260,8 +260,7 @@ impl Run {
     /// A task that failed goes to another host if there is one, waiting a little for it.
     fn choose_avoiding(&mut self, cx: &mut Cx, class: usize, i: u32) -> Place {
         let Some(trouble) = self.trouble.get_mut(&i) else { return Place::Later };
-        let avoided =
-            |w: WorkerId| cx.worker(w).is_some_and(|x| trouble.hosts.iter().any(|h| *h == x.spec.host));
+        let avoided = |w: WorkerId| cx.worker(w).is_some_and(|x| trouble.hosts.contains(&x.spec.host));
         let open = &cx.ready.classes[class].open;
         if let Some(&(_, w)) = open.iter().find(|&&(_, w)| !avoided(w)) {
             return Place::Here(w);
@@ -279,6 +278,11 @@ impl Run {
         open.first().map_or(Place::Later, |&(_, w)| Place::Here(w))
     }
 
+    /// How long an element of a family executes, as far as is known.
+    pub(super) fn expected_ns(&self, f: FamilyIx) -> Option<u64> {
+        self.families[f.index()].duration_ns.or(self.stats.duration_ns)
+    }
+
     /// Hands a queued task to a worker.
     pub(super) fn assign(&mut self, cx: &mut Cx, i: u32, w: WorkerId) {
         let (f, element) = self.place_of(i);
@@ -287,16 +291,19 @@ impl Run {
         self.worker[i as usize] = w.0;
         self.set_state(cx, i, State::Processing);
         let family = &self.families[f.index()];
-        let expected_ns = family.duration_ns.or(self.stats.duration_ns).unwrap_or(UNKNOWN_DURATION_NS);
+        let known_ns = self.expected_ns(f);
         let hand = InHand {
             slots: family.layer.slots,
-            expected_ns,
+            expected_ns: known_ns.unwrap_or(UNKNOWN_DURATION_NS),
             class: family.class,
             started: None,
             stealing: false,
         };
         if let Some(worker) = cx.workers.get_mut(w.index()).and_then(|x| x.as_mut()) {
             worker.give(task, hand, &family.layer.resources);
+            if known_ns.is_none() {
+                worker.guessed.push(task);
+            }
         }
         let tries = self.trouble.get(&i).map_or(0, |t| t.failed);
         let attempt = Attempt { epoch: cx.epoch, n: self.attempt[i as usize] };

@@ -187,6 +187,12 @@ impl Core {
         let Some(run) = self.runs[run].as_deref_mut() else { return };
         run.take_back(&mut self.cx, finished.task.index);
         run.learn(finished);
+        if let Some(worker) = self.cx.workers[w.index()].as_mut().filter(|x| !x.guessed.is_empty()) {
+            worker.estimate_anew(|task| {
+                let known = task.run == run.id && run.has(task.index);
+                known.then(|| run.expected_ns(run.place_of(task.index).0)).flatten()
+            });
+        }
         run.complete(&mut self.cx, finished.task.index, w, finished.nbytes);
     }
 
@@ -329,8 +335,14 @@ impl Run {
 
     fn delay(&mut self, cx: &mut Cx, i: u32, pause: Duration) {
         self.stats.retried += 1;
-        self.set_state(cx, i, State::Delayed);
         self.worker[i as usize] = NOBODY;
+        let (f, element) = self.place_of(i);
+        if self.unmet(f, element) != Ok(0) {
+            // An input was lost while it executed: that is what it waits for now.
+            self.settle(cx, i);
+            return;
+        }
+        self.set_state(cx, i, State::Delayed);
         cx.delayed.insert((cx.now.after(pause), self.task(i)));
     }
 

@@ -371,6 +371,7 @@ impl Run {
     /// A task failed for good: it and everything that depends on it.
     pub(super) fn fail(&mut self, cx: &mut Cx, i: u32) {
         self.stats.failed += 1;
+        cx.failing.insert(self.id);
         self.fail_dependents(cx, vec![(i, i)]);
     }
 

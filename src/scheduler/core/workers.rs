@@ -66,6 +66,8 @@ pub(super) struct Worker {
     /// Expected execution time of all tasks in hand, times their slots, in nanoseconds of one slot.
     pub(super) occupancy: u128,
     pub(super) started: u32,
+    /// Tasks in hand whose execution time was a guess when they were given.
+    pub(super) guessed: Vec<TaskRef>,
     /// Named resources of the tasks in hand.
     pub(super) booked: BTreeMap<String, u64>,
     /// Ready tasks that are better off waiting for this worker than moving their inputs elsewhere.
@@ -93,6 +95,7 @@ impl Worker {
             slots_in_hand: 0,
             occupancy: 0,
             started: 0,
+            guessed: Vec::new(),
             booked: BTreeMap::new(),
             local: BinaryHeap::new(),
             robbed: false,
@@ -124,6 +127,20 @@ impl Worker {
             }
         }
         Some(hand)
+    }
+
+    /// Replaces the guesses about tasks in hand, as far as `estimate` knows better by now.
+    pub(super) fn estimate_anew(&mut self, estimate: impl Fn(TaskRef) -> Option<u64>) {
+        let mut guessed = std::mem::take(&mut self.guessed);
+        guessed.retain(|task| {
+            let Some(hand) = self.processing.get_mut(task) else { return false };
+            let Some(expected_ns) = estimate(*task) else { return true };
+            self.occupancy -= cost(hand);
+            hand.expected_ns = expected_ns;
+            self.occupancy += cost(hand);
+            false
+        });
+        self.guessed = guessed;
     }
 
     /// Tasks in hand that have not started.

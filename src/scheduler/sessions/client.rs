@@ -1,5 +1,5 @@
-//! A client's session: greeting, then what it asks for in and what the driver tells it out. Owns what is answered
-//! without the driver: pings, and graphs that cannot run.
+//! A client's session: greeting, then what it asks for in and what the driver tells it out. Owns what is
+//! answered without the driver: pings, and graphs that cannot run.
 
 use super::{FIRST_MESSAGE_TIMEOUT, LAST_WORDS_TIMEOUT, Shared, convert, submission};
 use crate::base::error::{Error, Result};
@@ -22,7 +22,8 @@ pub async fn serve(connection: Connection<ToClient, FromClient>, shared: Shared)
         Ok(Ok(Some(FromClient::Hello(hello)))) => hello,
         Ok(Ok(Some(other))) => return refuse(&sender, format!("{} before Hello", other.name())).await,
         Ok(Ok(None)) => return,
-        Ok(Err(e)) => return tracing::warn!(%peer, "dropped a client's connection: {}", e.message),
+        // Whoever asks whether this scheduler is alive connects and says nothing.
+        Ok(Err(e)) => return tracing::debug!(%peer, "dropped a client's connection: {}", e.message),
         Err(_) => return refuse(&sender, "no greeting in time".into()).await,
     };
     if let Err(reason) = check(&hello) {

@@ -1,5 +1,6 @@
-//! Sessions: one task for each connection, which turns wire messages into inputs for the driver and its orders
-//! into wire messages. Owns the first message's limits; what is said afterwards is in `worker` and `client`.
+//! Sessions: one task for each connection, which turns wire messages into inputs for the driver and its
+//! orders into wire messages. Owns the first message's limits; what is said afterwards is in `worker` and
+//! `client`.
 
 mod client;
 mod convert;

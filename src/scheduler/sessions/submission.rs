@@ -1,5 +1,5 @@
-//! From a submitted graph to what the driver and the core take: the last checks, and what is refused because it
-//! cannot run yet. Owns these limits; the graph's own rules are `graph`'s.
+//! From a submitted graph to what the driver and the core take: the last checks, and what is refused
+//! because it cannot run yet. Owns these limits; the graph's own rules are `graph`'s.
 
 use crate::base::ids::FamilyIx;
 use crate::graph::layer::Pattern;

@@ -197,7 +197,7 @@ mod tests {
             |r| r.host = "a\nb".into(),
             |r| r.address = "http://x:1".into(),
             |r| r.slots = 0,
-            |r| drop(r.resources.insert("gpus".into(), u64::MAX)),
+            |r| _ = r.resources.insert("gpus".into(), u64::MAX),
         ];
         for spoil in bad {
             let mut r = register();

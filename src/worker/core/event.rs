@@ -151,6 +151,9 @@ pub struct Start {
     pub inputs: Vec<(u16, TaskRef)>,
 }
 
+/// Inputs that could not be fetched, and the workers that did not have them.
+pub type Holes = Vec<(TaskRef, WorkerId)>;
+
 /// What the scheduler is to be told, gathered since the last time.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -161,7 +164,7 @@ pub struct Report {
     /// Attempts that failed.
     pub failed: Vec<(TaskRef, Attempt, Arc<Failure>)>,
     /// Attempts whose inputs could not be fetched: the inputs and where they were not.
-    pub missing: Vec<(TaskRef, Attempt, Vec<(TaskRef, WorkerId)>)>,
+    pub missing: Vec<(TaskRef, Attempt, Holes)>,
     /// Attempts handed back.
     pub returned: Vec<(TaskRef, Attempt)>,
     /// Attempts that could not be handed back.

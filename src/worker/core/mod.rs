@@ -9,6 +9,9 @@ pub mod event;
 mod invariants;
 mod tasks;
 
+#[cfg(test)]
+mod tests;
+
 use crate::base::ids::{TaskRef, WorkerId};
 use data::{Datum, Peer};
 use event::{Action, Event, Report};

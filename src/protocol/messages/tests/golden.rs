@@ -1,0 +1,299 @@
+//! Golden bytes: one message of every kind, and the bytes it has had since this protocol number came into
+//! being. A change here needs a new `PROTOCOL`. Owns the samples; `golden.txt` has the bytes.
+
+use crate::base::failure::{Failure, FailureKind};
+use crate::base::ids::{Attempt, FamilyIx, RunId, TaskRef, WorkerId};
+use crate::graph::items::Items;
+use crate::graph::layer::{Layer, Shape};
+use crate::graph::spec::{Action, Stdin, TaskSpec};
+use crate::graph::{By, Family, Graph, GraphOutput};
+use crate::protocol::framing::{Decoder, FRAME_BYTES_MAX, FrameError, encode_whole};
+use crate::protocol::messages::client::*;
+use crate::protocol::messages::compute::Compute;
+use crate::protocol::messages::peer::{
+    Begin, FromPeer, Get, PartHeader, PeerHello, PeerWelcome, Piece, ToPeer,
+};
+use crate::protocol::messages::report::{News, Rare, Report};
+use crate::protocol::messages::worker::{
+    Attempts, Families, FamilyInfo, ForgetRun, FromWorker, Heartbeat, Peers, Register, Registered, Replicate,
+    ToWorker,
+};
+use crate::protocol::wire::Wire;
+use bytes::{Bytes, BytesMut};
+use uuid::Uuid;
+
+const GOLDEN: &str = include_str!("golden.txt");
+
+fn uuid() -> Uuid {
+    Uuid::from_u128(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff)
+}
+
+fn task() -> TaskRef {
+    TaskRef { run: RunId(3), index: 70_000 }
+}
+
+fn attempt() -> Attempt {
+    Attempt { epoch: 1, n: 2 }
+}
+
+fn reason() -> Reason {
+    Reason { reason: "because".into() }
+}
+
+fn run_named() -> RunNamed {
+    RunNamed { run: uuid(), reason: "enough".into() }
+}
+
+fn failure() -> Failure {
+    Failure { command: "false".into(), stderr_tail: "oh\n".into(), ..Failure::of(FailureKind::Exit(1)) }
+}
+
+fn spec() -> TaskSpec {
+    TaskSpec {
+        name: "day".into(),
+        action: Action::Shell("wc {item}".into()),
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+        stdin: Stdin::Auto,
+        env: [("A".to_string(), "b".to_string())].into(),
+        setup: None,
+        cwd: None,
+        base_dir: "/data".into(),
+        umask: 0o022,
+        ok_exit: vec![0],
+        max_output: None,
+        time_limit_ms: Some(1000),
+        nthreads: 1,
+        shell: Vec::new(),
+        nodes: None,
+        params: Default::default(),
+    }
+}
+
+fn graph() -> Graph {
+    let output = GraphOutput {
+        family: FamilyIx(0),
+        part: None,
+        path: "out".into(),
+        by: Some(By::Worker),
+        skip_empty: true,
+    };
+    Graph {
+        name: "g".into(),
+        families: vec![Family { layer: Layer::default(), spec: spec(), items: Items::Single }],
+        outputs: vec![output],
+        ..Graph::default()
+    }
+}
+
+fn from_client() -> Vec<FromClient> {
+    let hello = Hello {
+        protocol_min: 1,
+        protocol_max: 2,
+        version: "0.1.0".into(),
+        session: uuid(),
+        host: "laptop".into(),
+        pid: 5,
+    };
+    let submit = Submit { run: uuid(), graph: graph(), detached: true, max_fails: Some(3), wait_workers: 2 };
+    let question = Question::Explain { key: "day[3]".into(), run: Some(uuid()) };
+    vec![
+        FromClient::Hello(hello),
+        FromClient::Submit(submit),
+        FromClient::Watch(run_named()),
+        FromClient::Cancel(run_named()),
+        FromClient::Forget(run_named()),
+        FromClient::OutputsTaken(Tasks { tasks: vec![task()] }),
+        FromClient::OutputMissing(OutputMissing { task: task(), holder: WorkerId(4) }),
+        FromClient::Ask(Ask { id: 9, question }),
+        FromClient::Ask(Ask { id: 10, question: Question::Status }),
+        FromClient::Ping(Empty {}),
+    ]
+}
+
+fn to_client() -> Vec<ToClient> {
+    let welcome = Welcome { protocol: 1, version: "0.1.0".into(), cluster: "ab12".into(), epoch: 1 };
+    let output = OutputAt {
+        task: task(),
+        key: "day[3]".into(),
+        family: FamilyIx(0),
+        element: 3,
+        index: 3,
+        nbytes: 1 << 33,
+        holders: vec![WorkerId(4)],
+    };
+    let outputs = Outputs {
+        run: uuid(),
+        outputs: vec![output],
+        peers: vec![(WorkerId(4), "tls://127.0.0.1:9".into())],
+    };
+    let failed = FailedTask { key: "day[3]".into(), host: "node7".into(), attempts: 2, failure: failure() };
+    let summary = Summary { done: 5, task_seconds: 1.5, failures: vec![failed], ..Summary::default() };
+    vec![
+        ToClient::Welcome(welcome),
+        ToClient::Refused(reason()),
+        ToClient::Accepted(Accepted { run: uuid(), id: RunId(3), tasks: 1_000_000 }),
+        ToClient::Rejected(Rejected { run: uuid(), reason: "no".into() }),
+        ToClient::Progress(Progress { run: uuid(), total: 7, slots: 20_000, ..Progress::default() }),
+        ToClient::Outputs(outputs),
+        ToClient::RunDone(RunDone { run: uuid(), summary }),
+        ToClient::Answer(Answer { id: 9, result: Ok("{}".into()) }),
+        ToClient::Answer(Answer { id: 9, result: Err(("not-found".into(), "no such key".into())) }),
+        ToClient::Stopping(reason()),
+        ToClient::Pong(Empty {}),
+    ]
+}
+
+fn from_worker() -> Vec<FromWorker> {
+    let register = Register {
+        protocol: 1,
+        version: "0.1.0".into(),
+        incarnation: uuid(),
+        name: "w1".into(),
+        host: "node7".into(),
+        pid: 5,
+        address: "tls://127.0.0.1:9".into(),
+        slots: 20_000,
+        resources: [("gpus".to_string(), 40_000)].into(),
+        memory_limit: Some(1 << 40),
+        job_id: Some("17".into()),
+        predecessor: Some((uuid(), "killed".into())),
+        holds: vec![(uuid(), FamilyIx(0), 3, 100)],
+    };
+    let rare = Rare {
+        failed: vec![(task(), attempt(), failure())],
+        missing: vec![(task(), attempt(), vec![(task(), WorkerId(4))])],
+        returned: vec![(task(), attempt())],
+        kept: vec![(task(), attempt())],
+        uncopied: vec![(task(), WorkerId(4))],
+        paused: Some(true),
+    };
+    let news = News {
+        started: vec![(task(), attempt())],
+        finished: vec![(task(), attempt(), 100, 2000)],
+        replicas: vec![task()],
+        rare,
+    };
+    let heartbeat = Heartbeat { executing: 2, managed: 1 << 33, cpu_seconds: 1.5, ..Heartbeat::default() };
+    vec![
+        FromWorker::Register(register),
+        FromWorker::Report(Report::pack(1, news)),
+        FromWorker::Heartbeat(heartbeat),
+        FromWorker::Retiring(reason()),
+        FromWorker::Goodbye(reason()),
+    ]
+}
+
+fn to_worker() -> Vec<ToWorker> {
+    use crate::protocol::messages::worker::Tasks;
+    let registered = Registered { worker: WorkerId(4), epoch: 1, cluster: "ab12".into(), heartbeat_ms: 5000 };
+    let family = FamilyInfo {
+        family: FamilyIx(0),
+        spec: spec(),
+        items: Items::Range { start: -1, step: 2 },
+        shape: Some(Shape { total: 24, first_export: 0 }),
+        fan_in: None,
+        writes: vec![(None, "out".into(), true)],
+    };
+    let attempts = || Attempts { attempts: vec![(task(), attempt())] };
+    vec![
+        ToWorker::Registered(registered),
+        ToWorker::Refused(reason()),
+        ToWorker::Families(Families { run: RunId(3), uuid: uuid(), families: vec![family] }),
+        ToWorker::Compute(Compute::pack(2, &super::batch())),
+        ToWorker::Free(Tasks { tasks: vec![task()] }),
+        ToWorker::Cancel(attempts()),
+        ToWorker::Steal(attempts()),
+        ToWorker::Replicate(Replicate { tasks: vec![(task(), 100)], from: WorkerId(4) }),
+        ToWorker::Peers(Peers { peers: vec![(WorkerId(4), "tls://127.0.0.1:9".into())] }),
+        ToWorker::Dismiss(Empty {}),
+        ToWorker::ForgetRun(ForgetRun { run: RunId(3) }),
+        ToWorker::Stop(reason()),
+        ToWorker::Retire(reason()),
+    ]
+}
+
+fn from_peer() -> Vec<FromPeer> {
+    vec![
+        FromPeer::Hello(PeerHello { protocol: 1, epoch: 1 }),
+        FromPeer::Get(Get { id: 1, tasks: vec![task()] }),
+    ]
+}
+
+fn to_peer() -> Vec<ToPeer> {
+    let parts = vec![
+        PartHeader { name: String::new(), len: 5, in_place: None },
+        PartHeader { name: "h5".into(), len: 0, in_place: Some(("/data/x.h5".into(), 100, -1)) },
+    ];
+    vec![
+        ToPeer::Welcome(PeerWelcome { name: "w1".into() }),
+        ToPeer::Refused(reason()),
+        ToPeer::Begin(Begin { id: 1, task: task(), parts: Some(parts) }),
+        ToPeer::Begin(Begin { id: 1, task: task(), parts: None }),
+        ToPeer::Piece(Piece { body: Bytes::from_static(b"bytes") }),
+    ]
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn unhex(text: &str) -> BytesMut {
+    let pairs = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+    pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
+}
+
+/// Lines of `golden.txt` for one direction, after checks that every message of it has a sample and that
+/// what is written can be read.
+fn lines<M: Wire + Clone + PartialEq + std::fmt::Debug>(direction: &str, samples: Vec<M>) -> Vec<String> {
+    for tag in 0..100 {
+        let known = !matches!(
+            M::decode(tag, &[], Bytes::new()),
+            Err(FrameError::UnknownTag { .. } | FrameError::RetiredTag { .. })
+        );
+        let has_sample = samples.iter().any(|m| m.tag() == tag);
+        assert_eq!(known, has_sample, "tag {tag} of {direction} has a message or a sample, but not both");
+    }
+    let line = |m: &M| {
+        let bytes = encode_whole(m.clone()).unwrap();
+        let mut buffer = BytesMut::from(&bytes[..]);
+        let decoded: Option<M> = Decoder::new(FRAME_BYTES_MAX).next_message(&mut buffer).unwrap();
+        assert_eq!(decoded.as_ref(), Some(m));
+        assert!(buffer.is_empty());
+        format!("{direction}.{} {}", m.name(), hex(&bytes))
+    };
+    samples.iter().map(line).collect()
+}
+
+#[test]
+fn bytes_of_every_message_stay_as_they_are() {
+    let all = [
+        lines("FromClient", from_client()),
+        lines("ToClient", to_client()),
+        lines("FromWorker", from_worker()),
+        lines("ToWorker", to_worker()),
+        lines("FromPeer", from_peer()),
+        lines("ToPeer", to_peer()),
+    ]
+    .concat();
+    let golden: Vec<&str> = GOLDEN.lines().filter(|l| !l.starts_with('#')).collect();
+    assert_eq!(
+        golden,
+        all,
+        "bytes differ; if that is meant, raise PROTOCOL and write this:\n{}",
+        all.join("\n")
+    );
+}
+
+#[test]
+fn shortened_and_lengthened_messages_are_refused() {
+    let golden = GOLDEN.lines().find_map(|l| l.strip_prefix("ToClient.Welcome "));
+    let whole = unhex(golden.unwrap());
+    let decoder = Decoder::new(FRAME_BYTES_MAX);
+    for n in 0..whole.len() {
+        let mut cut = BytesMut::from(&whole[..n]);
+        assert!(matches!(decoder.next_message::<ToClient>(&mut cut), Ok(None)), "{n}");
+    }
+    let mut other = whole.clone();
+    assert!(decoder.next_message::<FromPeer>(&mut other).is_err());
+}

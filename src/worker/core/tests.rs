@@ -1,0 +1,208 @@
+//! Scenarios: small stories told to a worker's core, every step followed by a check of all invariants.
+
+use super::Core;
+use super::event::{Action, Assigned, Done, Event, Fetched, Input};
+use crate::base::failure::{Failure, FailureKind};
+use crate::base::ids::{Attempt, FamilyIx, RunId, TaskRef, WorkerId};
+use crate::base::priority::Priority;
+use crate::graph::layer::SLOT;
+use std::sync::Arc;
+use std::time::Duration;
+
+fn task(index: u32) -> TaskRef {
+    TaskRef { run: RunId(0), index }
+}
+
+fn attempt(n: u32) -> Attempt {
+    Attempt { epoch: 1, n }
+}
+
+fn assigned(i: u32, inputs: &[(u32, &[u32])]) -> Assigned {
+    let inputs = inputs.iter().map(|(t, holders)| Input {
+        task: task(*t),
+        nbytes: 100,
+        edge: 0,
+        holders: holders.iter().map(|w| WorkerId(*w)).collect(),
+    });
+    Assigned {
+        task: task(i),
+        attempt: attempt(1),
+        tries: 0,
+        family: FamilyIx(0),
+        element: i,
+        priority: Priority { rank: u64::from(i), ..Priority::default() },
+        slots: SLOT,
+        keep: true,
+        inputs: inputs.collect(),
+    }
+}
+
+struct Story(Core);
+
+impl Story {
+    fn new(threads: u32) -> Story {
+        Story(Core::new(threads * SLOT))
+    }
+
+    fn tell(&mut self, event: Event) -> Vec<Action> {
+        let actions = self.0.handle(event);
+        self.0.check().expect("invariants");
+        actions
+    }
+
+    fn compute(&mut self, tasks: &[Assigned]) -> Vec<Action> {
+        self.tell(Event::Compute(tasks.to_vec()))
+    }
+
+    fn done(&mut self, i: u32, n: u32) -> Vec<Action> {
+        let outcome = Ok(7);
+        let duration = Duration::from_millis(1);
+        self.tell(Event::Done(vec![Done { task: task(i), attempt: attempt(n), outcome, duration }]))
+    }
+
+    fn fetched(&mut self, peer: u32, i: u32, outcome: Fetched) -> Vec<Action> {
+        self.tell(Event::Fetched { peer: WorkerId(peer), outcomes: vec![(task(i), outcome)] })
+    }
+}
+
+fn started(actions: &[Action]) -> Vec<u32> {
+    let start = |a: &Action| match a {
+        Action::Start(s) => Some(s.task.index),
+        _ => None,
+    };
+    actions.iter().filter_map(start).collect()
+}
+
+fn fetches(actions: &[Action]) -> Vec<(u32, Vec<u32>)> {
+    let fetch = |a: &Action| match a {
+        Action::Fetch { peer, tasks } => Some((peer.0, tasks.iter().map(|t| t.index).collect())),
+        _ => None,
+    };
+    actions.iter().filter_map(fetch).collect()
+}
+
+#[test]
+fn tasks_start_by_priority_as_slots_allow() {
+    let mut s = Story::new(2);
+    assert_eq!(started(&s.compute(&[assigned(3, &[]), assigned(1, &[]), assigned(2, &[])])), [1, 2]);
+    assert_eq!(started(&s.done(1, 1)), [3]);
+}
+
+#[test]
+fn a_wide_task_is_not_starved_and_runs_even_if_wider_than_the_worker() {
+    let mut s = Story::new(2);
+    let wide = Assigned { slots: 3 * SLOT, ..assigned(1, &[]) };
+    assert_eq!(started(&s.compute(&[assigned(0, &[])])), [0]);
+    assert!(started(&s.compute(&[wide, assigned(2, &[])])).is_empty());
+    assert_eq!(started(&s.done(0, 1)), [1]);
+    assert_eq!(started(&s.done(1, 1)), [2]);
+}
+
+#[test]
+fn inputs_are_fetched_once_and_told_to_the_scheduler() {
+    let mut s = Story::new(2);
+    let actions = s.compute(&[assigned(1, &[(0, &[5])]), assigned(2, &[(0, &[5])])]);
+    assert_eq!((fetches(&actions), started(&actions)), (vec![(5, vec![0])], vec![]));
+    assert_eq!(started(&s.fetched(5, 0, Fetched::Here(100))), [1, 2]);
+    assert_eq!(s.0.take_report().replicas, [task(0)]);
+}
+
+#[test]
+fn the_next_holder_is_asked_before_a_task_is_given_up() {
+    let mut s = Story::new(1);
+    let first = fetches(&s.compute(&[assigned(1, &[(0, &[5, 6])])]))[0].0;
+    let second = fetches(&s.fetched(first, 0, Fetched::Unreachable))[0].0;
+    assert_ne!(first, second);
+    s.fetched(second, 0, Fetched::Absent);
+    let report = s.0.take_report();
+    assert_eq!(report.missing.len(), 1);
+    assert_eq!(report.missing[0].2.len(), 2);
+    assert_eq!(s.0.in_hand(), 0);
+}
+
+#[test]
+fn what_began_and_ended_is_only_told_as_ended() {
+    let mut s = Story::new(2);
+    s.compute(&[assigned(1, &[]), assigned(2, &[])]);
+    s.done(1, 1);
+    let report = s.0.take_report();
+    assert_eq!((report.started.len(), report.finished.len()), (1, 1));
+    assert_eq!(report.started[0].0, task(2));
+}
+
+#[test]
+fn a_cancelled_attempt_keeps_its_slot_until_it_ends_and_its_result_is_thrown_away() {
+    let mut s = Story::new(1);
+    s.compute(&[assigned(1, &[])]);
+    let actions = s.tell(Event::Cancel(vec![(task(1), attempt(1))]));
+    assert!(matches!(actions[0], Action::Kill { .. }));
+    let again = Assigned { attempt: attempt(2), ..assigned(1, &[]) };
+    assert!(started(&s.compute(&[again])).is_empty());
+    let actions = s.done(1, 1);
+    assert!(matches!(actions[0], Action::Discard { .. }));
+    assert_eq!(started(&actions), [1]);
+    assert!(matches!(s.done(1, 2)[0], Action::Publish { .. }));
+}
+
+#[test]
+fn only_what_has_not_started_is_handed_back() {
+    let mut s = Story::new(1);
+    s.compute(&[assigned(1, &[]), assigned(2, &[(0, &[5])]), assigned(3, &[])]);
+    let attempts = (1..5).map(|i| (task(i), attempt(1))).collect();
+    s.tell(Event::Steal(attempts));
+    let report = s.0.take_report();
+    assert_eq!(report.returned, [(task(2), attempt(1)), (task(3), attempt(1))]);
+    assert_eq!(report.kept, [(task(1), attempt(1)), (task(4), attempt(1))]);
+}
+
+#[test]
+fn a_freed_result_stays_for_as_long_as_a_task_here_needs_it() {
+    let mut s = Story::new(1);
+    s.compute(&[assigned(0, &[])]);
+    s.done(0, 1);
+    s.compute(&[assigned(1, &[(0, &[])])]);
+    let actions = s.tell(Event::Free(vec![task(0)]));
+    assert!(!actions.iter().any(|a| matches!(a, Action::Drop(_))));
+    let actions = s.done(1, 1);
+    assert!(actions.iter().any(|a| matches!(a, Action::Drop(t) if t[..] == [task(0)])));
+}
+
+#[test]
+fn a_result_that_arrives_too_late_is_dropped() {
+    let mut s = Story::new(1);
+    s.compute(&[assigned(1, &[(0, &[5])])]);
+    s.tell(Event::Cancel(vec![(task(1), attempt(1))]));
+    let actions = s.fetched(5, 0, Fetched::Here(100));
+    assert!(actions.iter().any(|a| matches!(a, Action::Drop(_))));
+    assert_eq!(s.0.results().count(), 0);
+}
+
+#[test]
+fn copies_are_made_for_others_and_failures_told() {
+    let mut s = Story::new(1);
+    let tasks = vec![(task(0), 10), (task(1), 10)];
+    let actions = s.tell(Event::Replicate { tasks, from: WorkerId(5) });
+    assert_eq!(fetches(&actions), [(5, vec![0, 1])]);
+    let outcomes = vec![(task(0), Fetched::Here(10)), (task(1), Fetched::Absent)];
+    s.tell(Event::Fetched { peer: WorkerId(5), outcomes });
+    let report = s.0.take_report();
+    assert_eq!((report.replicas, report.uncopied), (vec![task(0)], vec![(task(1), WorkerId(5))]));
+}
+
+#[test]
+fn a_failure_is_told_and_frees_the_slot() {
+    let mut s = Story::new(1);
+    s.compute(&[assigned(1, &[]), assigned(2, &[])]);
+    let outcome = Err(Arc::new(Failure::of(FailureKind::Exit(3))));
+    let done = Done { task: task(1), attempt: attempt(1), outcome, duration: Duration::ZERO };
+    assert_eq!(started(&s.tell(Event::Done(vec![done]))), [2]);
+    assert_eq!(s.0.take_report().failed.len(), 1);
+}
+
+#[test]
+fn a_paused_worker_starts_nothing() {
+    let mut s = Story::new(2);
+    let _ = s.0.set_paused(true);
+    assert!(started(&s.compute(&[assigned(1, &[])])).is_empty());
+    assert_eq!(started(&s.0.set_paused(false)), [1]);
+}
