@@ -1,5 +1,5 @@
-//! A program that has hpcdag inside: it registers a function of its own, is scheduler, worker and client in one,
-//! runs a small graph built in code, and prints the result. `cargo run --example embed`
+//! A program that has hpcdag inside: it registers a function of its own, is scheduler, worker and client in
+//! one, runs a small graph built in code, and prints the result. `cargo run --example embed`
 
 use hpcdag::base::error::{Error, Result};
 use hpcdag::client::{Memory, SubmitOptions, Taker};
@@ -42,7 +42,7 @@ fn functions() -> Registry {
     let registry = Registry::default();
     registry.register("leibniz", |task| {
         let part = u64::from(task.index());
-        let term = |k: u64| if k % 2 == 0 { 4.0 } else { -4.0 } / (2 * k + 1) as f64;
+        let term = |k: u64| if k.is_multiple_of(2) { 4.0 } else { -4.0 } / (2 * k + 1) as f64;
         let sum: f64 = (part * TERMS / PARTS..(part + 1) * TERMS / PARTS).map(term).sum();
         task.write(sum.to_string().as_bytes()).map_err(|e| e.to_string())
     });

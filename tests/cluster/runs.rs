@@ -1,4 +1,5 @@
-//! Graphs on scheduler and worker processes: what comes out, whatever happens to workers and clients meanwhile.
+//! Graphs on scheduler and worker processes: what comes out, whatever happens to workers and clients
+//! meanwhile.
 
 use crate::site::{Site, files_below, kill, wait_until};
 use nix::sys::signal::Signal;

@@ -1,5 +1,5 @@
-//! A place for one test: directories of its own, the processes that are started there, and their end. Owns that
-//! nothing of a test outlives it, whatever it panics over.
+//! A place for one test: directories of its own, the processes that are started there, and their end. Owns
+//! that nothing of a test outlives it, whatever it panics over.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
