@@ -1,5 +1,5 @@
-//! A run as whoever submitted it sees it: a stream of updates. Owns the translation from messages; what is done
-//! with outputs is `take`'s.
+//! A run as whoever submitted it sees it: a stream of updates. Owns the translation from messages; what is
+//! done with outputs is `take`'s.
 
 use super::Client;
 use super::outputs::Output;

@@ -1,5 +1,5 @@
-//! The client: connects to a scheduler, submits graphs, follows runs, fetches their outputs. Owns the session and
-//! what becomes of outputs at the client's side of the world; prints nothing, `cli` does.
+//! The client: connects to a scheduler, submits graphs, follows runs, fetches their outputs. Owns the session
+//! and what becomes of outputs at the client's side of the world; prints nothing, `cli` does.
 
 mod fetch;
 mod files;
@@ -109,8 +109,8 @@ impl Client {
         Client::open(&found.path, wish, config).await
     }
 
-    /// Connects to the scheduler of a file, waiting for both as long as the configuration says. Of `wish` only
-    /// the address counts.
+    /// Connects to the scheduler of a file, waiting for both as long as the configuration says. Of `wish`
+    /// only the address counts.
     ///
     /// # Errors
     /// As [`Client::find`].

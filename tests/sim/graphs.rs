@@ -54,6 +54,11 @@ pub fn size_of(family: u32, element: u32) -> u64 {
 }
 
 impl Graph {
+    /// Whether it has so many tasks that checking everything at every step would take minutes.
+    pub fn is_large(&self) -> bool {
+        self.layers.iter().map(size).sum::<u32>() > 250
+    }
+
     fn new(layers: Vec<Layer>, outputs: &[u32]) -> Graph {
         let mut flat: Vec<bool> = Vec::new();
         for layer in &layers {

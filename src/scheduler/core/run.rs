@@ -89,6 +89,7 @@ pub(super) struct Stats {
     pub(super) retried: u64,
     pub(super) task_time: Duration,
     pub(super) bytes_made: u64,
+    pub(super) bytes_moved: u64,
     pub(super) failures: Vec<TaskFailure>,
     /// Smoothed execution time over all families, for those that have none yet.
     pub(super) duration_ns: Option<u64>,
