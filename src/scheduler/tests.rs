@@ -188,7 +188,7 @@ fn graph() -> Graph {
 }
 
 fn submit(run: Uuid) -> Submit {
-    Submit { run, graph: graph(), detached: false, max_fails: None, wait_workers: 0 }
+    Submit { run, graph: graph(), detached: false, max_fails: None, wait_workers: 0, max_processing: None }
 }
 
 async fn submitted(end: &mut ClientEnd, submit: Submit) -> Accepted {

@@ -188,6 +188,7 @@ impl Sim {
             outputs: self.graph.outputs.clone(),
             detached: false,
             max_fails: None,
+            max_processing: None,
         };
         for _ in 0..self.faults.workers {
             let when = self.rng.u64(0..3000);

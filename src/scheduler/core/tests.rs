@@ -101,6 +101,7 @@ impl Story {
             outputs: outputs.iter().map(|&f| FamilyIx(f)).collect(),
             detached: false,
             max_fails: None,
+            max_processing: None,
         };
         change(&mut spec);
         self.tell(Event::RunSubmitted { client: Some(CLIENT), run: RUN, spec })
@@ -543,4 +544,17 @@ fn memory_that_is_not_results_counts_and_what_was_spilled_does_not() {
     assert_eq!(s.given_to(0), 1, "the first is let through because nothing else runs");
     s.tell(memory(500, 0));
     assert!(s.given_to(0) > 1);
+}
+
+#[test]
+fn a_run_may_bound_how_much_of_it_is_handed_out() {
+    let mut s = Story::new();
+    s.worker(0, "a", 8).submit_with(vec![family(20)], &[], |spec| spec.max_processing = Some(2));
+    assert_eq!(s.given_to(0), 2);
+    s.finish(0);
+    assert_eq!(s.given_to(0), 2);
+    for i in 1..20 {
+        s.finish(i);
+    }
+    assert_eq!(s.done().expect("over").done, 20);
 }
