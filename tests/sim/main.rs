@@ -87,7 +87,8 @@ fn no_memory_target_stops_a_run_however_small() {
     check(seeds(300), faults, graphs::random);
 }
 
-/// Side chains that merge back (load, pad with a neighbour, combine): the case in which roots must not run ahead.
+/// Side chains that merge back (load, pad with a neighbour, combine): the case in which roots must not run
+/// ahead.
 #[test]
 fn streamable_graphs_stay_under_the_target() {
     const BYTES: u64 = 1000;

@@ -1,6 +1,6 @@
-//! Admission by bytes: work that only adds results is given to a worker while what it holds, what is on its way
-//! to it and what it is expected to make stay under its target; work that frees more than it makes always is.
-//! Owns that rule and the one that keeps it from stopping everything; who is asked first is in `place`.
+//! Admission by bytes: work that only adds results is given to a worker while what it holds, what is on its
+//! way to it and what it is expected to make stay under its target; work that frees more than it makes always
+//! is. Owns that rule and the one that keeps it from stopping everything; who is asked first is in `place`.
 
 use super::Core;
 use super::cx::Cx;
@@ -127,7 +127,8 @@ impl Core {
         }
     }
 
-    /// Lets the first held task run alone above every threshold. Returns whether there is reason to look again.
+    /// Lets the first held task run alone above every threshold. Returns whether there is reason to look
+    /// again.
     fn push_one(&mut self) -> bool {
         let classes = self.cx.ready.classes.iter().enumerate();
         let heads = classes.filter_map(|(c, class)| Some((*class.held.peek()?, c)));

@@ -167,8 +167,8 @@ impl Worker {
         Some(self.spec.memory_target?.saturating_sub(used))
     }
 
-    /// What is left free by work that only adds results: a task that frees more than it makes still makes first,
-    /// every slot may be at one, and what it freed is gone from the worker only a message later.
+    /// What is left free by work that only adds results: a task that frees more than it makes still makes
+    /// first, every slot may be at one, and what it freed is gone from the worker only a message later.
     pub(super) fn margin(&self, result: u64) -> u64 {
         let slots = u64::from(self.spec.slots.div_ceil(crate::graph::layer::SLOT));
         (2 * slots * result).min(self.spec.memory_target.unwrap_or(0) / MARGIN_SHARE)
