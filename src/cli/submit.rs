@@ -9,12 +9,12 @@ use super::progress::{Progress, summary_text};
 use super::signals::Requests;
 use crate::base::error::{Error, Kind, Result};
 use crate::client::summary::RunSummary;
-use crate::client::{Client, RunEnd, SubmitOptions, Taker, run_hook};
+use crate::client::{Client, RunEnd, SubmitOptions, Taker, Written, run_hook};
 use crate::cluster::{LocalCluster, LocalOptions};
 use crate::graph::{self, Graph, Origin};
 use crate::worker::executor::native::Registry;
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Runs the command; returns the exit code.
 ///
@@ -140,7 +140,7 @@ impl Submission<'_> {
     /// Submits the graph and sees it through.
     async fn follow(&self, client: Client) -> Result<Followed> {
         let mut requests = Requests::listen()?;
-        let destination = self.target.destination(&self.graph)?;
+        let (destination, files) = self.target.destination(&self.graph)?;
         let handle = client.submit(self.graph.clone(), self.options()).await?;
         let run = handle.run();
         let mut progress = Progress::new(self.context.verbosity.quiet > 0 || self.is_one_command());
@@ -168,7 +168,8 @@ impl Submission<'_> {
         if let Target::Terminal(ordered) = &self.target {
             ordered.finish()?;
         }
-        let code = self.conclude(&end?, interrupted).await?;
+        let written = files.map_or_else(Vec::new, |f| f.written());
+        let code = self.conclude(&end?, &written, interrupted).await?;
         Ok(Followed::Ended(code))
     }
 
@@ -177,7 +178,7 @@ impl Submission<'_> {
     }
 
     /// Says what the run came to, runs the hook, and finds the exit code.
-    async fn conclude(&self, end: &RunEnd, interrupted: bool) -> Result<u8> {
+    async fn conclude(&self, end: &RunEnd, written: &[Written], interrupted: bool) -> Result<u8> {
         let summary = &end.summary;
         let mut failed_items: Option<PathBuf> = None;
         if !summary.is_success() && !self.args.command.is_empty() {
@@ -188,9 +189,13 @@ impl Submission<'_> {
         if self.args.json.json {
             let mut json = serde_json::to_value(summary).map_err(|e| Error::os("cannot print as JSON", e))?;
             json["failed-items"] = json!(failed_items);
+            let output = |w: &Written| json!({ "of": w.of, "path": w.path, "files": w.files });
+            json["outputs"] = written.iter().map(output).collect();
             Out::stdout().json(&json)?;
         } else if self.context.verbosity.quiet == 0 && (!self.is_one_command() || !summary.is_success()) {
             output::say(&summary_text(summary));
+            let here = std::env::current_dir().unwrap_or_default();
+            written.iter().for_each(|w| output::say(&written_text(w, &here)));
         }
         if let Some(list) = &failed_items {
             output::say(&format!("items to run again: hpcdag submit --each-line {}", list.display()));
@@ -205,6 +210,17 @@ impl Submission<'_> {
             }
             Ok(()) => Ok(code),
         }
+    }
+}
+
+/// Where one output went, seen from the directory `here`.
+fn written_text(written: &Written, here: &Path) -> String {
+    let path = written.path.strip_prefix(here).unwrap_or(&written.path).display();
+    match written.files {
+        Some(1) => format!("output: {} -> {path}", written.of),
+        Some(0) => format!("output: {} -> nothing written ({path})", written.of),
+        Some(n) => format!("output: {} -> {path} ({n} files)", written.of),
+        None => format!("output: {} -> {path} (written by the workers)", written.of),
     }
 }
 

@@ -12,7 +12,7 @@ pub mod outputs;
 pub mod summary;
 mod take;
 
-pub use files::Files;
+pub use files::{Files, Written};
 pub use handle::{RunHandle, Update};
 pub use hooks::run_hook;
 pub use memory::Memory;

@@ -239,8 +239,6 @@ table! {
         heartbeat_interval: Span,
         /// Silence after which a worker is lost.
         worker_loss_timeout: Span,
-        /// How long a worker with a broken connection may take to come back with its data.
-        resume_window: Span,
         /// Idleness after which the scheduler ends.
         idle_timeout: Option<Span>,
         /// How many workers may die under a task before it fails.

@@ -59,7 +59,7 @@ impl Scope {
             }
             List::Lines(file) => {
                 let path = self.path(file)?;
-                let text = std::fs::read_to_string(&path).map_err(|e| unreadable(file, &path, &e))?;
+                let text = std::fs::read(&path).and_then(text).map_err(|e| unreadable(file, &path, &e))?;
                 (Items::Values(lines(&text)), format!("`{}` has no lines", file.it))
             }
             List::Matrix(axes) => return self.matrix(axes),
@@ -265,6 +265,18 @@ pub fn range_len(start: i64, end: i64, step: i64) -> Option<u32> {
     let (distance, step) = (i128::from(end) - i128::from(start), i128::from(step));
     let n = if (distance > 0) == (step > 0) { (distance.abs() + step.abs() - 1) / step.abs() } else { 0 };
     u32::try_from(n).ok().filter(|n| *n <= MAX_ELEMENTS)
+}
+
+/// Bytes as text.
+///
+/// # Errors
+/// Where they are none, with the line.
+pub fn text(bytes: Vec<u8>) -> std::io::Result<String> {
+    String::from_utf8(bytes).map_err(|e| {
+        let before = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        let line = 1 + before.iter().filter(|&&b| b == b'\n').count();
+        std::io::Error::new(std::io::ErrorKind::InvalidData, format!("line {line} is not UTF-8"))
+    })
 }
 
 /// The lines of a text without their ends; empty ones do not count.

@@ -3,7 +3,7 @@
 
 use super::build::Origin;
 use super::command::Command;
-use super::expand::{lines, range_len};
+use super::expand::{lines, range_len, text};
 use super::items::Items;
 use super::layer::{Layer, Size};
 use super::spec::{Action, Stdin, TaskSpec};
@@ -94,13 +94,14 @@ fn name_of(program: &str) -> String {
 
 /// Reads `--each-line FILE`; `-` is stdin. Empty lines do not count.
 pub fn each_line(path: &Path) -> Result<Each> {
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let read = if path == Path::new("-") {
-        std::io::stdin().read_to_string(&mut text)
+        std::io::stdin().read_to_end(&mut bytes)
     } else {
-        std::fs::File::open(path).and_then(|mut f| f.read_to_string(&mut text))
+        std::fs::File::open(path).and_then(|mut f| f.read_to_end(&mut bytes))
     };
-    read.map_err(|e| Error::file("cannot read lines from", path, &e))?;
+    let text = read.and_then(|_| text(bytes));
+    let text = text.map_err(|e| Error::file("cannot read lines from", path, &e))?;
     let values = lines(&text);
     if values.is_empty() {
         return Err(Error::new(Kind::Usage, format!("{} has no lines", path.display())));

@@ -65,7 +65,8 @@ impl Driver {
         let (mut managed, mut process, mut limit) = (0u64, 0u64, Some(0u64));
         for w in self.core.workers() {
             let figures = self.workers.get(&w.worker).map(|p| &p.figures);
-            managed = managed.saturating_add(figures.map_or(w.nbytes, |f| f.managed));
+            // The core knows what lies where; heartbeats are seconds old.
+            managed = managed.saturating_add(w.nbytes);
             process = process.saturating_add(figures.map_or(0, |f| f.process));
             limit = limit.zip(w.spec.memory_limit).map(|(a, b)| a.saturating_add(b));
         }
@@ -105,7 +106,7 @@ impl Driver {
             "queued": w.queued,
             "results": w.results,
             "memory": {
-                "managed": figures.managed,
+                "managed": w.nbytes,
                 "limit": w.spec.memory_limit,
                 "process": figures.process,
             },

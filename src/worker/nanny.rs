@@ -3,6 +3,7 @@
 //! it knows nothing of the cluster; what the scheduler should hear about a crash goes through the next
 //! worker's environment.
 
+use super::directory;
 use super::process;
 use super::signal_pipe::SignalPipe;
 use super::supervision::{Predecessor, Supervision, is_internal_variable};
@@ -31,6 +32,9 @@ pub struct NannyOptions {
     pub local_directory: Option<PathBuf>,
     /// Exit codes besides 0 after which a restart would not help: an orderly leave, a wrong configuration.
     pub final_exit_codes: Vec<u8>,
+    /// Exit codes that are final too if the first life ends with one before it counts as healthy: whatever it
+    /// met is not going to change.
+    pub final_at_start: Vec<u8>,
     /// When to restart.
     pub restarts: RestartPolicy,
 }
@@ -47,6 +51,7 @@ impl NannyOptions {
             env: Vec::new(),
             local_directory: None,
             final_exit_codes: hopeless.map(Kind::exit_code).to_vec(),
+            final_at_start: [Kind::File, Kind::Launch].map(Kind::exit_code).to_vec(),
             restarts: RestartPolicy::default(),
         }
     }
@@ -144,7 +149,8 @@ impl Nanny<'_> {
             let started = Instant::now();
             let end = self.one_life(&supervision)?;
             clear_away(directory.as_deref());
-            if let Some(code) = self.last_word(end) {
+            let starting = life == 1 && started.elapsed() < self.options.restarts.healthy_after;
+            if let Some(code) = self.last_word(end, starting) {
                 return Ok(code);
             }
             let end = process::describe_end(end);
@@ -220,7 +226,7 @@ impl Nanny<'_> {
     }
 
     /// The exit code to leave with, unless this end calls for a restart.
-    fn last_word(&self, end: WaitStatus) -> Option<u8> {
+    fn last_word(&self, end: WaitStatus, starting: bool) -> Option<u8> {
         let code = match end {
             // Exit codes have eight bits.
             WaitStatus::Exited(_, code) => (code & 0xff) as u8,
@@ -228,12 +234,12 @@ impl Nanny<'_> {
             _ => Kind::Internal.exit_code(),
         };
         let exited = matches!(end, WaitStatus::Exited(..));
+        let hopeless = self.options.final_exit_codes.contains(&code)
+            || starting && self.options.final_at_start.contains(&code);
         match self.phase {
             Phase::Killed => Some(Kind::Cancelled.exit_code()),
             Phase::Leaving => Some(code),
-            Phase::Running if exited && (code == 0 || self.options.final_exit_codes.contains(&code)) => {
-                Some(code)
-            }
+            Phase::Running if exited && (code == 0 || hopeless) => Some(code),
             Phase::Running => None,
         }
     }
@@ -274,7 +280,7 @@ fn is_end_of(status: WaitStatus, pid: i32) -> bool {
 }
 
 /// Ends what a dead worker left running and removes its directory.
-fn clear_away(directory: Option<&Path>) {
+fn clear_away(own: Option<&Path>) {
     let (killed, stuck) = process::end_children();
     if killed > 0 {
         tracing::info!(killed, "killed processes that the worker left behind");
@@ -282,13 +288,10 @@ fn clear_away(directory: Option<&Path>) {
     if stuck > 0 {
         tracing::warn!(stuck, "processes that the worker left behind do not end even when killed");
     }
-    let Some(directory) = directory else { return };
-    match std::fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            let directory = directory.display();
-            tracing::warn!(%directory, %error, "the worker's directory could not be removed");
-        }
-        _ => {}
+    let Some(own) = own else { return };
+    if let Err(error) = directory::remove(own) {
+        let directory = own.display();
+        tracing::warn!(%directory, %error, "the worker's directory could not be removed");
     }
 }
 

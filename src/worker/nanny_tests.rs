@@ -138,6 +138,18 @@ fn final_exit_codes_are_passed_on() {
 }
 
 #[test]
+fn what_does_not_let_it_start_is_final() {
+    let mut nanny = start(Some("echo once >> log; exit 10"));
+    assert_eq!(nanny.end(), i32::from(Kind::File.exit_code()));
+    assert_eq!(nanny.read("log"), "once\n");
+    // After a life that had begun it may be a passing trouble.
+    let script = "echo x >> log; case $HPCDAG_INTERNAL_LIFE in 1) exit 101;; 2) exit 10;; esac";
+    let mut nanny = start(Some(script));
+    assert_eq!(nanny.end(), 0);
+    assert_eq!(nanny.read("log"), "x\nx\nx\n");
+}
+
+#[test]
 fn crash_restarts_and_tells_the_next_life() {
     let script = "
         echo $HPCDAG_INTERNAL_LIFE $HPCDAG_INTERNAL_INCARNATION >> lives

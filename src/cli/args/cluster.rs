@@ -210,7 +210,9 @@ pub enum WorkersCommand {
 /// `hpcdag workers start`
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Example:
-  hpcdag workers start -n 2 --nthreads 8 --memory-limit 30GiB")]
+  hpcdag workers start -n 2 --nthreads 8 --memory-limit 30GiB
+
+Without --nthreads the workers share the processors of this machine among them.")]
 pub struct WorkersStartArgs {
     /// How many workers
     #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = positive())]
@@ -286,7 +288,9 @@ pub struct WorkersWaitArgs {
 #[command(after_help = "Examples:
   hpcdag up -n 4                             four workers on this machine
   hpcdag up --nthreads 8 --memory-limit 16GiB
-  hpcdag down                                ends what `up` started")]
+  hpcdag down                                ends what `up` started
+
+Without --nthreads the workers share the processors of this machine among them.")]
 pub struct UpArgs {
     /// How many workers
     #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = positive())]
