@@ -208,7 +208,11 @@ impl Driver {
     }
 
     fn worker_name(&self, worker: WorkerId) -> String {
-        self.workers.get(&worker).map_or_else(|| format!("worker {worker} (gone)"), |w| w.name.clone())
+        match (self.workers.get(&worker), self.gone.name(worker)) {
+            (Some(peer), _) => peer.name.clone(),
+            (None, Some(name)) => format!("{name} (gone)"),
+            (None, None) => format!("worker {worker} (gone)"),
+        }
     }
 
     fn explain(&self, key: &str, run: Option<RunUuid>) -> Reply {
