@@ -24,7 +24,13 @@ pub struct Files {
 
 enum Plan {
     /// As a graph says.
-    Graph { graph: Box<Graph>, by_family: HashMap<FamilyIx, Vec<Rule>>, umask: u32, tally: Mutex<Vec<Tally>> },
+    Graph {
+        graph: Box<Graph>,
+        by_family: HashMap<FamilyIx, Vec<Rule>>,
+        umask: u32,
+        /// One for each entry of `[output]`.
+        tally: Mutex<Vec<Tally>>,
+    },
     /// One part of one result to one path.
     One { part: String, path: PathBuf, umask: u32 },
 }

@@ -208,7 +208,11 @@ impl Driver {
     }
 
     fn worker_name(&self, worker: WorkerId) -> String {
-        self.workers.get(&worker).map_or_else(|| format!("worker {worker} (gone)"), |w| w.name.clone())
+        match (self.workers.get(&worker), self.gone.name(worker)) {
+            (Some(peer), _) => peer.name.clone(),
+            (None, Some(name)) => format!("{name} (gone)"),
+            (None, None) => format!("worker {worker} (gone)"),
+        }
     }
 
     fn explain(&self, key: &str, run: Option<RunUuid>) -> Reply {
@@ -216,7 +220,9 @@ impl Driver {
             (run, Named::Task(task, ..)) => (run, task),
             (run, Named::Family(family)) => return Ok(self.explain_family(key, run, family)),
         };
-        let e = self.core.explain(task).ok_or_else(|| not_found(format!("{key} was forgotten")))?;
+        let mut e = self.core.explain(task).ok_or_else(|| not_found(format!("{key} was forgotten")))?;
+        // A task that failed itself is to blame for the others, not for itself.
+        e.blame = e.blame.filter(|b| *b != task);
         let entry = self.runs.get(run);
         let names = |workers: &[WorkerId]| workers.iter().map(|w| self.worker_name(*w)).collect::<Vec<_>>();
         let refusals = e.workers.iter().take(WORKERS_EXPLAINED);

@@ -4,7 +4,7 @@
 use super::core::event::{Event, MemoryUse, WorkerSpec};
 use super::core::{Core, Settings};
 use super::input::{ClientOrder, Input, WorkerOrder};
-use super::peers::{ClientPeer, WorkerPeer};
+use super::peers::{ClientPeer, GoneWorkers, WorkerPeer};
 use super::runs::Runs;
 use super::sessions::Shared;
 use super::stop::StopSignal;
@@ -47,6 +47,7 @@ pub struct Driver {
     inputs: mpsc::Receiver<Input>,
     stop: StopSignal,
     pub(super) workers: BTreeMap<WorkerId, WorkerPeer>,
+    pub(super) gone: GoneWorkers,
     pub(super) by_incarnation: HashMap<uuid::Uuid, WorkerId>,
     pub(super) clients: BTreeMap<ClientId, ClientPeer>,
     sessions: HashMap<uuid::Uuid, ClientId>,
@@ -96,6 +97,7 @@ impl Driver {
             inputs,
             stop,
             workers: BTreeMap::new(),
+            gone: GoneWorkers::default(),
             by_incarnation: HashMap::new(),
             clients: BTreeMap::new(),
             sessions: HashMap::new(),
@@ -286,6 +288,7 @@ impl Driver {
         if self.by_incarnation.get(&peer.incarnation) == Some(&worker) {
             self.by_incarnation.remove(&peer.incarnation);
         }
+        self.gone.note(worker, &peer.name);
         Some(peer)
     }
 
