@@ -136,7 +136,11 @@ fn details(progress: &RunProgress) -> String {
         parts.push(format!("{} moved", ByteSize(progress.bytes_moved)));
     }
     parts.push(Span(progress.elapsed).to_string());
-    parts.join(", ")
+    let parts = parts.join(", ");
+    match &progress.stuck {
+        Some(reason) => format!("{parts}: nothing runs, {reason}"),
+        None => parts,
+    }
 }
 
 /// What a run came to, as text: one line, then each failed task.

@@ -93,6 +93,7 @@ pub(super) fn progress(message: &wire::Progress, begin: Instant) -> RunProgress 
         queued: message.queued + (message.processing - running),
         failed: message.failed,
         bytes_moved: 0,
+        stuck: message.stuck.clone(),
         elapsed: begin.elapsed(),
     }
 }

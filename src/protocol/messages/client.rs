@@ -189,6 +189,8 @@ pub struct Progress {
     pub workers: u32,
     /// Their threads, in 1/10,000.
     pub slots: u64,
+    /// Why nothing of it runs although it could, if that is so.
+    pub stuck: Option<String>,
 }
 
 /// Outputs that can be fetched.

@@ -482,8 +482,11 @@ fn wide_tasks_wait_for_wide_workers() {
     s.worker(0, "a", 2).submit(vec![wide], &[]);
     assert_eq!(s.given.len(), 0);
     assert!(s.core.explain(task(0)).expect("a task").workers[0].1.contains("wants 4"));
+    let stuck = s.core.stuck(RUN);
+    assert_eq!(stuck.as_deref(), Some("f0 wants 4 threads, which no worker has"));
     s.worker(1, "b", 4);
     assert_eq!(s.at(0), 1);
+    assert_eq!(s.core.stuck(RUN), None);
 }
 
 #[test]
