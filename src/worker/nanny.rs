@@ -31,6 +31,9 @@ pub struct NannyOptions {
     pub local_directory: Option<PathBuf>,
     /// Exit codes besides 0 after which a restart would not help: an orderly leave, a wrong configuration.
     pub final_exit_codes: Vec<u8>,
+    /// Exit codes after which a restart would not help if they end the first life before it counts as healthy:
+    /// what is wrong then has been so from the start. Later they may pass (a file system that comes back).
+    pub first_exit_codes: Vec<u8>,
     /// When to restart.
     pub restarts: RestartPolicy,
 }
@@ -47,6 +50,7 @@ impl NannyOptions {
             env: Vec::new(),
             local_directory: None,
             final_exit_codes: hopeless.map(Kind::exit_code).to_vec(),
+            first_exit_codes: vec![Kind::File.exit_code()],
             restarts: RestartPolicy::default(),
         }
     }
@@ -144,11 +148,12 @@ impl Nanny<'_> {
             let started = Instant::now();
             let end = self.one_life(&supervision)?;
             clear_away(directory.as_deref());
-            if let Some(code) = self.last_word(end) {
+            let healthy = started.elapsed() >= self.options.restarts.healthy_after;
+            if let Some(code) = self.last_word(end, life == 1 && !healthy) {
                 return Ok(code);
             }
             let end = process::describe_end(end);
-            crashes = if started.elapsed() >= self.options.restarts.healthy_after { 1 } else { crashes + 1 };
+            crashes = if healthy { 1 } else { crashes + 1 };
             let Some(pause) = self.options.restarts.pause(crashes) else {
                 return Err(self.gave_up(crashes, &end));
             };
@@ -219,8 +224,9 @@ impl Nanny<'_> {
         }
     }
 
-    /// The exit code to leave with, unless this end calls for a restart.
-    fn last_word(&self, end: WaitStatus) -> Option<u8> {
+    /// The exit code to leave with, unless this end calls for a restart. `at_start`: no worker has been healthy
+    /// yet.
+    fn last_word(&self, end: WaitStatus, at_start: bool) -> Option<u8> {
         let code = match end {
             // Exit codes have eight bits.
             WaitStatus::Exited(_, code) => (code & 0xff) as u8,
@@ -228,12 +234,12 @@ impl Nanny<'_> {
             _ => Kind::Internal.exit_code(),
         };
         let exited = matches!(end, WaitStatus::Exited(..));
+        let hopeless = self.options.final_exit_codes.contains(&code)
+            || (at_start && self.options.first_exit_codes.contains(&code));
         match self.phase {
             Phase::Killed => Some(Kind::Cancelled.exit_code()),
             Phase::Leaving => Some(code),
-            Phase::Running if exited && (code == 0 || self.options.final_exit_codes.contains(&code)) => {
-                Some(code)
-            }
+            Phase::Running if exited && (code == 0 || hopeless) => Some(code),
             Phase::Running => None,
         }
     }

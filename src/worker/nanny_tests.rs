@@ -138,6 +138,17 @@ fn final_exit_codes_are_passed_on() {
 }
 
 #[test]
+fn what_fails_from_the_start_is_not_tried_again() {
+    let mut nanny = start(Some("echo once >> log; exit 10"));
+    assert_eq!(nanny.end(), i32::from(Kind::File.exit_code()));
+    assert_eq!(nanny.read("log"), "once\n");
+    // After a crash the same may pass.
+    let mut nanny = start(Some("case $HPCDAG_INTERNAL_LIFE in 1) exit 101;; 2) exit 10;; esac; echo > well"));
+    assert_eq!(nanny.end(), 0);
+    assert_eq!(nanny.read("well"), "\n");
+}
+
+#[test]
 fn crash_restarts_and_tells_the_next_life() {
     let script = "
         echo $HPCDAG_INTERNAL_LIFE $HPCDAG_INTERNAL_INCARNATION >> lives
