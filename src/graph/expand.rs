@@ -59,7 +59,8 @@ impl Scope {
             }
             List::Lines(file) => {
                 let path = self.path(file)?;
-                let text = std::fs::read_to_string(&path).map_err(|e| unreadable(file, &path, &e))?;
+                let read = std::fs::read(&path).and_then(as_text);
+                let text = read.map_err(|e| unreadable(file, &path, &e))?;
                 (Items::Values(lines(&text)), format!("`{}` has no lines", file.it))
             }
             List::Matrix(axes) => return self.matrix(axes),
@@ -265,6 +266,15 @@ pub fn range_len(start: i64, end: i64, step: i64) -> Option<u32> {
     let (distance, step) = (i128::from(end) - i128::from(start), i128::from(step));
     let n = if (distance > 0) == (step > 0) { (distance.abs() + step.abs() - 1) / step.abs() } else { 0 };
     u32::try_from(n).ok().filter(|n| *n <= MAX_ELEMENTS)
+}
+
+/// The text that bytes are; an error names the first line that is none.
+pub fn as_text(bytes: Vec<u8>) -> std::io::Result<String> {
+    String::from_utf8(bytes).map_err(|e| {
+        let good = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        let line = good.iter().filter(|b| **b == b'\n').count() + 1;
+        std::io::Error::new(std::io::ErrorKind::InvalidData, format!("line {line} is not UTF-8"))
+    })
 }
 
 /// The lines of a text without their ends; empty ones do not count.

@@ -3,7 +3,7 @@
 
 use super::build::Origin;
 use super::command::Command;
-use super::expand::{lines, range_len};
+use super::expand::{as_text, lines, range_len};
 use super::items::Items;
 use super::layer::{Layer, Size};
 use super::spec::{Action, Stdin, TaskSpec};
@@ -94,13 +94,13 @@ fn name_of(program: &str) -> String {
 
 /// Reads `--each-line FILE`; `-` is stdin. Empty lines do not count.
 pub fn each_line(path: &Path) -> Result<Each> {
-    let mut text = String::new();
     let read = if path == Path::new("-") {
-        std::io::stdin().read_to_string(&mut text)
+        let mut bytes = Vec::new();
+        std::io::stdin().read_to_end(&mut bytes).map(|_| bytes)
     } else {
-        std::fs::File::open(path).and_then(|mut f| f.read_to_string(&mut text))
+        std::fs::read(path)
     };
-    read.map_err(|e| Error::file("cannot read lines from", path, &e))?;
+    let text = read.and_then(as_text).map_err(|e| Error::file("cannot read lines from", path, &e))?;
     let values = lines(&text);
     if values.is_empty() {
         return Err(Error::new(Kind::Usage, format!("{} has no lines", path.display())));
@@ -209,6 +209,8 @@ mod tests {
         assert_eq!(each_line(file.path()), Ok(Each::Values(words(&["a b", "c", "d"]))));
         std::fs::write(file.path(), "\n").unwrap();
         assert_eq!(each_line(file.path()).unwrap_err().kind, Kind::Usage);
+        std::fs::write(file.path(), b"a\n\xc3\xa9\nb\xff\n").unwrap();
+        assert!(each_line(file.path()).unwrap_err().message.contains("line 3 is not UTF-8"));
         assert_eq!(each_line(Path::new("/nowhere")).unwrap_err().kind, Kind::File);
     }
 }
