@@ -120,6 +120,10 @@ fn check_path(graph: &Graph, output: &GraphOutput) -> Result<()> {
         return Err(Error::new(Kind::Usage, format!("all tasks would write the same file, {}", output.path))
             .hint("name files by {index}, {item} or {key}: -o 'out/{index}.txt'"));
     }
+    if let Some((first, second, path)) = graph.clash(output)? {
+        let message = format!("{first} and {second} would write the same file, {}", path.display());
+        return Err(Error::new(Kind::Usage, message).hint("{index} differs always: -o 'out/{index}.txt'"));
+    }
     Ok(())
 }
 
@@ -200,6 +204,10 @@ mod tests {
         assert!(matches!(target, Target::Nowhere) && graph.outputs.len() == 1);
         assert!(built("hpcdag submit --array 1-3 -o same -- echo").is_err());
         assert!(built("hpcdag submit --json -- echo").is_err());
+        assert!(built("hpcdag submit --array 1-3,7 -o o/{item} -- echo").is_ok());
+        let error = built("hpcdag submit --array 1-3,2 -o o/{item} -- echo").err().unwrap();
+        assert!(error.kind == Kind::Usage && error.message.contains("/base/o/2"), "{error}");
+        assert!(built("hpcdag submit --array 1-3,2 -o o/{item}-{index} -- echo").is_ok());
         assert!(built("hpcdag submit -o out -- echo").is_ok());
     }
 

@@ -10,6 +10,7 @@ use super::{Graph, GraphOutput};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::ids::FamilyIx;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::{Component, Path, PathBuf};
 
 /// Above so many files only the texts of paths are compared, not each path.
@@ -20,6 +21,36 @@ impl Graph {
     pub fn output_template(&self, output: &GraphOutput) -> Result<Template> {
         Template::parse(&output.path, &self.path_names(output.family), Mode::Path)
             .map_err(|fault| Error::new(Kind::Graph, fault.message).hint(fault.hint))
+    }
+
+    /// Two elements of a family whose output goes to the same file, by their keys, and that file. Paths with the
+    /// index in them are not looked at.
+    ///
+    /// # Errors
+    /// `Graph` when the path is none.
+    pub fn clash(&self, output: &GraphOutput) -> Result<Option<(String, String, PathBuf)>> {
+        let template = self.output_template(output)?;
+        let Some(shape) = self.families.get(output.family.index()).and_then(|f| f.shape()) else {
+            return Ok(None);
+        };
+        if output.path.contains("{index}") {
+            return Ok(None);
+        }
+        let mut by_path = HashMap::new();
+        for element in shape.first_export..shape.total {
+            let key = self.key(output.family, element, shape);
+            let path = normal(&self.output_path(output, &template, element, &key)?);
+            match by_path.entry(path) {
+                Entry::Vacant(free) => {
+                    free.insert(element);
+                }
+                Entry::Occupied(taken) => {
+                    let other = self.key(output.family, *taken.get(), shape);
+                    return Ok(Some((other, key, taken.key().clone())));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// The path of one element's output, absolute if the family's `base_dir` is.

@@ -1,22 +1,27 @@
 //! Accepting connections: handshakes run beside one another, and only peers with the cluster's credentials
 //! and an allowed role come out. Owns the limit on strangers; what peers say is `connection`'s.
 
-use crate::base::error::Error;
+use crate::base::error::{Error, Kind};
 use crate::net::backoff::LogLimit;
 use crate::net::connection::Connection;
 use crate::net::tls::ServerTls;
 use crate::protocol::credentials::Role;
 use crate::protocol::wire::Wire;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsStream;
 
 /// Handshakes at the same time. Further connections wait in the kernel.
 pub const HANDSHAKES_MAX: usize = 256;
+
+/// A handshake that has taken so long ends when others wait for its place: strangers who connect and say
+/// nothing must not keep our own people out. A real one takes milliseconds.
+const HANDSHAKE_YIELDS_AFTER: Duration = Duration::from_secs(1);
 
 /// How long to wait when the process has run out of file descriptors.
 const NO_DESCRIPTORS_DELAY: Duration = Duration::from_millis(100);
@@ -71,11 +76,10 @@ async fn accept_all(
     allowed: &'static [Role],
     send: mpsc::Sender<Accepted>,
 ) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let mut places = Places::new();
     let limit = Arc::new(LogLimit::new(Duration::from_secs(10)));
     loop {
-        // The semaphore is never closed.
-        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
+        let Some(permit) = places.next().await else { return };
         let (tcp, peer) = match listener.accept().await {
             Ok(pair) => pair,
             Err(e) => {
@@ -87,14 +91,64 @@ async fn accept_all(
             }
         };
         let (tls, send, limit) = (tls.clone(), send.clone(), Arc::clone(&limit));
+        let yielded = places.begin();
         tokio::spawn(async move {
-            match tls.accept(tcp, allowed).await {
+            let shaken = tokio::select! {
+                shaken = tls.accept(tcp, allowed) => shaken,
+                // Also when the listener was dropped.
+                _ = yielded => Err(Error::new(Kind::Timeout, "its handshake took long, and others waited")),
+            };
+            match shaken {
                 // An error means that the listener was dropped meanwhile.
                 Ok((stream, role)) => drop(send.send(Accepted { role, peer, stream }).await),
                 Err(e) => log_refusal(&limit, peer, &e),
             }
             drop(permit);
         });
+    }
+}
+
+/// The places for handshakes, and who has been at it for how long.
+struct Places {
+    free: Arc<Semaphore>,
+    /// Oldest first. Those that are closed have ended.
+    taken: VecDeque<(Instant, oneshot::Sender<()>)>,
+}
+
+impl Places {
+    fn new() -> Places {
+        Places { free: Arc::new(Semaphore::new(HANDSHAKES_MAX)), taken: VecDeque::new() }
+    }
+
+    /// Waits for a place; if there is none, the oldest handshake makes way as soon as it may. `None` is never
+    /// seen: the semaphore is not closed.
+    async fn next(&mut self) -> Option<OwnedSemaphorePermit> {
+        loop {
+            if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
+                return Some(permit);
+            }
+            self.taken.retain(|(_, handshake)| !handshake.is_closed());
+            let freed = Arc::clone(&self.free).acquire_owned();
+            // All may be past their handshake and wait to be let in.
+            let Some((since, _)) = self.taken.front() else { return freed.await.ok() };
+            tokio::select! {
+                permit = freed => return permit.ok(),
+                () = tokio::time::sleep_until((*since + HANDSHAKE_YIELDS_AFTER).into()) => {
+                    // It hears of it by the loss of its sender.
+                    drop(self.taken.pop_front());
+                }
+            }
+        }
+    }
+
+    /// A handshake begins; what is returned resolves when it has to make way.
+    fn begin(&mut self) -> oneshot::Receiver<()> {
+        if self.taken.len() >= 2 * HANDSHAKES_MAX {
+            self.taken.retain(|(_, handshake)| !handshake.is_closed());
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.taken.push_back((Instant::now(), sender));
+        receiver
     }
 }
 

@@ -286,3 +286,18 @@ async fn messages_too_large_to_send_end_the_connection_with_the_reason() {
     let e = near.sender.send(number(1)).await.unwrap_err();
     assert!(e.message.contains("peers accept 67108864"), "{e}");
 }
+
+#[tokio::test]
+async fn silent_strangers_make_way() {
+    let mut server = server(&[Role::Worker]).await;
+    let address = server.address.to_string();
+    let address = address.trim_start_matches("tls://");
+    let mut silent = Vec::new();
+    for _ in 0..2 * crate::net::listener::HANDSHAKES_MAX {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let begun = std::time::Instant::now();
+    let (near, _far) = server.pair(Role::Worker).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    drop((near, silent));
+}

@@ -53,12 +53,19 @@ fn nearest(program: &str, path: &OsStr, cwd: &Path) -> Option<String> {
         .map(|(_, name)| name)
 }
 
+/// Bytes from which the kernel refuses a single argument or variable.
+const ONE_ARGUMENT_MAX: usize = 128 << 10;
+
 /// What a failed start means.
 pub(super) fn explain(error: &io::Error, file: &Path, cwd: &Path, argv: &[String]) -> String {
     let shown = file.display();
     match error.raw_os_error() {
         Some(libc::E2BIG) => {
             let bytes: usize = argv.iter().map(|a| a.len() + 1).sum();
+            if bytes < ONE_ARGUMENT_MAX {
+                return "its environment is too large: a variable may have 128 KiB, and HPCDAG_ITEM has the item"
+                    .to_string();
+            }
             format!("the arguments are too long ({bytes} bytes); pass a file of paths: {{inputs.list}}")
         }
         Some(libc::ENOENT | libc::ENOTDIR) if !cwd.is_dir() => {
@@ -99,5 +106,12 @@ mod tests {
         let said = find("quite-different", path, Path::new("/")).unwrap_err();
         assert!(said.contains(&*dir.path().to_string_lossy()), "{said}");
         assert!(find("", path, Path::new("/")).is_err());
+    }
+    #[test]
+    fn what_is_too_long_is_named() {
+        let error = io::Error::from_raw_os_error(libc::E2BIG);
+        let said = |argv: &[String]| explain(&error, Path::new("x"), Path::new("/"), argv);
+        assert!(said(&["x".repeat(200_000)]).contains("arguments are too long (200001 bytes)"));
+        assert!(said(&["x".into()]).contains("HPCDAG_ITEM"));
     }
 }
