@@ -111,7 +111,13 @@ impl Spill {
         let len = pieces.iter().map(|p| p.len() as u64).sum();
         self.reserve(len)?;
         // From here on, dropping it gives the room back.
-        let mut new = SpillFile { file: None, len, sums: Vec::new(), spill: self.clone() };
+        let mut new = SpillFile {
+            file: None,
+            len,
+            sums: Vec::new(),
+            lost: AtomicBool::new(false),
+            spill: self.clone(),
+        };
         let file = create(&self.directory)?;
         let mut at = 0;
         let mut put = |block: &[u8]| -> io::Result<()> {
@@ -192,6 +198,8 @@ struct SpillFile {
     file: Option<File>,
     len: u64,
     sums: Vec<u32>,
+    /// It could not be read back.
+    lost: AtomicBool,
     spill: Arc<Spill>,
 }
 
@@ -217,6 +225,7 @@ impl SpillFile {
             _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the checksum differs")),
         });
         sound.map(|()| block).map_err(|error| {
+            self.lost.store(true, Ordering::Release);
             self.spill.lost.store(true, Ordering::Release);
             let text = format!("a spilled result cannot be read back from disk: {error}");
             io::Error::new(error.kind(), text)
@@ -294,9 +303,9 @@ impl Extent {
         Data::of_writer(writer)
     }
 
-    /// Whether all of it can be read; asked when something could not.
-    pub fn is_sound(&self) -> bool {
-        self.check().is_ok()
+    /// Whether its file could not be read back.
+    pub fn is_lost(&self) -> bool {
+        self.file.lost.load(Ordering::Acquire)
     }
 
     fn pieces(&self, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
