@@ -63,10 +63,13 @@ impl Driver {
             tasks.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
         }
         let (mut managed, mut process, mut limit) = (0u64, 0u64, Some(0u64));
+        let (mut spilled, mut unmanaged) = (0u64, 0u64);
         for w in self.core.workers() {
             let figures = self.workers.get(&w.worker).map(|p| &p.figures);
             managed = managed.saturating_add(figures.map_or(w.nbytes, |f| f.managed));
             process = process.saturating_add(figures.map_or(0, |f| f.process));
+            spilled = spilled.saturating_add(figures.map_or(0, |f| f.spilled));
+            unmanaged = unmanaged.saturating_add(figures.map_or(0, |f| f.unmanaged));
             limit = limit.zip(w.spec.memory_limit).map(|(a, b)| a.saturating_add(b));
         }
         json!({
@@ -80,7 +83,10 @@ impl Driver {
             },
             "workers": workers,
             "tasks": counts(&tasks),
-            "memory": { "managed": managed, "limit": limit, "process": process },
+            "memory": {
+                "managed": managed, "spilled": spilled, "unmanaged": unmanaged,
+                "limit": limit, "process": process,
+            },
             "dashboard": null,
             "runs": self.runs.iter().map(|(run, entry)| self.run_status(run, entry)).collect::<Vec<_>>(),
         })
@@ -106,6 +112,8 @@ impl Driver {
             "results": w.results,
             "memory": {
                 "managed": figures.managed,
+                "spilled": figures.spilled,
+                "unmanaged": figures.unmanaged,
                 "limit": w.spec.memory_limit,
                 "process": figures.process,
             },

@@ -137,7 +137,12 @@ impl Driver {
             Woken::Request(Some(Request::Retire(reason))) => self.retire(reason),
             Woken::Request(Some(Request::Stop) | None) => return Some(End::Over(Ending::Stopped)),
             Woken::Beat => self.on_beat(),
-            Woken::Memory => self.work.on_memory(true),
+            Woken::Memory => {
+                self.work.on_memory(true);
+                if self.work.memory_has_changed() {
+                    self.on_beat();
+                }
+            }
             Woken::Timer => return self.on_timer(),
             Woken::Ended | Woken::Room => {}
         }
@@ -218,7 +223,7 @@ impl Driver {
 
     fn on_beat(&mut self) {
         self.work.close_idle_connections();
-        let (spilled, unmanaged) = self.work.spilled_and_unmanaged();
+        let (spilled, unmanaged) = self.work.tell_memory();
         let heartbeat = Heartbeat {
             executing: u32::try_from(self.work.running()).unwrap_or(u32::MAX),
             managed: self.work.managed_bytes(),

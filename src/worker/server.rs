@@ -201,7 +201,9 @@ impl Life {
         tracing::info!(address = %own, "worker {name} listens: {reason}");
         let ended = Arc::new(Notify::new());
         let runner = runner(settings, &name, &options.scheduler_file, &directory, options.natives);
-        let memory_limit = limits::memory(settings.memory_limit, &variable);
+        let limit = limits::memory(settings.memory_limit, nthreads, &variable);
+        tracing::debug!("{}", limit.found.join("; "));
+        let memory_limit = limit.bytes;
         let memory = memory_parts(settings, memory_limit, &directory)?;
         let store = memory.store.clone();
         let (executor, notify) = (Arc::new(Finisher::new(runner, memory.clone())), ended.clone());

@@ -406,9 +406,14 @@ impl Work {
         self.store().managed_bytes() + self.pool.captured_bytes() + self.client.arriving_bytes()
     }
 
-    /// Bytes of results on disk, and bytes that are no results.
-    pub(super) fn spilled_and_unmanaged(&self) -> (u64, u64) {
-        (self.memory.spilled_bytes(), self.memory.unmanaged())
+    /// Bytes of results on disk, and bytes that are no results, as the scheduler is told now.
+    pub(super) fn tell_memory(&mut self) -> (u64, u64) {
+        self.memory.tell()
+    }
+
+    /// Whether the scheduler would plan with figures that are far from true.
+    pub(super) fn memory_has_changed(&self) -> bool {
+        self.memory.has_changed()
     }
 
     /// Waits until memory has been looked at anew.

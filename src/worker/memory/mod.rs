@@ -8,6 +8,7 @@ pub(super) mod spiller;
 
 use super::core::pressure::{Candidate, Pressure, Thresholds, Usage, choose};
 use super::executor::control::Control;
+use super::limits;
 use super::store::Store;
 use crate::base::failure::Shortage;
 use crate::base::ids::{Attempt, TaskRef};
@@ -25,6 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the end of a task may take before another one has to end too.
 const END_TIME: Duration = Duration::from_secs(2);
 
+/// A change of one so-manieth of the limit is told to the scheduler before the next heartbeat is due.
+const TELL_PART: u64 = 32;
+
 /// Neighbours that a failure names.
 const NEIGHBOURS_MAX: usize = 5;
 
@@ -40,6 +44,26 @@ pub(super) fn thresholds(settings: &config::Memory, limit: u64) -> Thresholds {
         pause: bytes(settings.pause),
         terminate: bytes(settings.terminate),
     }
+}
+
+/// How the memory of a worker with this configuration would be found, and its thresholds: lines of text.
+pub(super) fn explain(settings: &config::Worker) -> Vec<String> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let threads = limits::threads(settings.nthreads, &variable);
+    let limit = limits::memory(settings.memory_limit, threads, &variable);
+    let mut lines = limit.found;
+    let Some(bytes) = limit.bytes else {
+        lines.push("no limit: nothing is spilled, paused or ended".into());
+        return lines;
+    };
+    lines.push(format!("limit      {bytes} bytes"));
+    let t = thresholds(&settings.memory, bytes);
+    let four = [("target", t.target), ("spill", t.spill), ("pause", t.pause), ("terminate", t.terminate)];
+    for (name, at) in four {
+        let at = at.map_or("off".into(), |at| format!("{at} bytes"));
+        lines.push(format!("{name:<10} {at}"));
+    }
+    lines
 }
 
 /// What lasts as long as the worker.
@@ -75,6 +99,8 @@ pub(super) struct Memory {
     /// The most that running tasks have been seen to occupy.
     peaks: FxHashMap<Id, u64>,
     unmanaged: u64,
+    /// What the scheduler was told last: bytes on disk, bytes that are no results.
+    told: (u64, u64),
 }
 
 /// What a task that runs is known by.
@@ -102,7 +128,7 @@ impl Memory {
     pub(super) fn new(parts: Parts) -> Memory {
         let pressure = parts.thresholds.map(Pressure::new);
         let (peaks, paused_since, ended) = (FxHashMap::default(), None, None);
-        Memory { parts, pressure, paused_since, ended, peaks, unmanaged: 0 }
+        Memory { parts, pressure, paused_since, ended, peaks, unmanaged: 0, told: (0, 0) }
     }
 
     /// What lasts longer than this.
@@ -110,9 +136,18 @@ impl Memory {
         &self.parts
     }
 
-    /// Bytes that are no results, as seen last.
-    pub(super) fn unmanaged(&self) -> u64 {
-        self.unmanaged
+    /// Bytes of results on disk, and bytes that are no results, as the scheduler is told now.
+    pub(super) fn tell(&mut self) -> (u64, u64) {
+        self.told = (self.spilled_bytes(), self.unmanaged);
+        self.told
+    }
+
+    /// Whether these have changed by a part of the limit that matters.
+    pub(super) fn has_changed(&self) -> bool {
+        let Some(limit) = self.parts.thresholds.map(|t| t.limit) else { return false };
+        let (spilled, unmanaged) = self.told;
+        let change = self.spilled_bytes().abs_diff(spilled).max(self.unmanaged.abs_diff(unmanaged));
+        change > limit / TELL_PART
     }
 
     /// Takes note of what the monitor has seen of the tasks that run.
