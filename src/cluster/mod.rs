@@ -5,7 +5,7 @@
 use crate::base::error::{Error, Kind, Result};
 use crate::base::units::ByteSize;
 use crate::client::{Client, ConnectOptions};
-use crate::config::{Config, MemoryLimit, Nthreads, Ports};
+use crate::config::{Config, Fraction, MemoryLimit, Nthreads, Ports};
 use crate::net::scheduler_file;
 use crate::scheduler::{self, Scheduler};
 use crate::worker::executor::native::Registry;
@@ -214,8 +214,12 @@ fn on_loopback(options: &LocalOptions) -> Config {
     config.worker.port = any;
     config.worker.idle_timeout = None;
     config.worker.lifetime = None;
-    if let MemoryLimit::Size(ByteSize(all)) = config.worker.memory_limit {
-        config.worker.memory_limit = MemoryLimit::Size(ByteSize(all / u64::from(options.nworkers)));
-    }
+    let n = options.nworkers;
+    config.worker.memory_limit = match config.worker.memory_limit {
+        MemoryLimit::Size(ByteSize(all)) => MemoryLimit::Size(ByteSize(all / u64::from(n))),
+        MemoryLimit::Fraction(Fraction(all)) => MemoryLimit::Fraction(Fraction(all / f64::from(n))),
+        MemoryLimit::Auto if n > 1 => MemoryLimit::Fraction(Fraction(1.0 / f64::from(n))),
+        same => same,
+    };
     config
 }

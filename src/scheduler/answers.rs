@@ -63,11 +63,14 @@ impl Driver {
             tasks.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
         }
         let (mut managed, mut process, mut limit) = (0u64, 0u64, Some(0u64));
+        let (mut spilled, mut unmanaged) = (0u64, 0u64);
         for w in self.core.workers() {
             let figures = self.workers.get(&w.worker).map(|p| &p.figures);
-            // The core knows what lies where; heartbeats are seconds old.
-            managed = managed.saturating_add(w.nbytes);
+            let on_disk = figures.map_or(0, |f| f.spilled);
+            managed = managed.saturating_add(w.nbytes.saturating_sub(on_disk));
             process = process.saturating_add(figures.map_or(0, |f| f.process));
+            spilled = spilled.saturating_add(figures.map_or(0, |f| f.spilled));
+            unmanaged = unmanaged.saturating_add(figures.map_or(0, |f| f.unmanaged));
             limit = limit.zip(w.spec.memory_limit).map(|(a, b)| a.saturating_add(b));
         }
         json!({
@@ -81,7 +84,10 @@ impl Driver {
             },
             "workers": workers,
             "tasks": counts(&tasks),
-            "memory": { "managed": managed, "limit": limit, "process": process },
+            "memory": {
+                "managed": managed, "spilled": spilled, "unmanaged": unmanaged,
+                "limit": limit, "process": process,
+            },
             "dashboard": null,
             "runs": self.runs.iter().map(|(run, entry)| self.run_status(run, entry)).collect::<Vec<_>>(),
         })
@@ -106,7 +112,10 @@ impl Driver {
             "queued": w.queued,
             "results": w.results,
             "memory": {
-                "managed": w.nbytes,
+                // The core knows what lies where; heartbeats are seconds old.
+                "managed": w.nbytes.saturating_sub(figures.spilled),
+                "spilled": figures.spilled,
+                "unmanaged": figures.unmanaged,
                 "limit": w.spec.memory_limit,
                 "process": figures.process,
             },

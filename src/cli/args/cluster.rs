@@ -156,6 +156,9 @@ pub struct WorkerArgs {
     /// Do without the parent process that restarts the worker after a crash and clears up after it
     #[arg(long)]
     pub no_nanny: bool,
+    /// Print how the memory limit is found here and what the thresholds are, and exit
+    #[arg(long)]
+    pub explain_memory: bool,
     /// Its width, memory and time.
     #[command(flatten)]
     pub worker: WorkerOptions,
