@@ -121,7 +121,10 @@ impl Source {
 
 /// Whether a whole file is a test: `foo/tests.rs` or below `foo/tests/`, and everything outside of `src`.
 fn is_test(path: &str) -> bool {
-    !path.starts_with("src/") || path.ends_with("/tests.rs") || path.contains("/tests/")
+    !path.starts_with("src/")
+        || path.ends_with("/tests.rs")
+        || path.contains("/tests/")
+        || path.ends_with("_tests.rs")
 }
 
 // ---- the checks ---------------------------------------------------------------------------------

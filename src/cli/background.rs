@@ -1,5 +1,6 @@
-//! Schedulers and workers in the background of this machine: their command lines, logs, and when they are ready. Owns
-//! that; `detach` separates processes from the terminal, `up` and `workers start` put them together.
+//! Schedulers and workers in the background of this machine: their command lines, logs, and when they are
+//! ready. Owns that; `detach` separates processes from the terminal, `up` and `workers start` put them
+//! together.
 
 use super::args::{ListenOptions, SchedulerArgs, Setting, Verbosity, WorkerOptions};
 use super::context::absolute;

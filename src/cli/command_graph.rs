@@ -1,5 +1,5 @@
-//! The graph of `submit -- CMD`, `--each-line` and `--array`, and where its tasks' stdout goes. Owns what these
-//! options mean together; `graph::single` makes the family.
+//! The graph of `submit -- CMD`, `--each-line` and `--array`, and where its tasks' stdout goes. Owns what
+//! these options mean together; `graph::single` makes the family.
 
 use super::args::{Array, Stdout, SubmitArgs};
 use super::output::Out;
@@ -105,14 +105,12 @@ fn in_directory(directory: &Path, graph: &Graph) -> Result<String> {
     let Some(directory) = directory.to_str() else {
         return Err(Error::new(Kind::Usage, format!("the path {} is not UTF-8", directory.display())));
     };
-    // Braces in the directory's name are letters.
-    let directory = directory.replace('{', "{{").replace('}', "}}");
     let single = matches!(graph.items(FamilyIx(0)), Items::Single);
     Ok(format!("{directory}/{}", if single { "{key}.txt" } else { "{index}.txt" }))
 }
 
 fn check_path(graph: &Graph, output: &GraphOutput) -> Result<()> {
-    let usage = |e: Error| Error { kind: Kind::Usage, message: format!("in -o: {}", e.message), ..e };
+    let usage = |e: Error| Error { kind: Kind::Usage, message: format!("in the path: {}", e.message), ..e };
     let template = graph.output_template(output).map_err(usage)?;
     let family = !matches!(graph.items(FamilyIx(0)), Items::Single);
     if family && !template.varies() {
@@ -122,8 +120,8 @@ fn check_path(graph: &Graph, output: &GraphOutput) -> Result<()> {
     Ok(())
 }
 
-/// Writes the items that did not succeed to a file that `--each-line` takes back; returns its path if there are
-/// any. Without a family, or with nothing known of its tasks, there is no list.
+/// Writes the items that did not succeed to a file that `--each-line` takes back; returns its path if there
+/// are any. Without a family, or with nothing known of its tasks, there is no list.
 ///
 /// # Errors
 /// `File` when it cannot be written.
@@ -191,8 +189,8 @@ mod tests {
         assert_eq!(graph.item(FamilyIx(0), 2).text().as_deref(), Some("7"));
         let (graph, target) = built("hpcdag submit --array 1,4 -o o/{index} -- echo").unwrap();
         assert!(matches!(target, Target::Files) && graph.outputs[0].path == "o/{index}");
-        let (graph, _) = built("hpcdag submit --array 1,4 --stdout d{x} -- echo").unwrap();
-        assert_eq!(graph.outputs[0].path, "d{{x}}/{index}.txt");
+        let (graph, _) = built("hpcdag submit --array 1,4 --stdout d -- echo").unwrap();
+        assert_eq!(graph.outputs[0].path, "d/{index}.txt");
         let (graph, target) = built("hpcdag submit --detach --stdout none -- echo").unwrap();
         assert!(matches!(target, Target::Nowhere) && graph.outputs.is_empty());
         let (graph, target) = built("hpcdag submit --stdout none -- echo").unwrap();

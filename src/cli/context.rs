@@ -1,5 +1,5 @@
-//! What every command begins with: configuration, log, runtime, and the cluster that is meant. Owns the order of
-//! these; each command says what it needs.
+//! What every command begins with: configuration, log, runtime, and the cluster that is meant. Owns the order
+//! of these; each command says what it needs.
 
 use super::args::{LogOptions, SchedulerOptions, Setting, Verbosity};
 use super::output::{self, LogForm, LogSetup};
@@ -74,7 +74,8 @@ impl Context {
     /// Which cluster is meant.
     ///
     /// # Errors
-    /// `Usage` when the address is none; `Config` when there is no place for state, or a path has unknown parts.
+    /// `Usage` when the address is none; `Config` when there is no place for state, or a path has unknown
+    /// parts.
     pub fn wish(&self, options: &SchedulerOptions) -> Result<Wish> {
         let configured = match &self.loaded.config.network.scheduler_file {
             Some(template) => Some(expand(template)?),

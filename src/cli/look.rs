@@ -1,5 +1,5 @@
-//! Commands that look at a running cluster: status, workers list, explain, story, fetch, and those about hpcdag
-//! itself. Owns the text; the data is the scheduler's answer, printed as it is with --json.
+//! Commands that look at a running cluster: status, workers list, explain, story, fetch, and those about
+//! hpcdag itself. Owns the text; the data is the scheduler's answer, printed as it is with --json.
 
 use super::args::{
     ConfigShowArgs, ExplainArgs, FetchArgs, SchedulerOptions, StatusArgs, StoryArgs, WorkersListArgs,
@@ -319,7 +319,8 @@ mod tests {
     #[test]
     fn explanations_say_why_for_each_worker() {
         let answer = json!({
-            "key": "a[1]", "run": "r", "run-name": "g", "state": "queued", "why": "is ready; no worker has room",
+            "key": "a[1]", "run": "r", "run-name": "g", "state": "queued",
+            "why": "is ready; no worker has room",
             "attempts": 2, "failed-attempts": 1, "failed-hosts": ["h1"],
             "workers": [{ "worker": "w1", "why": "is paused" }], "more-workers": 3,
         });

@@ -79,7 +79,8 @@ fn run(cli: &Cli) -> Result<u8> {
     }
 }
 
-/// The settings among a command's flags. Those of background processes are checked here too, before they start.
+/// The settings among a command's flags. Those of background processes are checked here too, before they
+/// start.
 fn settings(command: &Command) -> Vec<Setting> {
     match command {
         Command::Scheduler(args) => args.settings(),

@@ -1,5 +1,5 @@
-//! The background processes that this user started for a cluster on this host: a list beside the cluster's other
-//! files, so that `down` can wait for their end. Owns the list; processes are started by `detach`.
+//! The background processes that this user started for a cluster on this host: a list beside the cluster's
+//! other files, so that `down` can wait for their end. Owns the list; processes are started by `detach`.
 
 use crate::base::error::{Error, Result};
 use crate::worker::process::send_signal;
@@ -74,8 +74,8 @@ pub fn noted(directory: &Path) -> Vec<Record> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// Waits for the end of processes; asks those that stay to leave, and kills them in the end. Returns how many had
-/// to be killed.
+/// Waits for the end of processes; asks those that stay to leave, and kills them in the end. Returns how many
+/// had to be killed.
 pub fn end(records: &[Record], patience: Duration) -> usize {
     let wait = |patience: Duration| {
         let deadline = Instant::now() + patience;
@@ -130,8 +130,12 @@ mod tests {
         assert!(!Record { began: 1, ..record.clone() }.is_running());
         assert!(!Record { host: "elsewhere".into(), ..record.clone() }.is_running());
         note(directory.path(), std::slice::from_ref(&record)).unwrap();
-        assert_eq!(noted(directory.path()), [record.clone()]);
-        assert_eq!(end(&[record.clone()], Duration::from_millis(50)), 0, "asked to leave, it left");
+        assert_eq!(noted(directory.path()), std::slice::from_ref(&record));
+        assert_eq!(
+            end(std::slice::from_ref(&record), Duration::from_millis(50)),
+            0,
+            "asked to leave, it left"
+        );
         assert!(!record.is_running());
         child.wait().unwrap();
         forget(directory.path());

@@ -1,5 +1,5 @@
-//! `hpcdag scheduler` and `hpcdag worker`: processes that serve until they are told to end. Owns what belongs to the
-//! whole process; serving is the modules' own.
+//! `hpcdag scheduler` and `hpcdag worker`: processes that serve until they are told to end. Owns what belongs
+//! to the whole process; serving is the modules' own.
 
 use super::args::{SchedulerArgs, WorkerArgs};
 use super::background::{self, SchedulerOrder};
@@ -98,8 +98,8 @@ pub fn worker(context: &Context, args: &WorkerArgs) -> Result<u8> {
     })
 }
 
-/// Runs this same command line again as the worker, and stays as its nanny. On the main thread, before any other
-/// exists.
+/// Runs this same command line again as the worker, and stays as its nanny. On the main thread, before any
+/// other exists.
 fn supervise(context: &Context) -> Result<u8> {
     let config = &context.loaded.config;
     let mut args: Vec<_> = std::env::args_os().skip(1).collect();

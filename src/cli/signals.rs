@@ -1,5 +1,5 @@
-//! Requests to end, from the terminal or from a batch system. Owns which signals count; what is done about them is
-//! the commands' business.
+//! Requests to end, from the terminal or from a batch system. Owns which signals count; what is done about
+//! them is the commands' business.
 
 use crate::base::error::{Error, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};

@@ -1,5 +1,5 @@
-//! Commands that steer a running cluster: wait, cancel, stop, workers stop and wait. Owns what is asked and what is
-//! said about the answer.
+//! Commands that steer a running cluster: wait, cancel, stop, workers stop and wait. Owns what is asked and
+//! what is said about the answer.
 
 use super::args::{CancelArgs, StopArgs, WaitArgs, WorkersStopArgs, WorkersWaitArgs};
 use super::context::{Context, run_id, run_short};

@@ -66,12 +66,12 @@ impl Submission<'_> {
             // So many are allowed; the one after them ends the run.
             max_fails: max.map(|n| u32::try_from(n.saturating_add(1)).unwrap_or(u32::MAX)),
             wait_workers: self.args.wait_workers.unwrap_or(0),
+            max_processing: self.args.jobs,
         }
     }
 
     /// Hands the graph over and leaves.
     async fn detach(self) -> Result<u8> {
-        self.refuse_jobs()?;
         let client = self.context.client(&self.args.scheduler).await?;
         let options = self.options();
         let mut handle = client.submit(self.graph, options).await?;
@@ -92,24 +92,11 @@ impl Submission<'_> {
     }
 
     async fn run(self) -> Result<u8> {
-        self.refuse_jobs()?;
         let client = self.context.client(&self.args.scheduler).await?;
         let ended = self.follow(client.clone()).await;
         client.close().await;
         match ended? {
             Followed::Ended(code) | Followed::Left(code) => Ok(code),
-        }
-    }
-
-    /// Only threads bound what runs at once, and those of a cluster are not this command's.
-    fn refuse_jobs(&self) -> Result<()> {
-        match self.args.jobs {
-            None => Ok(()),
-            Some(_) => {
-                Err(Error::new(Kind::Usage, "-j bounds the threads of a cluster of this command's own").hint(
-                    "use it with --local; on a running cluster the workers' threads bound what runs at once",
-                ))
-            }
         }
     }
 
@@ -120,14 +107,9 @@ impl Submission<'_> {
             config: self.context.config(),
             natives: Registry::default(),
         };
-        if let Some(jobs) = self.args.jobs {
-            if self.args.nworkers.is_some() || self.args.nthreads.is_some() {
-                return Err(Error::new(
-                    Kind::Usage,
-                    "-j says how many threads there are; leave out the others",
-                ));
-            }
-            options.nthreads = Some(jobs);
+        if self.args.nworkers.is_none() && self.args.nthreads.is_none() {
+            // A cluster of its own has as many threads as tasks are to run at once.
+            options.nthreads = self.args.jobs;
         }
         let cluster = LocalCluster::start(options).await?;
         let client = match cluster.client().await {

@@ -1,5 +1,5 @@
-//! `up`, `down`, `clusters` and `workers start`: clusters of background processes on this machine. Owns the order of
-//! their parts and that nothing is left of a cluster that did not come up.
+//! `up`, `down`, `clusters` and `workers start`: clusters of background processes on this machine. Owns the
+//! order of their parts and that nothing is left of a cluster that did not come up.
 
 use super::args::{
     ClustersArgs, DownArgs, ListenOptions, SchedulerOptions, UpArgs, WorkerOptions, WorkersStartArgs,
@@ -75,12 +75,13 @@ fn undo(context: &Context, scheduler: &StartedScheduler, home: &ClusterDir) {
     if let Err(error) = stop_cluster(context, &options) {
         tracing::warn!("{}", error.message);
     }
-    clear(home);
+    clear(home, Duration::from_secs(1));
 }
 
-/// Waits for the processes of a cluster that has ended, and removes its directory. How many had to be killed.
-fn clear(home: &ClusterDir) -> usize {
-    let killed = processes::end(&processes::noted(home.path()), END_PATIENCE);
+/// Waits for the processes of a cluster that has ended, as long as `patience` says before they are asked to
+/// leave, and removes its directory. How many had to be killed.
+fn clear(home: &ClusterDir, patience: Duration) -> usize {
+    let killed = processes::end(&processes::noted(home.path()), patience);
     processes::forget(home.path());
     if let Err(error) = home.remove() {
         tracing::warn!("{}", error.message);
@@ -134,19 +135,24 @@ impl Workers<'_> {
                 Err(e) if e.kind == Kind::Timeout => e,
                 Err(e) => return Err(e),
             };
-            if let Some((_, dead)) = records.iter().find(|(pid, l)| Record::of(*pid, &l.log).is_none()) {
-                let lines = last_lines(&dead.log, 0).unwrap_or_default();
-                let said = if lines.is_empty() {
-                    "; it logged nothing".into()
-                } else {
-                    format!("; it logged:\n{lines}")
-                };
-                return Err(Error::new(Kind::Launch, format!("a worker ended before it was ready{said}")));
+            let dead = records.iter().find(|(pid, l)| Record::of(*pid, &l.log).is_none());
+            if let Some((_, dead)) = dead {
+                let what = format!("a worker ended before it was ready{}", logged(&dead.log));
+                return Err(Error::new(Kind::Launch, what));
             }
             if left.is_zero() {
-                return Err(error);
+                let said = launched.first().map_or_else(String::new, |l| logged(&l.log));
+                return Err(Error { message: format!("{}{said}", error.message), ..error });
             }
         }
+    }
+}
+
+/// What a worker logged last, as the end of a message.
+fn logged(log: &Path) -> String {
+    match last_lines(log, 0) {
+        Ok(lines) if !lines.is_empty() => format!("; it logged:\n{lines}"),
+        _ => "; it logged nothing".into(),
     }
 }
 
@@ -188,7 +194,7 @@ pub fn down(context: &Context, args: &DownArgs) -> Result<u8> {
     let state = StateDir::of_user()?;
     let (id, path, killed) = match stop_cluster(context, &args.scheduler) {
         Ok(stopped) => {
-            let killed = clear(&state.cluster(&stopped.file.id)?);
+            let killed = clear(&state.cluster(&stopped.file.id)?, END_PATIENCE);
             (stopped.file.id, stopped.path, killed)
         }
         Err(e) if e.kind == Kind::NoScheduler => match clear_dead(context, args, &state)? {
@@ -231,7 +237,7 @@ fn clear_dead(
         }
     };
     scheduler_file::remove(&path, &file)?;
-    let killed = clear(&state.cluster(&file.id)?);
+    let killed = clear(&state.cluster(&file.id)?, Duration::ZERO);
     Ok(Some((file.id, path, killed)))
 }
 

@@ -1,5 +1,5 @@
-//! Fetching outputs from the workers that hold them: connections that are used again, and a thread that may block
-//! for each fetch that writes. Owns one attempt at one holder; `take` decides what follows a failure.
+//! Fetching outputs from the workers that hold them: connections that are used again, and a thread that may
+//! block for each fetch that writes. Owns one attempt at one holder; `take` decides what follows a failure.
 
 use super::Shared;
 use super::link::Target;
@@ -264,8 +264,8 @@ impl Cursor {
 
 #[cfg(test)]
 mod tests {
-    use super::super::outputs::Receive;
     use super::*;
+    use crate::client::outputs::Receive;
 
     #[derive(Default)]
     struct Parts(Vec<(usize, Vec<u8>)>);

@@ -1,5 +1,5 @@
-//! Outputs that become files: `[output]`, `-o`, `--stdout DIR`, `fetch -o`. Owns that a file is there whole or not
-//! at all, and safe before the workers forget the result.
+//! Outputs that become files: `[output]`, `-o`, `--stdout DIR`, `fetch -o`. Owns that a file is there whole
+//! or not at all, and safe before the workers forget the result.
 
 use super::outputs::{Destination, Output, Receive};
 use crate::base::error::{Error, Kind, Result};
@@ -24,7 +24,7 @@ pub struct Files {
 
 enum Plan {
     /// As a graph says.
-    Graph { graph: Graph, by_family: HashMap<FamilyIx, Vec<Rule>>, umask: u32 },
+    Graph { graph: Box<Graph>, by_family: HashMap<FamilyIx, Vec<Rule>>, umask: u32 },
     /// One part of one result to one path.
     One { part: String, path: PathBuf, umask: u32 },
 }
@@ -49,7 +49,7 @@ impl Files {
             by_family.entry(output.family).or_default().push(rule);
         }
         let umask = graph.families.first().map_or(0o022, |f| f.spec.umask);
-        Ok(Files { plan: Arc::new(Plan::Graph { graph: graph.clone(), by_family, umask }) })
+        Ok(Files { plan: Arc::new(Plan::Graph { graph: Box::new(graph.clone()), by_family, umask }) })
     }
 
     /// One part (empty for stdout) of one result.

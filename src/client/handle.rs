@@ -1,5 +1,5 @@
-//! A run as whoever submitted it sees it: a stream of updates. Owns the translation from messages; what is done
-//! with outputs is `take`'s.
+//! A run as whoever submitted it sees it: a stream of updates. Owns the translation from messages; what is
+//! done with outputs is `take`'s.
 
 use super::Client;
 use super::outputs::Output;
@@ -83,11 +83,14 @@ impl RunHandle {
 
 /// What a progress message says.
 pub(super) fn progress(message: &wire::Progress, begin: Instant) -> RunProgress {
+    // A worker is handed more than it has threads for, so that it never waits: those tasks are queued there.
+    let threads = message.slots.div_ceil(u64::from(crate::graph::layer::SLOT));
+    let running = message.processing.min(threads);
     RunProgress {
         total: (!message.growing).then_some(message.total),
         done: message.done,
-        running: message.processing,
-        queued: message.queued,
+        running,
+        queued: message.queued + (message.processing - running),
         failed: message.failed,
         bytes_moved: 0,
         elapsed: begin.elapsed(),

@@ -1,4 +1,5 @@
-//! What the client runs once a graph has ended: `[on]` of a graph file. Owns its start and what its failure means.
+//! What the client runs once a graph has ended: `[on]` of a graph file. Owns its start and what its failure
+//! means.
 
 use super::summary::RunSummary;
 use crate::base::error::{Error, Kind, Result};
@@ -12,8 +13,8 @@ use std::process::Stdio;
 /// The interpreter of hooks that are shell lines: a failure early in a pipe counts.
 const SHELL: [&str; 4] = ["bash", "-eo", "pipefail", "-c"];
 
-/// Runs the graph's hook for this end, if it has one, in the graph file's directory. It finds the run's id and
-/// figures in `HPCDAG_RUN`, `HPCDAG_TASKS`, `HPCDAG_SUCCEEDED` and `HPCDAG_FAILED`.
+/// Runs the graph's hook for this end, if it has one, in the graph file's directory. It finds the run's id
+/// and figures in `HPCDAG_RUN`, `HPCDAG_TASKS`, `HPCDAG_SUCCEEDED` and `HPCDAG_FAILED`.
 ///
 /// # Errors
 /// `Launch` when it cannot be started or fails.

@@ -1,5 +1,5 @@
-//! The connection of a session: sends what the handles say, hands out what the scheduler says, comes back after a
-//! loss. Owns the session's memory of what has to be said again; knows nothing of files and fetches.
+//! The connection of a session: sends what the handles say, hands out what the scheduler says, comes back
+//! after a loss. Owns the session's memory of what has to be said again; knows nothing of files and fetches.
 
 use super::handle::{self, Update};
 use super::outputs::Output;
@@ -370,7 +370,8 @@ impl Link {
             }
         };
         tracing::info!("connected to the scheduler again");
-        // What was unsent may be what is said again now: submissions are known by their run, questions by number.
+        // What was unsent may be what is said again now: submissions are known by their run, questions by
+        // number.
         self.unsent
             .retain(|m| !matches!(m, FromClient::Submit(_) | FromClient::Watch(_) | FromClient::Ask(_)));
         let runs = self.runs.iter().map(|(run, followed)| begin_of(*run, followed));

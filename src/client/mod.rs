@@ -1,5 +1,5 @@
-//! The client: connects to a scheduler, submits graphs, follows runs, fetches their outputs. Owns the session and
-//! what becomes of outputs at the client's side of the world; prints nothing, `cli` does.
+//! The client: connects to a scheduler, submits graphs, follows runs, fetches their outputs. Owns the session
+//! and what becomes of outputs at the client's side of the world; prints nothing, `cli` does.
 
 mod fetch;
 mod files;
@@ -70,6 +70,8 @@ pub struct SubmitOptions {
     pub detached: bool,
     /// Cancel the rest after so many failed tasks (at least 1).
     pub max_fails: Option<u32>,
+    /// Hand out no more than so many tasks at a time.
+    pub max_processing: Option<u32>,
     /// Start only when so many workers are connected.
     pub wait_workers: u32,
 }
@@ -109,8 +111,8 @@ impl Client {
         Client::open(&found.path, wish, config).await
     }
 
-    /// Connects to the scheduler of a file, waiting for both as long as the configuration says. Of `wish` only
-    /// the address counts.
+    /// Connects to the scheduler of a file, waiting for both as long as the configuration says. Of `wish`
+    /// only the address counts.
     ///
     /// # Errors
     /// As [`Client::find`].
@@ -151,8 +153,8 @@ impl Client {
             graph.outputs.iter_mut().for_each(|o| o.by = o.by.or(Some(By::Worker)));
         }
         let run = RunUuid::new_v4();
-        let SubmitOptions { detached, max_fails, wait_workers } = options;
-        let submit = Submit { run, graph, detached, max_fails, wait_workers };
+        let SubmitOptions { detached, max_fails, wait_workers, max_processing } = options;
+        let submit = Submit { run, graph, detached, max_fails, wait_workers, max_processing };
         check_size(&submit)?;
         self.follow(run, Some(submit)).await
     }

@@ -1,5 +1,5 @@
-//! The stdout of a family's tasks as one stream, in the order of the elements. Owns the outputs that came before
-//! their turn: on the heap up to a bound, then in a file without a name.
+//! The stdout of a family's tasks as one stream, in the order of the elements. Owns the outputs that came
+//! before their turn: on the heap up to a bound, then in a file without a name.
 
 use super::outputs::{Destination, Output, Receive};
 use crate::base::error::{Error, Kind, Result};
@@ -19,8 +19,8 @@ const HEAP_OUTPUT_BYTES_MAX: u64 = 1 << 20;
 /// Bytes copied at a time.
 const COPY_BYTES: usize = 256 << 10;
 
-/// Writes each task's stdout whole, in the order of the elements. Elements that fail are passed over, which is
-/// known at the end only: [`Ordered::finish`] writes what waits behind them.
+/// Writes each task's stdout whole, in the order of the elements. Elements that fail are passed over, which
+/// is known at the end only: [`Ordered::finish`] writes what waits behind them.
 #[derive(Clone)]
 pub struct Ordered {
     shared: Arc<Mutex<Shared>>,

@@ -22,8 +22,8 @@ const JOB_BYTES_MAX: u64 = 4 << 20;
 /// Announced outputs that wait; beyond that the scheduler has to wait.
 const PENDING_MAX: usize = 10_000;
 
-/// How often an output may vanish from all its holders before the client gives up: then it is more likely that
-/// the client cannot reach the workers.
+/// How often an output may vanish from all its holders before the client gives up: then it is more likely
+/// that the client cannot reach the workers.
 const ROUNDS_MAX: u32 = 4;
 
 /// How a run ended.

@@ -1,6 +1,6 @@
-//! A whole cluster inside one process: scheduler and workers as they are everywhere else, joined over loopback with
-//! the same TLS. For `submit --local`, programs that embed hpcdag, and tests. Owns their start, their end and the
-//! directory between; touches no signal and nothing else that belongs to the whole process.
+//! A whole cluster inside one process: scheduler and workers as they are everywhere else, joined over
+//! loopback with the same TLS. For `submit --local`, programs that embed hpcdag, and tests. Owns their start,
+//! their end and the directory between; touches no signal and nothing else that belongs to the whole process.
 
 use crate::base::error::{Error, Kind, Result};
 use crate::base::units::ByteSize;

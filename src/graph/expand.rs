@@ -200,8 +200,8 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// A path with `~/` at its beginning and every `$NAME` replaced; values pass through `protect`. What follows a
-/// `$` that is no name stays. `Err` is a name that is not set.
+/// A path with `~/` at its beginning and every `$NAME` replaced; values pass through `protect`. What follows
+/// a `$` that is no name stays. `Err` is a name that is not set.
 fn with_variables(
     text: &str,
     variable: &dyn Fn(&str) -> Option<String>,

@@ -1,6 +1,6 @@
-//! Putting workers on nodes. Owns the seam: what every way of starting workers is asked for and answers. The way
-//! without a batch system, processes of this machine, is in `cli` beside the code that detaches processes; `srun`,
-//! `sbatch`, `qsub` and `ssh` will stand here as further implementations.
+//! Putting workers on nodes. Owns the seam: what every way of starting workers is asked for and answers. The
+//! way without a batch system, processes of this machine, is in `cli` beside the code that detaches
+//! processes; `srun`, `sbatch`, `qsub` and `ssh` will stand here as further implementations.
 
 use crate::base::error::Result;
 use std::ffi::OsString;
@@ -31,6 +31,7 @@ pub trait Launcher {
     /// What the user calls it: the word after `--launcher`.
     fn name(&self) -> &'static str;
 
-    /// Starts workers, or asks a batch system to. Those that were started before a fault are returned with it.
+    /// Starts workers, or asks a batch system to. Those that were started before a fault are returned with
+    /// it.
     fn start(&self, order: &Order) -> (Vec<Launched>, Result<()>);
 }

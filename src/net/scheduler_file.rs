@@ -234,7 +234,11 @@ pub async fn probe(file: &SchedulerFile) -> Liveness {
         Err(e) => return Liveness::OtherAnswers(e.message),
     };
     match tls.connect(&file.address, Role::Scheduler, PROBE_TIMEOUT).await {
-        Ok(_) => Liveness::Alive,
+        Ok((mut stream, _)) => {
+            // A farewell, so that the scheduler does not take it for a loss. It answers nothing.
+            let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
+            Liveness::Alive
+        }
         Err(e @ ConnectError::Stranger { .. }) => Liveness::OtherAnswers(e.to_string()),
         Err(e) => Liveness::NobodyAnswers(e.to_string()),
     }

@@ -153,8 +153,7 @@ impl Driver {
         let Some(entry) = self.runs.get(run) else { return Value::Null };
         let so_far = || {
             let view = self.core.run_view(run)?;
-            let moved = self.moved.saturating_sub(entry.moved_before);
-            Some(Summary { bytes_moved: moved, ..self.summary(run, &view.summary) })
+            Some(self.summary(run, &view.summary))
         };
         let summary = entry.summary.clone().or_else(so_far);
         let waiting = self.core.run_progress(run).map_or(0, |p| p.outputs_waiting);

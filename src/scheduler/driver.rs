@@ -54,8 +54,6 @@ pub struct Driver {
     pub(super) events: Vec<Event>,
     asked: Vec<(ClientId, u32, Question)>,
     pub(super) waits: Vec<Wait>,
-    /// Bytes that workers have fetched from one another, as far as they have said so.
-    pub(super) moved: u64,
     next_worker: u32,
     next_client: u32,
     next_connection: u64,
@@ -105,7 +103,6 @@ impl Driver {
             events: Vec::new(),
             asked: Vec::new(),
             waits: Vec::new(),
-            moved: 0,
             next_worker: 0,
             next_client: 0,
             next_connection: 0,
@@ -267,8 +264,6 @@ impl Driver {
 
     fn heartbeat(&mut self, worker: WorkerId, figures: Heartbeat) {
         let Some(peer) = self.workers.get_mut(&worker) else { return };
-        let fetched = figures.bytes_in.saturating_sub(peer.figures.bytes_in);
-        self.moved = self.moved.saturating_add(fetched);
         let memory = MemoryUse { unmanaged: figures.unmanaged, spilled: figures.spilled };
         peer.figures = figures;
         self.events.push(Event::Heartbeat { worker, memory: Some(memory) });

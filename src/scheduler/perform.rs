@@ -201,10 +201,7 @@ impl Driver {
         let (uuid, name) = (entry.info.uuid, entry.name.clone());
         let first = entry.summary.is_none();
         // Whoever asks again is told the same; what happens after the end is not this run's.
-        let summary = entry.summary.clone().unwrap_or_else(|| client::Summary {
-            bytes_moved: self.moved.saturating_sub(entry.moved_before),
-            ..self.summary(run, summary)
-        });
+        let summary = entry.summary.clone().unwrap_or_else(|| self.summary(run, summary));
         if let Some(entry) = self.runs.get_mut(run) {
             entry.ended.get_or_insert(now);
             entry.reported |= !clients.is_empty();
@@ -220,7 +217,7 @@ impl Driver {
         }
     }
 
-    /// A run's figures as clients see them; `bytes_moved` is left to the caller.
+    /// A run's figures as clients see them.
     pub(super) fn summary(&self, run: RunId, s: &Summary) -> client::Summary {
         let Some(entry) = self.runs.get(run) else { return client::Summary::default() };
         let failed = |f: &super::core::action::TaskFailure| {
@@ -242,7 +239,7 @@ impl Driver {
             task_seconds: s.task_time.as_secs_f64(),
             wall_seconds: s.wall.as_secs_f64(),
             bytes_made: s.bytes_made,
-            bytes_moved: 0,
+            bytes_moved: s.bytes_moved,
             failures: s.failures.iter().map(failed).collect(),
             cancel_reason: s.cancel_reason.clone(),
         }

@@ -23,7 +23,7 @@ impl Driver {
             Some(run) => run,
             None => {
                 let (name, tasks) = (submission.spec.name.clone(), submission.tasks);
-                let run = self.runs.add(client, submission, self.moved);
+                let run = self.runs.add(client, submission);
                 tracing::info!(%run, name, tasks, "run begins");
                 run
             }

@@ -40,8 +40,6 @@ pub struct RunEntry {
     pub told: Option<(RunProgress, usize, u64)>,
     /// When it came.
     pub submitted: SystemTime,
-    /// Bytes that workers had fetched when it came.
-    pub moved_before: u64,
     /// Its figures, once it is done.
     pub summary: Option<Summary>,
     /// When nothing of it was left to run.
@@ -60,7 +58,7 @@ pub struct Runs {
 
 impl Runs {
     /// Takes a submission in and gives it a number.
-    pub fn add(&mut self, owner: ClientId, submission: Submission, moved: u64) -> RunId {
+    pub fn add(&mut self, owner: ClientId, submission: Submission) -> RunId {
         let run = RunId(self.next);
         self.next += 1;
         let Submission { graph, spec, writes, wait_workers, tasks } = submission;
@@ -75,7 +73,6 @@ impl Runs {
             held: Some((wait_workers, spec)),
             told: None,
             submitted: SystemTime::now(),
-            moved_before: moved,
             summary: None,
             ended: None,
             reported: false,

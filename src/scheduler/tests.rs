@@ -14,7 +14,7 @@ use crate::protocol::PROTOCOL;
 use crate::protocol::credentials::Role;
 use crate::protocol::messages::client::*;
 use crate::protocol::messages::report::{News, Rare, Report};
-use crate::protocol::messages::worker::{FromWorker, Heartbeat, Register, ToWorker};
+use crate::protocol::messages::worker::{FromWorker, Register, ToWorker};
 use crate::protocol::messages::{client, compute};
 use crate::protocol::wire::Wire;
 use std::sync::Arc;
@@ -188,7 +188,7 @@ fn graph() -> Graph {
 }
 
 fn submit(run: Uuid) -> Submit {
-    Submit { run, graph: graph(), detached: false, max_fails: None, wait_workers: 0 }
+    Submit { run, graph: graph(), detached: false, max_fails: None, wait_workers: 0, max_processing: None }
 }
 
 async fn submitted(end: &mut ClientEnd, submit: Submit) -> Accepted {
@@ -242,11 +242,7 @@ async fn a_graph_of_three_tasks() {
     let sum = tasks(&mut worker).await;
     assert_eq!(sum.inputs.iter().map(|i| i.nbytes).collect::<Vec<_>>(), [10, 10]);
     assert_eq!(sum.holders, [id, id]);
-    worker
-        .sender
-        .send(FromWorker::Heartbeat(Heartbeat { bytes_in: 77, ..Heartbeat::default() }))
-        .await
-        .unwrap();
+    report(&worker, News { replicas: vec![days.tasks[0].task], ..News::default() }).await;
     finish(&worker, &names(&sum), 3).await;
 
     let outputs = |m| if let ToClient::Outputs(outputs) = m { Some(outputs) } else { None };
@@ -265,7 +261,7 @@ async fn a_graph_of_three_tasks() {
     let taken = FromClient::OutputsTaken(client::Tasks { tasks: vec![output.task] });
     client.sender.send(taken).await.unwrap();
     let summary = run_done(&mut client).await;
-    assert_eq!((summary.done, summary.failed, summary.bytes_made, summary.bytes_moved), (3, 0, 23, 77));
+    assert_eq!((summary.done, summary.failed, summary.bytes_made, summary.bytes_moved), (3, 0, 23, 10));
     until(&mut worker, |m| matches!(m, ToWorker::ForgetRun(_)).then_some(())).await;
     let story = ask(&mut client, Question::Story { key: "sum".into(), run: None }).await.unwrap();
     let states: Vec<&str> = story.as_array().unwrap().iter().map(|r| r["to"].as_str().unwrap()).collect();

@@ -8,7 +8,7 @@ mkdir -p "$out"
 for manifest in "$cargo_home"/registry/src/*/*/Cargo.toml; do
     crate=${manifest%/*}
     licence=$(sed -n 's/^license = "\([^"]*\)".*/\1/p' "$manifest" | sed -n 1p)
-    code=$(find "$crate" -type f -name '*.rs' -print0 | xargs -0 -r cat | grep -av '^[[:blank:]]*\(//\|\r*$\)' || true)
+    code=$(find "$crate" -type f -name '*.rs' -print0 | xargs -0 -r cat | grep -av $'^[[:blank:]]*\(//\|\r*$\)' || true)
     lines=$(if [ "$code" ]; then wc -l <<< "$code"; else echo 0; fi)
     risky=$(grep -acw unsafe <<< "$code" || true)
     per_1000=$(awk -v lines="$lines" -v risky="$risky" 'BEGIN { printf "%.1f", lines ? 1000 * risky / lines : 0 }')

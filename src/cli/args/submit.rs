@@ -43,7 +43,8 @@ impl FromStr for Stdout {
   hpcdag submit --array 1-1000 -o 'out/{index}.txt' -- ./simulate --seed {item}
   run=$(hpcdag submit graph.toml --detach)                  goes on without this terminal
 
-Ctrl-C cancels the run; a second one leaves at once. If a task failed the exit code is 3."
+Ctrl-C cancels the run; a second one leaves at once. If a task failed the exit code is 3; the items that \
+failed are listed in a file that --each-line takes back."
 )]
 pub struct SubmitArgs {
     /// Graph file, TOML or JSON
@@ -107,14 +108,7 @@ pub struct SubmitArgs {
     )]
     pub stdout: Option<Stdout>,
     /// Run at most N of the tasks at once
-    #[arg(
-        short = 'j',
-        long,
-        value_name = "N",
-        conflicts_with = "graph",
-        value_parser = positive(),
-        help_heading = "Many tasks from one command"
-    )]
+    #[arg(short = 'j', long, value_name = "N", value_parser = positive())]
     pub jobs: Option<u32>,
 
     /// Run scheduler and workers inside this process; no cluster is needed

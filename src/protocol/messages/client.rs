@@ -113,6 +113,8 @@ pub struct Submit {
     pub max_fails: Option<u32>,
     /// Start only when so many workers are connected.
     pub wait_workers: u32,
+    /// Hand out no more than so many of its tasks at a time.
+    pub max_processing: Option<u32>,
 }
 
 /// Names a run.

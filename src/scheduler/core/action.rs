@@ -158,6 +158,8 @@ pub struct Summary {
     pub wall: Duration,
     /// Bytes of results that were made.
     pub bytes_made: u64,
+    /// Bytes of results that workers have fetched from one another.
+    pub bytes_moved: u64,
     /// The first failures, oldest first.
     pub failures: Vec<TaskFailure>,
     /// Why the run was cancelled, if it was.

@@ -4,6 +4,7 @@
 
 use super::Core;
 use super::cx::Cx;
+use super::ready::Entry;
 use super::run::Run;
 use super::state::State;
 use super::workers::{Status, Worker};
@@ -41,8 +42,7 @@ impl Run {
     pub(super) fn demand(&self, f: FamilyIx, element: u32, w: WorkerId) -> Demand {
         let family = &self.families[f.index()];
         let i = self.index_of(f, element);
-        let tries = self.trouble.get(&i).map_or(0, |t| t.failed as usize);
-        let declared = family.layer.memory.get(tries).or(family.layer.memory.last()).copied().unwrap_or(0);
+        let declared = self.declared_memory(i);
         let result = self.expected_bytes(f).unwrap_or(0).min(DEMAND_MAX);
         let mut demand = Demand { adds: result.saturating_add(declared).min(DEMAND_MAX), result, frees: 0 };
         for (e, edge) in family.layer.edges.iter().enumerate().filter(|(_, e)| e.data) {
@@ -64,6 +64,13 @@ impl Run {
         demand
     }
 
+    /// Memory that a task says it needs while it executes, bytes; the list goes by attempt.
+    fn declared_memory(&self, i: u32) -> u64 {
+        let declared = &self.families[self.place_of(i).0.index()].layer.memory;
+        let tries = self.trouble.get(&i).map_or(0, |t| t.failed as usize);
+        declared.get(tries).or(declared.last()).copied().unwrap_or(0)
+    }
+
     fn is_held_by(&self, j: u32, w: WorkerId) -> bool {
         self.worker[j as usize] == w.0
             || (!self.replicas.is_empty() && self.replicas.get(&j).is_some_and(|r| r.contains(&w)))
@@ -73,9 +80,10 @@ impl Run {
     pub(super) fn admitted(&self, cx: &Cx, class: usize, i: u32, w: WorkerId) -> Option<WorkerId> {
         let (f, element) = self.place_of(i);
         let fits = |w: WorkerId| {
-            let Some(headroom) = cx.worker(w).and_then(Worker::headroom) else { return true };
+            let Some(worker) = cx.worker(w) else { return false };
+            let Some(headroom) = worker.headroom() else { return true };
             let demand = self.demand(f, element, w);
-            demand.adds <= headroom || demand.adds <= demand.frees
+            demand.adds <= demand.frees || demand.adds + worker.margin(demand.result) <= headroom
         };
         if fits(w) {
             return Some(w);
@@ -121,53 +129,38 @@ impl Core {
 
     /// Lets the first held task run alone above every threshold. Returns whether there is reason to look again.
     fn push_one(&mut self) -> bool {
-        let heads =
-            self.cx.ready.classes.iter().enumerate().filter_map(|(c, class)| Some((*class.held.peek()?, c)));
+        let classes = self.cx.ready.classes.iter().enumerate();
+        let heads = classes.filter_map(|(c, class)| Some((*class.held.peek()?, c)));
         let Some((entry, class)) = heads.max() else { return false };
+        let able = |w: &&Worker| {
+            let class = &self.cx.ready.classes[class];
+            w.status != Status::Retiring && w.could_run(class.slots, &class.resources)
+        };
+        // A paused worker is as good as none, but better than waiting for ever.
+        let worth = |w: &Worker| (w.status == Status::Running, w.headroom().unwrap_or(u64::MAX));
+        let all = self.cx.workers.iter().enumerate();
+        let able_ones = all.filter_map(|(k, w)| Some((w.as_ref().filter(able)?, WorkerId(k as u32))));
+        let Some((_, w)) = able_ones.max_by_key(|(w, _)| worth(w)) else { return false };
+        let limits =
+            self.cx.workers.iter().flatten().filter(able).map(|w| w.spec.memory_limit.unwrap_or(u64::MAX));
+        let limit = limits.max().unwrap_or(u64::MAX);
+        self.cx.ready.classes[class].held.pop();
+        let i = entry.task.index;
         let Some(run) = self.runs.get_mut(entry.task.run.index()).and_then(|r| r.as_mut()) else {
-            self.cx.ready.classes[class].held.pop();
             return true;
         };
-        let i = entry.task.index;
-        let (slots, resources) = {
-            let class = &self.cx.ready.classes[class];
-            (class.slots, class.resources.clone())
-        };
-        let able = |w: &Worker| w.status != Status::Retiring && w.could_run(slots, &resources);
-        let workers = self.cx.workers.iter().enumerate();
-        let best = workers
-            .filter_map(|(k, w)| w.as_ref().filter(|w| able(w)).map(|w| (w, WorkerId(k as u32))))
-            .max_by_key(|(w, _)| (w.status == Status::Running, w.headroom().unwrap_or(u64::MAX)));
-        let Some((worker, w)) = best else { return false };
-        let limit = self
-            .cx
-            .workers
-            .iter()
-            .flatten()
-            .filter(|w| able(w))
-            .map(|w| w.spec.memory_limit)
-            .max_by_key(|l| l.unwrap_or(u64::MAX));
-        let _ = worker;
-        self.cx.ready.classes[class].held.pop();
         if entry.end > i + 1 && run.cancelled.is_none() {
             let (f, element) = run.place_of(i + 1);
-            let rest = super::ready::Entry {
-                priority: run.priority(f, element),
-                task: run.task(i + 1),
-                end: entry.end,
-            };
+            let rest = Entry { priority: run.priority(f, element), task: run.task(i + 1), end: entry.end };
             self.cx.ready.classes[class].held.push(rest);
         }
         if run.state_of(i) != State::Queued {
             return true;
         }
-        let (f, element) = run.place_of(i);
-        let adds = run.demand(f, element, w).adds;
-        let declared = !run.families[f.index()].layer.memory.is_empty();
-        if let Some(Some(limit)) = limit.filter(|_| declared)
-            && adds > limit
-        {
-            let words = format!("it needs {adds} bytes of memory, the largest worker's limit is {limit}");
+        let declared = run.declared_memory(i);
+        if declared > limit {
+            let words =
+                format!("it declares {declared} bytes of memory, the largest worker's limit is {limit}");
             run.give_up(&mut self.cx, i, Arc::new(Failure::of(FailureKind::Impossible(words))));
             return true;
         }

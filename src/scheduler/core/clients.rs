@@ -143,6 +143,7 @@ impl Run {
             task_time: self.stats.task_time,
             wall: now.since(self.submitted),
             bytes_made: self.stats.bytes_made,
+            bytes_moved: self.stats.bytes_moved,
             failures: self.stats.failures.clone(),
             cancel_reason: self.cancelled.clone(),
         }

@@ -118,6 +118,8 @@ pub struct RunSpec {
     pub detached: bool,
     /// Cancel the rest after so many failed tasks.
     pub max_fails: Option<u32>,
+    /// Hand out no more than so many tasks at a time.
+    pub max_processing: Option<u32>,
 }
 
 /// What a worker offers.

@@ -111,6 +111,10 @@ impl Core {
         };
         let i = entry.task.index;
         let queued = run.state_of(i) == State::Queued;
+        if queued && run.is_full() {
+            run.parked.push((class as u32, entry));
+            return true;
+        }
         let place = if queued { run.choose(&mut self.cx, class, i) } else { Place::Later };
         if queued && matches!(place, Place::Held) {
             self.cx.ready.classes[class].held.push(entry);

@@ -105,6 +105,8 @@ impl Core {
                 continue;
             };
             if run.has(task.index) {
+                let nbytes = run.nbytes[task.index as usize];
+                run.stats.bytes_moved = run.stats.bytes_moved.saturating_add(nbytes);
                 run.add_replica(&mut self.cx, task.index, w);
             }
         }

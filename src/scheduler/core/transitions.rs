@@ -21,6 +21,11 @@ impl Run {
         if to.is_final() {
             cx.ending.insert(self.id);
         }
+        if from == State::Processing
+            && let Some((class, entry)) = self.parked.pop()
+        {
+            cx.ready.push(class, entry);
+        }
     }
 
     /// Puts a task whose inputs are all there into its queue.

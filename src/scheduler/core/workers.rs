@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// Work a worker may hold beyond its slots, measured in time: enough that it never waits for the scheduler.
 const HORIZON_NS: u64 = 20_000_000;
+/// The part of a worker's target that is left free at most for work that frees.
+const MARGIN_SHARE: u64 = 8;
 /// Tasks a worker may hold for each of its slots, however short they are.
 const DEPTH_MAX: u64 = 8192;
 /// Assumed execution time of a task about which nothing is known.
@@ -163,6 +165,13 @@ impl Worker {
     pub(super) fn headroom(&self) -> Option<u64> {
         let used = self.nbytes.saturating_sub(self.memory.spilled) + self.memory.unmanaged + self.reserved;
         Some(self.spec.memory_target?.saturating_sub(used))
+    }
+
+    /// What is left free by work that only adds results: a task that frees more than it makes still makes first,
+    /// every slot may be at one, and what it freed is gone from the worker only a message later.
+    pub(super) fn margin(&self, result: u64) -> u64 {
+        let slots = u64::from(self.spec.slots.div_ceil(crate::graph::layer::SLOT));
+        (2 * slots * result).min(self.spec.memory_target.unwrap_or(0) / MARGIN_SHARE)
     }
 
     /// Tasks in hand that have not started.

@@ -95,7 +95,14 @@ fn from_client() -> Vec<FromClient> {
         host: "laptop".into(),
         pid: 5,
     };
-    let submit = Submit { run: uuid(), graph: graph(), detached: true, max_fails: Some(3), wait_workers: 2 };
+    let submit = Submit {
+        run: uuid(),
+        graph: graph(),
+        detached: true,
+        max_fails: Some(3),
+        wait_workers: 2,
+        max_processing: Some(4),
+    };
     let question = Question::Explain { key: "day[3]".into(), run: Some(uuid()) };
     vec![
         FromClient::Hello(hello),
