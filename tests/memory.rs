@@ -1,5 +1,5 @@
-//! Memory of real worker processes: results that go to disk and come back, pauses that end, tasks that outgrow
-//! the worker and end alone, nothing left behind.
+//! Memory of real worker processes: results that go to disk and come back, pauses that end, tasks that
+//! outgrow the worker and end alone, nothing left behind.
 
 mod support;
 

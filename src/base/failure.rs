@@ -37,7 +37,7 @@ pub enum FailureKind {
     /// It succeeded, but its result could not be kept or written.
     Result(String),
     /// It was ended because its worker ran out of memory.
-    Memory(Shortage),
+    Memory(Box<Shortage>),
 }
 
 /// How memory ran out, all in bytes.

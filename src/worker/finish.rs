@@ -87,7 +87,8 @@ impl Executor<Job> for Finisher {
         let unpublished = std::mem::take(&mut outcome.unpublished);
         if control.is_cancelled() {
             // Too late to be accepted: another attempt may be writing the same files.
-            let kind = control.shortage().map_or(FailureKind::Cancelled, FailureKind::Memory);
+            let kind =
+                control.shortage().map_or(FailureKind::Cancelled, |s| FailureKind::Memory(Box::new(s)));
             let mut failure = Failure::new(kind);
             failure.reason = control.reason();
             outcome.result = Err(failure);

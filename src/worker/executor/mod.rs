@@ -133,7 +133,7 @@ pub enum FailureKind {
     /// Its result could not be kept.
     Result(String),
     /// It was ended because memory ran out.
-    Memory(Shortage),
+    Memory(Box<Shortage>),
 }
 
 impl fmt::Display for FailureKind {

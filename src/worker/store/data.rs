@@ -1,5 +1,6 @@
 //! What a task's result is made of: parts, each on the heap, in a sealed memory file, on disk for want of
-//! memory, or in a file that stays where it is. Owns reading them; who holds which result is the `Store`'s business.
+//! memory, or in a file that stays where it is. Owns reading them; who holds which result is the `Store`'s
+//! business.
 
 use super::memfile::{HEAP_BYTES_MAX, MemFile, MemWriter, read_small};
 use super::spill::Extent;
@@ -124,7 +125,8 @@ impl Data {
         }
     }
 
-    /// A part of the bytes; shorter if they end before, or a block on disk does. For files in place: nothing, they do not travel.
+    /// A part of the bytes; shorter if they end before, or a block on disk does. For files in place: nothing,
+    /// they do not travel.
     pub fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         match self {
             Data::Heap(bytes) => {

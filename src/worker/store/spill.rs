@@ -335,7 +335,7 @@ pub fn complaint(directory: &Path) -> Option<String> {
              target and spill off"
         )),
         _ => network_name(kind).map(|name| {
-            format!("{shown} is on a network file system ({name}): spilling there is slow and others feel it; {advice}")
+            format!("{shown} is on a network file system ({name}), which is slow and shared: {advice}")
         }),
     }
 }

@@ -66,7 +66,8 @@ impl PartHeader {
 
 impl TaskResult {
     /// The bytes of the travelling parts, one after the other, seen as one stream: up to `len` of them from
-    /// `offset`, shorter where a part ends or a block on disk; nothing behind the last. Those on the heap are not copied.
+    /// `offset`, shorter where a part ends or a block on disk; nothing behind the last. Those on the heap are
+    /// not copied.
     pub fn read_stream_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         let mut start = 0;
         for (_, data) in &self.parts {

@@ -140,7 +140,7 @@ impl<'a> Running<'a> {
             match self.control.shortage() {
                 None => self.stop(FailureKind::Cancelled, self.control.reason()),
                 Some(shortage) => {
-                    self.stop(FailureKind::Memory(shortage), None);
+                    self.stop(FailureKind::Memory(Box::new(shortage)), None);
                     // It goes on growing for as long as it is asked kindly.
                     self.phase = Phase::Terminating(Instant::now());
                 }
