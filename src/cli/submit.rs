@@ -13,6 +13,7 @@ use crate::client::{Client, RunEnd, SubmitOptions, Taker, run_hook};
 use crate::cluster::{LocalCluster, LocalOptions};
 use crate::graph::{self, Graph, Origin};
 use crate::worker::executor::native::Registry;
+use crate::worker::process;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -141,10 +142,12 @@ impl Submission<'_> {
         match ended {
             Ok(Followed::Ended(code)) => {
                 client.close().await;
-                cluster.stop().await?;
+                stop(cluster).await?;
                 Ok(code)
             }
             Ok(Followed::Left(code)) => {
+                // At once means that tasks are not asked any more.
+                process::kill_descendants();
                 cluster.kill().await;
                 Ok(code)
             }
@@ -222,6 +225,19 @@ impl Submission<'_> {
                 Ok(code)
             }
             Ok(()) => Ok(code),
+        }
+    }
+}
+
+/// Ends a cluster in order. Tasks that were cancelled may take their time to end; whoever asks again does not
+/// want to wait for them.
+async fn stop(cluster: LocalCluster) -> Result<()> {
+    let mut requests = Requests::listen()?;
+    let mut stopped = Box::pin(cluster.stop());
+    loop {
+        tokio::select! {
+            stopped = &mut stopped => return stopped,
+            _ = requests.next() => drop(process::kill_descendants()),
         }
     }
 }
