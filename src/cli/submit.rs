@@ -13,6 +13,7 @@ use crate::client::{Client, RunEnd, SubmitOptions, Taker, Written, run_hook};
 use crate::cluster::{LocalCluster, LocalOptions};
 use crate::graph::{self, Graph, Origin};
 use crate::worker::executor::native::Registry;
+use crate::worker::process;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -123,10 +124,12 @@ impl Submission<'_> {
         match ended {
             Ok(Followed::Ended(code)) => {
                 client.close().await;
-                cluster.stop().await?;
+                stop(cluster).await?;
                 Ok(code)
             }
             Ok(Followed::Left(code)) => {
+                // At once means that tasks are not asked any more.
+                process::kill_descendants();
                 cluster.kill().await;
                 Ok(code)
             }
@@ -221,6 +224,19 @@ fn written_text(written: &Written, here: &Path) -> String {
         Some(0) => format!("output: {} -> nothing written ({path})", written.of),
         Some(n) => format!("output: {} -> {path} ({n} files)", written.of),
         None => format!("output: {} -> {path} (written by the workers)", written.of),
+    }
+}
+
+/// Ends a cluster in order. Tasks that were cancelled may take their time to end; whoever asks again does not
+/// want to wait for them.
+async fn stop(cluster: LocalCluster) -> Result<()> {
+    let mut requests = Requests::listen()?;
+    let mut stopped = Box::pin(cluster.stop());
+    loop {
+        tokio::select! {
+            stopped = &mut stopped => return stopped,
+            _ = requests.next() => drop(process::kill_descendants()),
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod server;
 mod signal_pipe;
 mod standalone;
 pub mod store;
+mod strays;
 pub mod supervision;
 mod transfer;
 mod work;

@@ -16,6 +16,7 @@ use super::prepare::environment::{WorkerFacts, own_umask, task_environment};
 use super::scheduler_link::{Answer, Link, Whereabouts, register};
 use super::store::Store;
 use super::store::spill::{self, RealDisk, Spill};
+use super::strays::kill_strays;
 use super::supervision::{Predecessor, Supervision, is_internal_variable};
 use super::transfer::Traffic;
 use super::transfer::client::Client;
@@ -173,7 +174,7 @@ struct Life {
     listener: Option<TcpListener>,
     server: Option<(String, Server)>,
     /// Removed at the end.
-    _directory: Directory,
+    directory: Directory,
 }
 
 impl Life {
@@ -222,7 +223,7 @@ impl Life {
             listener: Some(listener),
             server: None,
             address: own,
-            _directory: directory,
+            directory,
             config,
             name,
             host,
@@ -373,11 +374,19 @@ impl Life {
         self.predecessor = Some(Predecessor { incarnation: before, end });
     }
 
-    /// Ends what still runs, and waits for that off the event loop.
+    /// Ends what still runs and what tasks left behind, and waits for that off the event loop.
     async fn end_tasks(&self) {
         let patience = self.config.worker.kill_grace.0 + Duration::from_secs(5);
-        let pool = self.pool.clone();
-        let stuck = tokio::task::spawn_blocking(move || pool.shutdown(true, patience)).await;
+        let (pool, directory) = (self.pool.clone(), self.directory.path().to_path_buf());
+        let ended = tokio::task::spawn_blocking(move || {
+            let stuck = pool.shutdown(true, patience);
+            let killed = kill_strays(&directory);
+            if killed > 0 {
+                tracing::info!(killed, "killed processes that tasks left behind");
+            }
+            stuck
+        });
+        let stuck = ended.await;
         match stuck {
             Ok(stuck) if !stuck.is_empty() => tracing::warn!("{} tasks do not end", stuck.len()),
             _ => {}

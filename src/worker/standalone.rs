@@ -4,6 +4,7 @@
 use super::directory;
 use super::process;
 use super::server::{Ending, Options, Worker};
+use super::strays::kill_strays;
 use crate::base::error::{Error, Kind, Result};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -89,6 +90,7 @@ fn leave_at_once(directory: Option<PathBuf>) -> ! {
     tracing::error!("the nanny is gone: killing the tasks and leaving");
     process::kill_descendants();
     if let Some(directory) = directory {
+        kill_strays(&directory);
         // Nobody is left who could do better.
         let _ = directory::remove(&directory);
     }

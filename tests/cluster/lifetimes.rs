@@ -128,3 +128,20 @@ fn workers_leave_when_asked_by_a_signal() {
     let workers = site.json(&["workers", "list", "--scheduler-file", "s.json", "--json"]);
     assert_eq!(workers.as_array().map(Vec::len), Some(1));
 }
+
+#[test]
+fn nothing_outlives_a_local_run() {
+    let site = Site::new();
+    // One that leaves its session and its parent, and a task that does not want to end.
+    let line = "trap '' TERM; (setsid sleep 71 &); echo > begun; sleep 72; sleep 73";
+    let mut run = site.start("client", &["submit", "--local", "--", "bash", "-c", line]);
+    wait_until("it has begun", || site.path("begun").exists());
+    let begun = std::time::Instant::now();
+    run.signal(Signal::SIGTERM);
+    wait_until("it was heard", || run.stderr().contains("cancelling the run"));
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    run.signal(Signal::SIGTERM);
+    assert_eq!(run.code(), Some(130), "{}", run.stderr());
+    assert!(begun.elapsed() < std::time::Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert!(site.processes().is_empty(), "{:?}", site.processes());
+}
