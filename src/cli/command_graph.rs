@@ -26,15 +26,18 @@ pub enum Target {
 }
 
 impl Target {
-    /// The destination for what is fetched.
+    /// The destination for what is fetched, and the same as files if it is.
     ///
     /// # Errors
     /// `Graph` when a path is none.
-    pub fn destination(&self, graph: &Graph) -> Result<Arc<dyn Destination>> {
+    pub fn destination(&self, graph: &Graph) -> Result<(Arc<dyn Destination>, Option<Files>)> {
         Ok(match self {
-            Target::Files => Arc::new(Files::of_graph(graph)?),
-            Target::Terminal(ordered) => Arc::new(ordered.clone()),
-            Target::Nowhere | Target::Kept => Arc::new(Discard),
+            Target::Files => {
+                let files = Files::of_graph(graph)?;
+                (Arc::new(files.clone()), Some(files))
+            }
+            Target::Terminal(ordered) => (Arc::new(ordered.clone()), None),
+            Target::Nowhere | Target::Kept => (Arc::new(Discard), None),
         })
     }
 }

@@ -179,7 +179,9 @@ fn explain_text(answer: &Value) -> String {
     if let Some(failure) = answer["failure"].as_object() {
         let failure = Value::Object(failure.clone());
         lines.push(format!("  {} on {}", text(&failure, "what"), text(&failure, "host")));
-        lines.push(format!("  command: {}", text(&failure, "command")));
+        if !text(&failure, "command").is_empty() {
+            lines.push(format!("  command: {}", text(&failure, "command")));
+        }
         let stderr = failure["stderr"].as_str().unwrap_or_default();
         lines.extend(stderr.lines().map(|line| format!("    {line}")));
     }

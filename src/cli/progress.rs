@@ -136,14 +136,18 @@ fn details(progress: &RunProgress) -> String {
         parts.push(format!("{} moved", ByteSize(progress.bytes_moved)));
     }
     parts.push(Span(progress.elapsed).to_string());
-    parts.join(", ")
+    let parts = parts.join(", ");
+    match &progress.stuck {
+        Some(reason) => format!("{parts}: nothing runs, {reason}"),
+        None => parts,
+    }
 }
 
 /// What a run came to, as text: one line, then each failed task.
 pub fn summary_text(summary: &RunSummary) -> String {
     let mut parts = vec![match summary.tasks {
         tasks if tasks == summary.succeeded => format!("{} run", tasks_word(tasks)),
-        tasks => format!("{} of {} run", summary.succeeded, tasks_word(tasks)),
+        tasks => format!("{} of {} done", summary.succeeded, tasks_word(tasks)),
     }];
     for (count, what) in [
         (summary.failed, "failed"),
@@ -160,6 +164,9 @@ pub fn summary_text(summary: &RunSummary) -> String {
     parts.push(format!("{} moved", ByteSize(summary.bytes_moved)));
     let mut text = parts.join(", ");
     text.push('\n');
+    if let Some(reason) = summary.cancel_reason.as_ref().filter(|_| summary.cancelled > 0) {
+        text += &format!("cancelled: {}\n", output::harmless(reason));
+    }
     for failure in summary.failures.iter().take(FAILURES_DESCRIBED_MAX) {
         text.push('\n');
         text += &failure_text(failure);
@@ -309,13 +316,18 @@ mod tests {
             failed: 25,
             skipped: 15,
             failures,
+            cancelled: 1,
+            cancel_reason: Some("asked by ada".into()),
             ..RunSummary::default()
         };
         let text = summary_text(&summary);
         assert!(
-            text.starts_with("60 of 100 tasks run, 25 failed, 15 not run because of those, wall"),
+            text.starts_with(
+                "60 of 100 tasks done, 25 failed, 15 not run because of those, 1 cancelled, wall"
+            ),
             "{text}"
         );
+        assert_eq!(text.lines().nth(1), Some("cancelled: asked by ada"));
         assert_eq!(text.matches(" failed: ").count(), 20);
         assert!(text.ends_with("\nand 5 tasks more failed\n"), "{text}");
     }

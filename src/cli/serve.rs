@@ -69,6 +69,11 @@ fn ended_by(signal: &str) -> Error {
 /// # Errors
 /// What keeps it from starting; for the nanny, that it crashes again and again.
 pub fn worker(context: &Context, args: &WorkerArgs) -> Result<u8> {
+    if args.explain_memory {
+        let mut out = Out::stdout();
+        worker::explain_memory(&context.loaded.config).into_iter().try_for_each(|line| out.line(line))?;
+        return Ok(0);
+    }
     context.start_log(&Logger::Long(&args.log))?;
     let supervision = Supervision::from_env();
     if context.loaded.config.worker.nanny && supervision.is_none() {

@@ -191,7 +191,9 @@ pub fn workers_stop(context: &Context, args: &WorkersStopArgs) -> Result<u8> {
 pub fn workers_wait(context: &Context, args: &WorkersWaitArgs) -> Result<u8> {
     let question = Question::WaitWorkers { workers: args.count, timeout_ms: millis(args.timeout.0) };
     let answer = ask(context, &args.scheduler, question)?;
-    Out::stdout()
-        .value(args.json.json, &answer, |answer| format!("{} workers are connected", answer["workers"]))?;
+    Out::stdout().value(args.json.json, &answer, |answer| match &answer["workers"] {
+        n if n == 1 => "1 worker is connected".into(),
+        n => format!("{n} workers are connected"),
+    })?;
     Ok(0)
 }

@@ -9,13 +9,13 @@ use super::progress::{Progress, summary_text};
 use super::signals::Requests;
 use crate::base::error::{Error, Kind, Result};
 use crate::client::summary::RunSummary;
-use crate::client::{Client, RunEnd, SubmitOptions, Taker, run_hook};
+use crate::client::{Client, RunEnd, SubmitOptions, Taker, Written, run_hook};
 use crate::cluster::{LocalCluster, LocalOptions};
 use crate::graph::{self, Graph, Origin};
 use crate::worker::executor::native::Registry;
 use crate::worker::process;
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Runs the command; returns the exit code.
 ///
@@ -67,12 +67,12 @@ impl Submission<'_> {
             // So many are allowed; the one after them ends the run.
             max_fails: max.map(|n| u32::try_from(n.saturating_add(1)).unwrap_or(u32::MAX)),
             wait_workers: self.args.wait_workers.unwrap_or(0),
+            max_processing: self.args.jobs,
         }
     }
 
     /// Hands the graph over and leaves.
     async fn detach(self) -> Result<u8> {
-        self.refuse_jobs()?;
         let client = self.context.client(&self.args.scheduler).await?;
         let options = self.options();
         let mut handle = client.submit(self.graph, options).await?;
@@ -93,24 +93,11 @@ impl Submission<'_> {
     }
 
     async fn run(self) -> Result<u8> {
-        self.refuse_jobs()?;
         let client = self.context.client(&self.args.scheduler).await?;
         let ended = self.follow(client.clone()).await;
         client.close().await;
         match ended? {
             Followed::Ended(code) | Followed::Left(code) => Ok(code),
-        }
-    }
-
-    /// Only threads bound what runs at once, and those of a cluster are not this command's.
-    fn refuse_jobs(&self) -> Result<()> {
-        match self.args.jobs {
-            None => Ok(()),
-            Some(_) => {
-                Err(Error::new(Kind::Usage, "-j bounds the threads of a cluster of this command's own").hint(
-                    "use it with --local; on a running cluster the workers' threads bound what runs at once",
-                ))
-            }
         }
     }
 
@@ -121,14 +108,9 @@ impl Submission<'_> {
             config: self.context.config(),
             natives: Registry::default(),
         };
-        if let Some(jobs) = self.args.jobs {
-            if self.args.nworkers.is_some() || self.args.nthreads.is_some() {
-                return Err(Error::new(
-                    Kind::Usage,
-                    "-j says how many threads there are; leave out the others",
-                ));
-            }
-            options.nthreads = Some(jobs);
+        if self.args.nworkers.is_none() && self.args.nthreads.is_none() {
+            // A cluster of its own has as many threads as tasks are to run at once.
+            options.nthreads = self.args.jobs;
         }
         let cluster = LocalCluster::start(options).await?;
         let client = match cluster.client().await {
@@ -161,7 +143,7 @@ impl Submission<'_> {
     /// Submits the graph and sees it through.
     async fn follow(&self, client: Client) -> Result<Followed> {
         let mut requests = Requests::listen()?;
-        let destination = self.target.destination(&self.graph)?;
+        let (destination, files) = self.target.destination(&self.graph)?;
         let handle = client.submit(self.graph.clone(), self.options()).await?;
         let run = handle.run();
         let mut progress = Progress::new(self.context.verbosity.quiet > 0 || self.is_one_command());
@@ -189,7 +171,8 @@ impl Submission<'_> {
         if let Target::Terminal(ordered) = &self.target {
             ordered.finish()?;
         }
-        let code = self.conclude(&end?, interrupted).await?;
+        let written = files.map_or_else(Vec::new, |f| f.written());
+        let code = self.conclude(&end?, &written, interrupted).await?;
         Ok(Followed::Ended(code))
     }
 
@@ -198,7 +181,7 @@ impl Submission<'_> {
     }
 
     /// Says what the run came to, runs the hook, and finds the exit code.
-    async fn conclude(&self, end: &RunEnd, interrupted: bool) -> Result<u8> {
+    async fn conclude(&self, end: &RunEnd, written: &[Written], interrupted: bool) -> Result<u8> {
         let summary = &end.summary;
         let mut failed_items: Option<PathBuf> = None;
         if !summary.is_success() && !self.args.command.is_empty() {
@@ -209,9 +192,13 @@ impl Submission<'_> {
         if self.args.json.json {
             let mut json = serde_json::to_value(summary).map_err(|e| Error::os("cannot print as JSON", e))?;
             json["failed-items"] = json!(failed_items);
+            let output = |w: &Written| json!({ "of": w.of, "path": w.path, "files": w.files });
+            json["outputs"] = written.iter().map(output).collect();
             Out::stdout().json(&json)?;
         } else if self.context.verbosity.quiet == 0 && (!self.is_one_command() || !summary.is_success()) {
             output::say(&summary_text(summary));
+            let here = std::env::current_dir().unwrap_or_default();
+            written.iter().for_each(|w| output::say(&written_text(w, &here)));
         }
         if let Some(list) = &failed_items {
             output::say(&format!("items to run again: hpcdag submit --each-line {}", list.display()));
@@ -239,6 +226,17 @@ async fn stop(cluster: LocalCluster) -> Result<()> {
             stopped = &mut stopped => return stopped,
             _ = requests.next() => drop(process::kill_descendants()),
         }
+    }
+}
+
+/// Where one output went, seen from the directory `here`.
+fn written_text(written: &Written, here: &Path) -> String {
+    let path = written.path.strip_prefix(here).unwrap_or(&written.path).display();
+    match written.files {
+        Some(1) => format!("output: {} -> {path}", written.of),
+        Some(0) => format!("output: {} -> nothing written ({path})", written.of),
+        Some(n) => format!("output: {} -> {path} ({n} files)", written.of),
+        None => format!("output: {} -> {path} (written by the workers)", written.of),
     }
 }
 

@@ -13,6 +13,7 @@ use super::serve::tell;
 use super::steer::stop_cluster;
 use crate::base::error::{Error, Kind, Result};
 use crate::client::Client;
+use crate::cluster::share_of_processors;
 use crate::launch::{Launched, Launcher, Order};
 use crate::net::discovery;
 use crate::net::scheduler_file::{self, Liveness, SchedulerFile};
@@ -62,11 +63,15 @@ pub fn up(context: &Context, args: &UpArgs) -> Result<u8> {
         "workers": args.nworkers,
         "log": home.log(),
     });
-    let workers = if args.nworkers == 1 { "1 worker".into() } else { format!("{} workers", args.nworkers) };
+    let workers = workers_word(args.nworkers);
     Out::stdout().value(args.json.json, &json, |_| {
         format!("cluster {} is up with {workers}: {}", scheduler.file.id, scheduler.path.display())
     })?;
     Ok(0)
+}
+
+fn workers_word(count: u32) -> String {
+    if count == 1 { "1 worker".to_owned() } else { format!("{count} workers") }
 }
 
 /// Ends what there is of a cluster that did not come up.
@@ -103,13 +108,17 @@ struct Workers<'a> {
 impl Workers<'_> {
     /// Starts them and waits until they have registered.
     fn start(&self, context: &Context, home: &ClusterDir, deadline: Instant) -> Result<Vec<Launched>> {
-        let args =
-            worker_args(self.scheduler_file, self.address, self.worker, self.listen, context.verbosity)?;
+        let mut worker = self.worker.clone();
+        if worker.nthreads.is_none() {
+            let share = share_of_processors(&context.loaded.config, self.count);
+            worker.nthreads = share.map(|n| n.to_string());
+        }
+        let args = worker_args(self.scheduler_file, self.address, &worker, self.listen, context.verbosity)?;
         home.create()?;
         let order = Order { nworkers: self.count, args, logs: home.path().to_owned() };
         let (launched, result) = Local.start(&order);
         result?;
-        tell(context, &format!("waiting for {} workers", self.count));
+        tell(context, &format!("waiting for {}", workers_word(self.count)));
         run_short(self.wait(context, &launched, deadline))?;
         Ok(launched)
     }

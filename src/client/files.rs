@@ -13,7 +13,7 @@ use std::fs::{DirBuilder, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tempfile::NamedTempFile;
 
 /// Writes outputs to files.
@@ -24,9 +24,34 @@ pub struct Files {
 
 enum Plan {
     /// As a graph says.
-    Graph { graph: Box<Graph>, by_family: HashMap<FamilyIx, Vec<Rule>>, umask: u32 },
+    Graph {
+        graph: Box<Graph>,
+        by_family: HashMap<FamilyIx, Vec<Rule>>,
+        umask: u32,
+        /// One for each entry of `[output]`.
+        tally: Mutex<Vec<Tally>>,
+    },
     /// One part of one result to one path.
     One { part: String, path: PathBuf, umask: u32 },
+}
+
+/// What has become of one entry of `[output]`.
+#[derive(Clone, Debug, Default)]
+struct Tally {
+    files: u64,
+    /// The path of one of them.
+    example: Option<PathBuf>,
+}
+
+/// Where the results that one entry of `[output]` names went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The entry: a family, or a family and its part.
+    pub of: String,
+    /// The file, or the pattern of the files, absolute if the graph's directory is.
+    pub path: PathBuf,
+    /// How many files there are; `None` where workers write them.
+    pub files: Option<u64>,
 }
 
 /// One entry of `[output]`.
@@ -49,7 +74,25 @@ impl Files {
             by_family.entry(output.family).or_default().push(rule);
         }
         let umask = graph.families.first().map_or(0o022, |f| f.spec.umask);
-        Ok(Files { plan: Arc::new(Plan::Graph { graph: Box::new(graph.clone()), by_family, umask }) })
+        let tally = Mutex::new(vec![Tally::default(); graph.outputs.len()]);
+        Ok(Files { plan: Arc::new(Plan::Graph { graph: Box::new(graph.clone()), by_family, umask, tally }) })
+    }
+
+    /// What was written so far, one for each entry of `[output]`.
+    pub fn written(&self) -> Vec<Written> {
+        let Plan::Graph { graph, tally, .. } = &*self.plan else { return Vec::new() };
+        let tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = graph.outputs.iter().zip(&*tally).map(|(output, tally)| {
+            let spec = graph.families.get(output.family.index()).map(|f| &f.spec);
+            let name = spec.map_or("", |s| s.name.as_str());
+            let pattern = spec.map_or(Path::new(""), |s| s.base_dir.as_path()).join(&output.path);
+            Written {
+                of: output.part.as_ref().map_or_else(|| name.to_owned(), |part| format!("{name}.{part}")),
+                path: tally.example.clone().filter(|_| tally.files == 1).unwrap_or(pattern),
+                files: (output.by != Some(By::Worker)).then_some(tally.files),
+            }
+        });
+        written.collect()
     }
 
     /// One part (empty for stdout) of one result.
@@ -60,18 +103,30 @@ impl Files {
 
 impl Plan {
     /// Which parts go where, and whether not if they are empty.
-    fn places(&self, output: &Output) -> Result<Vec<(&str, PathBuf, bool)>> {
+    fn places(&self, output: &Output) -> Result<Vec<Place<'_>>> {
         match self {
-            Plan::One { part, path, .. } => Ok(vec![(part, path.clone(), false)]),
+            Plan::One { part, path, .. } => {
+                Ok(vec![Place { part, path: path.clone(), skip_empty: false, entry: 0 }])
+            }
             Plan::Graph { graph, by_family, .. } => {
                 let rules = by_family.get(&output.family).map(Vec::as_slice).unwrap_or_default();
                 let place = |rule: &Rule| {
                     let entry = &graph.outputs[rule.at];
                     let path = graph.output_path(entry, &rule.template, output.element, &output.key)?;
-                    Ok((entry.part.as_deref().unwrap_or(""), path, entry.skip_empty))
+                    let part = entry.part.as_deref().unwrap_or("");
+                    Ok(Place { part, path, skip_empty: entry.skip_empty, entry: rule.at })
                 };
                 rules.iter().map(place).collect()
             }
+        }
+    }
+
+    /// A file is in its place.
+    fn count(&self, entry: usize, path: PathBuf) {
+        let Plan::Graph { tally, .. } = self else { return };
+        if let Some(tally) = tally.lock().unwrap_or_else(PoisonError::into_inner).get_mut(entry) {
+            tally.files += 1;
+            tally.example = Some(path);
         }
     }
 
@@ -80,6 +135,16 @@ impl Plan {
             Plan::Graph { umask, .. } | Plan::One { umask, .. } => *umask,
         }
     }
+}
+
+/// Where one part of a result goes.
+struct Place<'a> {
+    part: &'a str,
+    path: PathBuf,
+    /// Nothing is written if the part is empty.
+    skip_empty: bool,
+    /// The position in `[output]`.
+    entry: usize,
 }
 
 impl Destination for Files {
@@ -107,12 +172,14 @@ struct Open {
     part: usize,
     file: NamedTempFile,
     path: PathBuf,
+    /// The position in `[output]`.
+    entry: usize,
 }
 
 impl Receive for Writer {
     fn begin(&mut self, output: &Output, parts: &[PartHeader]) -> Result<()> {
         self.open.clear();
-        for (name, path, skip_empty) in self.plan.places(output)? {
+        for Place { part: name, path, skip_empty, entry } in self.plan.places(output)? {
             let found = parts.iter().enumerate().find(|(_, p)| p.name == name);
             let Some((part, header)) = found.filter(|(_, p)| p.in_place.is_none()) else {
                 return Err(no_such_part(&output.key, name, parts));
@@ -123,7 +190,7 @@ impl Receive for Writer {
             }
             let file =
                 beside(&path, self.plan.umask()).map_err(|e| Error::file("cannot write", &path, &e))?;
-            self.open.push(Open { part, file, path });
+            self.open.push(Open { part, file, path, entry });
         }
         Ok(())
     }
@@ -141,6 +208,7 @@ impl Receive for Writer {
             // Network file systems and quotas say only here that there is no room.
             open.file.as_file().sync_data().map_err(|e| fault(&e))?;
             open.file.persist(&open.path).map_err(|e| fault(&e.error))?;
+            self.plan.count(open.entry, open.path);
         }
         Ok(())
     }
@@ -223,6 +291,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let files = Files::of_graph(&graph(directory.path(), "out/{index}-{item.stem}.txt", false)).unwrap();
         assert!(files.wants(&output(0)));
+        assert_eq!(files.written()[0].files, Some(0));
         let mut writer = files.receiver();
         writer.begin(&output(1), &stdout(6)).unwrap();
         writer.bytes(0, b"abc").unwrap();
@@ -234,8 +303,14 @@ mod tests {
         writer.bytes(0, b"def").unwrap();
         writer.end().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"abcdef");
+        let one = Written { of: "cat".into(), path: path.clone(), files: Some(1) };
+        assert_eq!(files.written(), [one]);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
         assert_eq!(std::fs::read_dir(directory.path().join("out")).unwrap().count(), 1);
+        writer.begin(&output(0), &stdout(0)).unwrap();
+        writer.end().unwrap();
+        let many = directory.path().join("out/{index}-{item.stem}.txt");
+        assert_eq!(files.written(), [Written { of: "cat".into(), path: many, files: Some(2) }]);
     }
 
     #[test]

@@ -83,13 +83,17 @@ impl RunHandle {
 
 /// What a progress message says.
 pub(super) fn progress(message: &wire::Progress, begin: Instant) -> RunProgress {
+    // A worker is handed more than it has threads for, so that it never waits: those tasks are queued there.
+    let threads = message.slots.div_ceil(u64::from(crate::graph::layer::SLOT));
+    let running = message.processing.min(threads);
     RunProgress {
         total: (!message.growing).then_some(message.total),
         done: message.done,
-        running: message.processing,
-        queued: message.queued,
+        running,
+        queued: message.queued + (message.processing - running),
         failed: message.failed,
         bytes_moved: 0,
+        stuck: message.stuck.clone(),
         elapsed: begin.elapsed(),
     }
 }

@@ -12,7 +12,7 @@ pub mod outputs;
 pub mod summary;
 mod take;
 
-pub use files::Files;
+pub use files::{Files, Written};
 pub use handle::{RunHandle, Update};
 pub use hooks::run_hook;
 pub use memory::Memory;
@@ -70,6 +70,8 @@ pub struct SubmitOptions {
     pub detached: bool,
     /// Cancel the rest after so many failed tasks (at least 1).
     pub max_fails: Option<u32>,
+    /// Hand out no more than so many tasks at a time.
+    pub max_processing: Option<u32>,
     /// Start only when so many workers are connected.
     pub wait_workers: u32,
 }
@@ -151,8 +153,8 @@ impl Client {
             graph.outputs.iter_mut().for_each(|o| o.by = o.by.or(Some(By::Worker)));
         }
         let run = RunUuid::new_v4();
-        let SubmitOptions { detached, max_fails, wait_workers } = options;
-        let submit = Submit { run, graph, detached, max_fails, wait_workers };
+        let SubmitOptions { detached, max_fails, wait_workers, max_processing } = options;
+        let submit = Submit { run, graph, detached, max_fails, wait_workers, max_processing };
         check_size(&submit)?;
         self.follow(run, Some(submit)).await
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 pub const FAILURES_DESCRIBED_MAX: usize = 20;
 
 /// Where a run stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct RunProgress {
     /// Tasks of the run; `None` while that is not known (a graph that is still being sent, groups by bytes).
@@ -24,6 +24,8 @@ pub struct RunProgress {
     pub failed: u64,
     /// Bytes that workers have fetched from one another.
     pub bytes_moved: u64,
+    /// Why nothing of it runs although it could, if that is so.
+    pub stuck: Option<String>,
     /// Since the run was submitted.
     #[serde(rename = "elapsed-seconds", serialize_with = "seconds")]
     pub elapsed: Duration,

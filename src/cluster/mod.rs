@@ -5,7 +5,7 @@
 use crate::base::error::{Error, Kind, Result};
 use crate::base::units::ByteSize;
 use crate::client::{Client, ConnectOptions};
-use crate::config::{Config, MemoryLimit, Nthreads, Ports};
+use crate::config::{Config, Fraction, MemoryLimit, Nthreads, Ports};
 use crate::net::scheduler_file;
 use crate::scheduler::{self, Scheduler};
 use crate::worker::executor::native::Registry;
@@ -66,7 +66,7 @@ impl LocalCluster {
         }
         let fault = |e: std::io::Error| Error::os("cannot make a directory for the cluster", e);
         let directory = tempfile::Builder::new().prefix("hpcdag-").tempdir().map_err(fault)?;
-        let nthreads = options.nthreads.or_else(|| share_of_processors(&options));
+        let nthreads = options.nthreads.or_else(|| share_of_processors(&options.config, options.nworkers));
         let config = Arc::new(on_loopback(&options));
         let file = directory.path().join("scheduler.json");
         let scheduler = Scheduler::start(scheduler::Options {
@@ -190,13 +190,14 @@ fn same(natives: &Registry) -> Registry {
     registry
 }
 
-/// Each worker's part of the processors, where nobody said otherwise.
-fn share_of_processors(options: &LocalOptions) -> Option<u32> {
-    if options.config.worker.nthreads != Nthreads::Auto {
+/// The threads of each of `nworkers` workers on this machine: its part of the processors, where nobody said
+/// otherwise.
+pub fn share_of_processors(config: &Config, nworkers: u32) -> Option<u32> {
+    if config.worker.nthreads != Nthreads::Auto {
         return None;
     }
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    Some((u32::try_from(processors).unwrap_or(u32::MAX) / options.nworkers).max(1))
+    Some((u32::try_from(processors).unwrap_or(u32::MAX) / nworkers.max(1)).max(1))
 }
 
 /// The configuration for parts that listen on loopback only, and share one memory limit.
@@ -213,8 +214,12 @@ fn on_loopback(options: &LocalOptions) -> Config {
     config.worker.port = any;
     config.worker.idle_timeout = None;
     config.worker.lifetime = None;
-    if let MemoryLimit::Size(ByteSize(all)) = config.worker.memory_limit {
-        config.worker.memory_limit = MemoryLimit::Size(ByteSize(all / u64::from(options.nworkers)));
-    }
+    let n = options.nworkers;
+    config.worker.memory_limit = match config.worker.memory_limit {
+        MemoryLimit::Size(ByteSize(all)) => MemoryLimit::Size(ByteSize(all / u64::from(n))),
+        MemoryLimit::Fraction(Fraction(all)) => MemoryLimit::Fraction(Fraction(all / f64::from(n))),
+        MemoryLimit::Auto if n > 1 => MemoryLimit::Fraction(Fraction(1.0 / f64::from(n))),
+        same => same,
+    };
     config
 }

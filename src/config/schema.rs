@@ -5,7 +5,7 @@ use super::layers::{Key, Layers, dotted};
 use super::path::PathTemplate;
 use super::setting::{Backoff, Fraction, LogFormat, MemoryLimit, Nthreads, Ports, Setting};
 use crate::base::error::{Error, Kind, Result};
-use crate::base::units::{Amount, Span};
+use crate::base::units::{Amount, ByteSize, Span};
 use std::collections::BTreeMap;
 
 /// A part of the configuration: a table with its keys, or a single value.
@@ -239,8 +239,6 @@ table! {
         heartbeat_interval: Span,
         /// Silence after which a worker is lost.
         worker_loss_timeout: Span,
-        /// How long a worker with a broken connection may take to come back with its data.
-        resume_window: Span,
         /// Idleness after which the scheduler ends.
         idle_timeout: Option<Span>,
         /// How many workers may die under a task before it fails.
@@ -309,6 +307,8 @@ table! {
         pause: Option<Fraction>,
         /// Process memory beyond which the task that grew is ended.
         terminate: Option<Fraction>,
+        /// Results on disk at most.
+        max_spill: Option<ByteSize>,
     }
 }
 

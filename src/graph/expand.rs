@@ -59,8 +59,7 @@ impl Scope {
             }
             List::Lines(file) => {
                 let path = self.path(file)?;
-                let read = std::fs::read(&path).and_then(as_text);
-                let text = read.map_err(|e| unreadable(file, &path, &e))?;
+                let text = std::fs::read(&path).and_then(text).map_err(|e| unreadable(file, &path, &e))?;
                 (Items::Values(lines(&text)), format!("`{}` has no lines", file.it))
             }
             List::Matrix(axes) => return self.matrix(axes),
@@ -268,11 +267,14 @@ pub fn range_len(start: i64, end: i64, step: i64) -> Option<u32> {
     u32::try_from(n).ok().filter(|n| *n <= MAX_ELEMENTS)
 }
 
-/// The text that bytes are; an error names the first line that is none.
-pub fn as_text(bytes: Vec<u8>) -> std::io::Result<String> {
+/// Bytes as text.
+///
+/// # Errors
+/// Where they are none, with the line.
+pub fn text(bytes: Vec<u8>) -> std::io::Result<String> {
     String::from_utf8(bytes).map_err(|e| {
-        let good = &e.as_bytes()[..e.utf8_error().valid_up_to()];
-        let line = good.iter().filter(|b| **b == b'\n').count() + 1;
+        let before = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        let line = 1 + before.iter().filter(|&&b| b == b'\n').count();
         std::io::Error::new(std::io::ErrorKind::InvalidData, format!("line {line} is not UTF-8"))
     })
 }

@@ -23,8 +23,8 @@ impl Graph {
             .map_err(|fault| Error::new(Kind::Graph, fault.message).hint(fault.hint))
     }
 
-    /// Two elements of a family whose output goes to the same file, by their keys, and that file. Paths with the
-    /// index in them are not looked at.
+    /// Two elements of a family whose output goes to the same file, by their keys, and that file. Paths with
+    /// the index in them are not looked at.
     ///
     /// # Errors
     /// `Graph` when the path is none.

@@ -63,10 +63,14 @@ impl Driver {
             tasks.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
         }
         let (mut managed, mut process, mut limit) = (0u64, 0u64, Some(0u64));
+        let (mut spilled, mut unmanaged) = (0u64, 0u64);
         for w in self.core.workers() {
             let figures = self.workers.get(&w.worker).map(|p| &p.figures);
-            managed = managed.saturating_add(figures.map_or(w.nbytes, |f| f.managed));
+            let on_disk = figures.map_or(0, |f| f.spilled);
+            managed = managed.saturating_add(w.nbytes.saturating_sub(on_disk));
             process = process.saturating_add(figures.map_or(0, |f| f.process));
+            spilled = spilled.saturating_add(figures.map_or(0, |f| f.spilled));
+            unmanaged = unmanaged.saturating_add(figures.map_or(0, |f| f.unmanaged));
             limit = limit.zip(w.spec.memory_limit).map(|(a, b)| a.saturating_add(b));
         }
         json!({
@@ -80,7 +84,10 @@ impl Driver {
             },
             "workers": workers,
             "tasks": counts(&tasks),
-            "memory": { "managed": managed, "limit": limit, "process": process },
+            "memory": {
+                "managed": managed, "spilled": spilled, "unmanaged": unmanaged,
+                "limit": limit, "process": process,
+            },
             "dashboard": null,
             "runs": self.runs.iter().map(|(run, entry)| self.run_status(run, entry)).collect::<Vec<_>>(),
         })
@@ -105,7 +112,10 @@ impl Driver {
             "queued": w.queued,
             "results": w.results,
             "memory": {
-                "managed": figures.managed,
+                // The core knows what lies where; heartbeats are seconds old.
+                "managed": w.nbytes.saturating_sub(figures.spilled),
+                "spilled": figures.spilled,
+                "unmanaged": figures.unmanaged,
                 "limit": w.spec.memory_limit,
                 "process": figures.process,
             },
@@ -207,7 +217,11 @@ impl Driver {
     }
 
     fn worker_name(&self, worker: WorkerId) -> String {
-        self.workers.get(&worker).map_or_else(|| format!("worker {worker} (gone)"), |w| w.name.clone())
+        match (self.workers.get(&worker), self.gone.name(worker)) {
+            (Some(peer), _) => peer.name.clone(),
+            (None, Some(name)) => format!("{name} (gone)"),
+            (None, None) => format!("worker {worker} (gone)"),
+        }
     }
 
     fn explain(&self, key: &str, run: Option<RunUuid>) -> Reply {
@@ -215,7 +229,9 @@ impl Driver {
             (run, Named::Task(task, ..)) => (run, task),
             (run, Named::Family(family)) => return Ok(self.explain_family(key, run, family)),
         };
-        let e = self.core.explain(task).ok_or_else(|| not_found(format!("{key} was forgotten")))?;
+        let mut e = self.core.explain(task).ok_or_else(|| not_found(format!("{key} was forgotten")))?;
+        // A task that failed itself is to blame for the others, not for itself.
+        e.blame = e.blame.filter(|b| *b != task);
         let entry = self.runs.get(run);
         let names = |workers: &[WorkerId]| workers.iter().map(|w| self.worker_name(*w)).collect::<Vec<_>>();
         let refusals = e.workers.iter().take(WORKERS_EXPLAINED);

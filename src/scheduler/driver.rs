@@ -1,10 +1,10 @@
 //! The task that owns the core: takes what sessions say, lets the core decide, has its decisions carried
 //! out. Owns the clock and the order of things; never waits for a peer.
 
-use super::core::event::{Event, WorkerSpec};
+use super::core::event::{Event, MemoryUse, WorkerSpec};
 use super::core::{Core, Settings};
 use super::input::{ClientOrder, Input, WorkerOrder};
-use super::peers::{ClientPeer, WorkerPeer};
+use super::peers::{ClientPeer, GoneWorkers, WorkerPeer};
 use super::runs::Runs;
 use super::sessions::Shared;
 use super::stop::StopSignal;
@@ -47,6 +47,7 @@ pub struct Driver {
     inputs: mpsc::Receiver<Input>,
     stop: StopSignal,
     pub(super) workers: BTreeMap<WorkerId, WorkerPeer>,
+    pub(super) gone: GoneWorkers,
     pub(super) by_incarnation: HashMap<uuid::Uuid, WorkerId>,
     pub(super) clients: BTreeMap<ClientId, ClientPeer>,
     sessions: HashMap<uuid::Uuid, ClientId>,
@@ -96,6 +97,7 @@ impl Driver {
             inputs,
             stop,
             workers: BTreeMap::new(),
+            gone: GoneWorkers::default(),
             by_incarnation: HashMap::new(),
             clients: BTreeMap::new(),
             sessions: HashMap::new(),
@@ -245,6 +247,7 @@ impl Driver {
             slots: register.slots,
             resources: register.resources.clone(),
             memory_limit: register.memory_limit,
+            memory_target: register.memory_target,
         };
         let threads = f64::from(register.slots) / f64::from(crate::graph::layer::SLOT);
         let peer = WorkerPeer::new(register, link);
@@ -263,8 +266,9 @@ impl Driver {
 
     fn heartbeat(&mut self, worker: WorkerId, figures: Heartbeat) {
         let Some(peer) = self.workers.get_mut(&worker) else { return };
+        let memory = MemoryUse { unmanaged: figures.unmanaged, spilled: figures.spilled };
         peer.figures = figures;
-        self.events.push(Event::Heartbeat { worker });
+        self.events.push(Event::Heartbeat { worker, memory: Some(memory) });
     }
 
     /// A worker's connection has ended, or must not be believed in any more.
@@ -284,6 +288,7 @@ impl Driver {
         if self.by_incarnation.get(&peer.incarnation) == Some(&worker) {
             self.by_incarnation.remove(&peer.incarnation);
         }
+        self.gone.note(worker, &peer.name);
         Some(peer)
     }
 

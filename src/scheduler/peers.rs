@@ -90,6 +90,28 @@ impl WorkerPeer {
     }
 }
 
+/// The names of gone workers that are kept.
+const GONE_MAX: usize = 1000;
+
+/// Names of workers that are gone, for stories: the latest thousand.
+#[derive(Debug, Default)]
+pub struct GoneWorkers(BTreeMap<WorkerId, String>);
+
+impl GoneWorkers {
+    /// Notes that a worker is gone.
+    pub fn note(&mut self, worker: WorkerId, name: &str) {
+        self.0.insert(worker, name.to_owned());
+        if self.0.len() > GONE_MAX {
+            self.0.pop_first();
+        }
+    }
+
+    /// Its name, if it is still known.
+    pub fn name(&self, worker: WorkerId) -> Option<&str> {
+        self.0.get(&worker).map(String::as_str)
+    }
+}
+
 /// A client session, connected or within its lease.
 #[derive(Debug)]
 pub struct ClientPeer {
@@ -116,6 +138,13 @@ impl ClientPeer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_latest_gone_workers_are_known() {
+        let mut gone = GoneWorkers::default();
+        (0..=1000).for_each(|n| gone.note(WorkerId(n), &format!("w{n}")));
+        assert_eq!((gone.name(WorkerId(0)), gone.name(WorkerId(1000))), (None, Some("w1000")));
+    }
 
     #[test]
     fn bits_say_what_is_new() {

@@ -127,6 +127,7 @@ impl Driver {
                 message.failed = n(State::Erred);
                 message.retried = p.retried;
                 message.outputs = p.outputs_waiting;
+                message.stuck = self.core.stuck(run);
             }
             news.extend(entry.watchers.iter().map(|w| (*w, message.clone())));
         }

@@ -92,6 +92,7 @@ fn register(name: &str) -> Register {
         slots: 2 * SLOT,
         resources: Default::default(),
         memory_limit: Some(1 << 30),
+        memory_target: None,
         job_id: None,
         predecessor: None,
         holds: Vec::new(),
@@ -187,7 +188,7 @@ fn graph() -> Graph {
 }
 
 fn submit(run: Uuid) -> Submit {
-    Submit { run, graph: graph(), detached: false, max_fails: None, wait_workers: 0 }
+    Submit { run, graph: graph(), detached: false, max_fails: None, wait_workers: 0, max_processing: None }
 }
 
 async fn submitted(end: &mut ClientEnd, submit: Submit) -> Accepted {

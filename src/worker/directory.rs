@@ -9,6 +9,9 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+/// How often a worker tries to make its directory while others remove the one around it.
+const ATTEMPTS_MAX: u32 = 10;
+
 /// Where workers of this user make their directories: `hpcdag-<uid>` in the configured local directory, else
 /// in `$TMPDIR`, else in `/tmp`. The nanny and the worker both go by it.
 ///
@@ -38,13 +41,19 @@ impl Directory {
 
     /// Makes a directory at a path that was chosen already, and what is missing above it.
     pub(super) fn create_at(path: PathBuf) -> Result<Directory> {
-        let fault = |e: io::Error| Error::file("cannot make the worker's directory", &path, &e);
-        if let Some(parent) = path.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(fault)?;
-            check_mine(parent).map_err(fault)?;
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match create_below(&path) {
+                Ok(()) => return Ok(Directory { path }),
+                // A worker that left may just have removed the directory around it.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && attempts < ATTEMPTS_MAX => {}
+                Err(e) => {
+                    return Err(Error::file("cannot make the worker's directory", &path, &e)
+                        .hint("--local-directory names another place"));
+                }
+            }
         }
-        DirBuilder::new().mode(0o700).create(&path).map_err(fault)?;
-        Ok(Directory { path })
     }
 
     /// Where it is.
@@ -53,12 +62,39 @@ impl Directory {
     }
 }
 
+fn create_below(path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+        check_mine(parent)?;
+    }
+    DirBuilder::new().mode(0o700).create(path)
+}
+
+/// Removes a worker's directory with all that is in it, and the one around it if that was the last. Nothing
+/// there is no error.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Err(e);
+        }
+        _ => {}
+    }
+    if let Some(parent) = path.parent().filter(|p| named_by_us(p)) {
+        // Other workers of this user are in it as a rule.
+        let _ = std::fs::remove_dir(parent);
+    }
+    Ok(())
+}
+
+fn named_by_us(parent: &Path) -> bool {
+    parent.file_name().is_some_and(|n| n.to_string_lossy().starts_with("hpcdag-"))
+}
+
 /// In `/tmp` somebody else may have made it before; then the tasks' files would be theirs to take away.
 fn check_mine(parent: &Path) -> io::Result<()> {
     let meta = std::fs::symlink_metadata(parent)?;
     let sticky_or_mine = meta.uid() == nix::unistd::geteuid().as_raw() && meta.is_dir();
-    let named_by_us = parent.file_name().is_some_and(|n| n.to_string_lossy().starts_with("hpcdag-"));
-    if named_by_us && !sticky_or_mine {
+    if named_by_us(parent) && !sticky_or_mine {
         let text = format!("{} belongs to user {}", parent.display(), meta.uid());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
     }
@@ -67,11 +103,8 @@ fn check_mine(parent: &Path) -> io::Result<()> {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        match std::fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!("cannot remove {}: {error}", self.path.display());
-            }
-            _ => {}
+        if let Err(error) = remove(&self.path) {
+            tracing::warn!("cannot remove {}: {error}", self.path.display());
         }
     }
 }
@@ -90,8 +123,11 @@ mod tests {
         assert_eq!((mode(&parent), mode(own.path())), (0o700, 0o700));
         std::fs::write(own.path().join("x"), "y").unwrap();
         assert!(Directory::create(&parent, Incarnation::nil()).is_err());
+        let other = Directory::create(&parent, Incarnation::new_v4()).unwrap();
         let path = own.path().to_path_buf();
         drop(own);
-        assert!(!path.exists());
+        assert!(!path.exists() && other.path().exists());
+        drop(other);
+        assert!(!parent.exists() && dir.path().exists());
     }
 }

@@ -63,6 +63,7 @@ enum Woken {
     Arrived(Event),
     Request(Option<Request>),
     Beat,
+    Memory,
     Timer,
     Room,
 }
@@ -88,6 +89,7 @@ impl Driver {
         let (reporter, reports) = mpsc::channel(1);
         let reporting = tokio::spawn(report(self.link.sender.clone(), reports));
         let mut inbox = Vec::new();
+        let gauge = self.work.gauge();
         let mut held_back = false;
         let end = loop {
             let timer = self.next_timer();
@@ -98,6 +100,7 @@ impl Driver {
                 event = self.work.next_arrival() => Woken::Arrived(event),
                 request = requests.recv() => Woken::Request(request),
                 _ = beat.tick() => Woken::Beat,
+                () = gauge.changed() => Woken::Memory,
                 () = tokio::time::sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {
                     Woken::Timer
                 }
@@ -108,6 +111,7 @@ impl Driver {
                 break end;
             }
             self.work.on_finished();
+            self.work.on_growth();
             held_back = match reporter.try_reserve() {
                 Ok(room) => {
                     let mut messages = self.work.take_reports();
@@ -133,6 +137,12 @@ impl Driver {
             Woken::Request(Some(Request::Retire(reason))) => self.retire(reason),
             Woken::Request(Some(Request::Stop) | None) => return Some(End::Over(Ending::Stopped)),
             Woken::Beat => self.on_beat(),
+            Woken::Memory => {
+                self.work.on_memory(true);
+                if self.work.memory_has_changed() {
+                    self.on_beat();
+                }
+            }
             Woken::Timer => return self.on_timer(),
             Woken::Ended | Woken::Room => {}
         }
@@ -213,9 +223,12 @@ impl Driver {
 
     fn on_beat(&mut self) {
         self.work.close_idle_connections();
+        let (spilled, unmanaged) = self.work.tell_memory();
         let heartbeat = Heartbeat {
             executing: u32::try_from(self.work.running()).unwrap_or(u32::MAX),
             managed: self.work.managed_bytes(),
+            spilled,
+            unmanaged,
             process: resident_bytes(),
             cpu_seconds: if self.embedded { self.work.cpu.as_secs_f64() } else { own_cpu_seconds() },
             bytes_in: self.traffic.bytes_in.load(Ordering::Relaxed),

@@ -1,6 +1,7 @@
 //! What this process may use: processors and memory. Owns finding out; the settings that override it are the
 //! configuration's, and what happens when memory is short is not decided here.
 
+use crate::base::units::ByteSize;
 use crate::config::{MemoryLimit, Nthreads};
 use nix::sys::resource::{Resource, getrlimit};
 use std::path::{Path, PathBuf};
@@ -23,18 +24,118 @@ pub(super) fn threads(setting: Nthreads, variable: &dyn Fn(&str) -> Option<Strin
     granted.map_or(own, |granted| own.min(granted)).max(1)
 }
 
-/// The memory of the worker, bytes; `None` for no limit.
-pub(super) fn memory(setting: MemoryLimit, variable: &dyn Fn(&str) -> Option<String>) -> Option<u64> {
-    let granted = || {
-        let limits = [cgroups(), batch(variable), address_space(), ram()];
-        limits.into_iter().flatten().min()
-    };
-    match setting {
-        MemoryLimit::Auto => granted(),
-        MemoryLimit::None => None,
-        MemoryLimit::Size(size) => Some(size.0),
-        MemoryLimit::Fraction(fraction) => granted().map(|bytes| (bytes as f64 * fraction.0) as u64),
+/// The memory of a worker and how it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Limit {
+    /// Bytes; `None` for no limit.
+    pub bytes: Option<u64>,
+    /// What was looked at, a line for each.
+    pub found: Vec<String>,
+}
+
+/// A limit that was found.
+struct Bound {
+    name: String,
+    bytes: u64,
+    /// How many have to share it: workers of this job on this node, or the part of the node by processors.
+    share: f64,
+    shared: String,
+}
+
+impl Bound {
+    fn own(&self) -> u64 {
+        (self.bytes as f64 * self.share) as u64
     }
+}
+
+/// The memory of the worker: as set, or the least of what control groups, batch job, resource limits and the
+/// machine leave to it. `threads` are its task slots.
+pub(super) fn memory(setting: MemoryLimit, threads: u32, variable: &dyn Fn(&str) -> Option<String>) -> Limit {
+    let size = |bytes| ByteSize(bytes).to_string();
+    if let MemoryLimit::None = setting {
+        return Limit { bytes: None, found: vec!["memory-limit = none: nothing is looked at".into()] };
+    }
+    let bounds = bounds(threads, variable);
+    let mut found = Vec::new();
+    for bound in &bounds {
+        let own = match bound.shared.as_str() {
+            "" => String::new(),
+            shared => format!(", {shared}: {}", size(bound.own())),
+        };
+        found.push(format!("{}: {}{own}", bound.name, size(bound.bytes)));
+    }
+    let all = bounds.iter().map(|b| b.bytes).min();
+    let bytes = match setting {
+        MemoryLimit::Auto => bounds.iter().map(Bound::own).min(),
+        MemoryLimit::Fraction(fraction) => all.map(|bytes| (bytes as f64 * fraction.0) as u64),
+        MemoryLimit::Size(own) => {
+            if let Some(all) = all.filter(|all| own.0 > *all) {
+                found.push(format!("memory-limit = {own} is more than the {} granted here", size(all)));
+            }
+            Some(own.0)
+        }
+        MemoryLimit::None => None,
+    };
+    found.push(match (setting, bytes) {
+        (_, None) => "nothing limits memory here".into(),
+        (MemoryLimit::Auto, Some(bytes)) => {
+            format!("memory-limit = auto, the least of these: {}", size(bytes))
+        }
+        (MemoryLimit::Fraction(f), Some(bytes)) => {
+            format!("memory-limit = {}, of the least of these before it is shared: {}", f.0, size(bytes))
+        }
+        (_, Some(bytes)) => format!("memory-limit as set: {}", size(bytes)),
+    });
+    Limit { bytes, found }
+}
+
+/// All limits that bind, the whole and this worker's part of it.
+fn bounds(threads: u32, variable: &dyn Fn(&str) -> Option<String>) -> Vec<Bound> {
+    let workers = workers_here(variable);
+    let of_job = |name: String, bytes| Bound {
+        name,
+        bytes,
+        share: 1.0 / f64::from(workers),
+        shared: if workers > 1 { format!("shared by {workers} workers") } else { String::new() },
+    };
+    let mut bounds: Vec<_> = cgroups().into_iter().map(|(name, bytes)| of_job(name, bytes)).collect();
+    bounds.extend(batch(variable).map(|(name, bytes)| of_job(name.into(), bytes)));
+    let whole = |name: &str, bytes| Bound { name: name.into(), bytes, share: 1.0, shared: String::new() };
+    bounds.extend(address_space().map(|bytes| whole("ulimit -v", bytes)));
+    bounds.extend(ram().map(|bytes| {
+        let processors = processors();
+        let share = (f64::from(threads) / f64::from(processors)).min(1.0);
+        let shared = match share < 1.0 {
+            true => format!("{threads} of {processors} processors"),
+            false => String::new(),
+        };
+        Bound { share, shared, ..whole("RAM", bytes) }
+    }));
+    bounds
+}
+
+/// Processors of the machine, whoever may use them.
+fn processors() -> u32 {
+    // SAFETY: a plain query without pointers.
+    let found = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    u32::try_from(found).unwrap_or(1).max(1)
+}
+
+/// How many workers of the same job step run on this node: Slurm's tasks, as in `2(x3),1`.
+fn workers_here(variable: &dyn Fn(&str) -> Option<String>) -> u32 {
+    let Some(list) = variable("SLURM_STEP_TASKS_PER_NODE") else { return 1 };
+    let mut node = variable("SLURM_NODEID").and_then(|n| n.trim().parse::<u32>().ok()).unwrap_or(0);
+    for part in list.split(',') {
+        let (tasks, times) = match part.split_once("(x") {
+            Some((tasks, times)) => (tasks, times.trim_end_matches(')').parse().unwrap_or(1)),
+            None => (part, 1),
+        };
+        if node < times {
+            return tasks.trim().parse().unwrap_or(1).max(1);
+        }
+        node -= times;
+    }
+    1
 }
 
 fn number(variable: &dyn Fn(&str) -> Option<String>, name: &str) -> Option<u64> {
@@ -42,13 +143,15 @@ fn number(variable: &dyn Fn(&str) -> Option<String>, name: &str) -> Option<u64> 
 }
 
 /// What Slurm grants on this node; its variables are in MiB.
-fn batch(variable: &dyn Fn(&str) -> Option<String>) -> Option<u64> {
-    let per_node = number(variable, "SLURM_MEM_PER_NODE");
+fn batch(variable: &dyn Fn(&str) -> Option<String>) -> Option<(&'static str, u64)> {
+    let per_node = || Some(("SLURM_MEM_PER_NODE", number(variable, "SLURM_MEM_PER_NODE")?));
     let per_cpu = || {
         let cpus = number(variable, "SLURM_CPUS_ON_NODE")?;
-        number(variable, "SLURM_MEM_PER_CPU")?.checked_mul(cpus)
+        let bytes = number(variable, "SLURM_MEM_PER_CPU")?.checked_mul(cpus)?;
+        Some(("SLURM_MEM_PER_CPU x SLURM_CPUS_ON_NODE", bytes))
     };
-    per_node.or_else(per_cpu)?.checked_mul(1 << 20)
+    let (name, mib) = per_node().or_else(per_cpu)?;
+    Some((name, mib.checked_mul(1 << 20)?))
 }
 
 fn address_space() -> Option<u64> {
@@ -62,14 +165,14 @@ fn ram() -> Option<u64> {
     Some(system.total_memory()).filter(|bytes| *bytes > 0)
 }
 
-fn cgroups() -> Option<u64> {
-    let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    cgroup_limit(Path::new(CGROUP_ROOT), &own)
+fn cgroups() -> Vec<(String, u64)> {
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    cgroup_limits(Path::new(CGROUP_ROOT), &own)
 }
 
-/// The least limit of this process's control groups and all those around them. `own` is the content of
-/// `/proc/self/cgroup`.
-fn cgroup_limit(root: &Path, own: &str) -> Option<u64> {
+/// The limits of this process's control groups and of all those around them, with the files they stand in.
+/// `own` is the content of `/proc/self/cgroup`.
+fn cgroup_limits(root: &Path, own: &str) -> Vec<(String, u64)> {
     let mut limits = Vec::new();
     for line in own.lines() {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -84,10 +187,11 @@ fn cgroup_limit(root: &Path, own: &str) -> Option<u64> {
             // Inside a container the path is the host's and may lead nowhere; the mount itself still counts.
             let inside = Path::new(path.trim_start_matches('/'));
             let groups = inside.ancestors().map(|p| top.join(p)).filter(|p| stays_inside(p, &top));
-            limits.extend(groups.filter_map(|group| limit_in(&group.join(file))));
+            let files = groups.map(|group| group.join(file));
+            limits.extend(files.filter_map(|f| Some((f.display().to_string(), limit_in(&f)?))));
         }
     }
-    limits.into_iter().min()
+    limits
 }
 
 fn stays_inside(path: &Path, top: &Path) -> bool {
@@ -115,6 +219,8 @@ mod tests {
         };
         write("job/step", "memory.max", "max\n");
         write("job", "memory.max", "3000\n");
+        let cgroup_limit =
+            |root: &Path, own: &str| cgroup_limits(root, own).into_iter().map(|(_, bytes)| bytes).min();
         assert_eq!(cgroup_limit(root.path(), "0::/job/step\n"), Some(3000));
         write("memory/job/step", "memory.limit_in_bytes", "2000\n");
         write("memory", "memory.limit_in_bytes", "9223372036854771712\n");
@@ -135,9 +241,32 @@ mod tests {
         assert_eq!(threads(Nthreads::Auto, &slurm), 1);
         assert_eq!(threads(Nthreads::Count(NonZeroU32::new(7).unwrap()), &slurm), 7);
         assert!(threads(Nthreads::Auto, &|_| None) >= 1);
-        assert_eq!(batch(&slurm), Some(20 << 20));
-        assert_eq!(memory(MemoryLimit::Auto, &slurm), Some(20 << 20));
-        assert_eq!(memory(MemoryLimit::Fraction(Fraction(0.5)), &slurm), Some(10 << 20));
-        assert_eq!(memory(MemoryLimit::None, &slurm), None);
+        assert_eq!(batch(&slurm).map(|(_, bytes)| bytes), Some(20 << 20));
+        let threads = processors();
+        let found = |setting| memory(setting, threads, &slurm).bytes;
+        assert_eq!(found(MemoryLimit::Auto), Some(20 << 20));
+        assert_eq!(found(MemoryLimit::Fraction(Fraction(0.5))), Some(10 << 20));
+        assert_eq!(found(MemoryLimit::Size(ByteSize(5))), Some(5));
+        assert_eq!(found(MemoryLimit::None), None);
+    }
+
+    #[test]
+    fn a_job_is_shared_by_its_workers_and_a_machine_by_processors() {
+        let slurm = |node: &'static str| {
+            move |name: &str| match name {
+                "SLURM_STEP_TASKS_PER_NODE" => Some("2(x3),4".to_string()),
+                "SLURM_NODEID" => Some(node.to_string()),
+                "SLURM_MEM_PER_NODE" => Some("40".to_string()),
+                _ => None,
+            }
+        };
+        assert_eq!([workers_here(&slurm("0")), workers_here(&slurm("2"))], [2, 2]);
+        assert_eq!([workers_here(&slurm("3")), workers_here(&|_| None)], [4, 1]);
+        let limit = memory(MemoryLimit::Auto, processors(), &slurm("3"));
+        assert_eq!(limit.bytes, Some(10 << 20));
+        let text = limit.found.join("\n");
+        assert!(text.contains("SLURM_MEM_PER_NODE: 40 MiB, shared by 4 workers: 10 MiB"), "{text}");
+        let ram = bounds(1, &|_| None).into_iter().find(|b| b.name == "RAM").unwrap();
+        assert_eq!(ram.own(), (ram.bytes as f64 / f64::from(processors())) as u64);
     }
 }

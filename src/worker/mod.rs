@@ -8,6 +8,7 @@ pub mod executor;
 mod families;
 mod finish;
 mod limits;
+mod memory;
 pub mod nanny;
 pub mod prepare;
 pub mod process;
@@ -23,6 +24,11 @@ mod work;
 
 pub use server::{Ending, Options, Worker};
 pub use standalone::run_worker_process;
+
+/// How the memory of a worker with this configuration is found here, and its thresholds: lines for people.
+pub fn explain_memory(config: &crate::config::Config) -> Vec<String> {
+    memory::explain(&config.worker)
+}
 
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 //! it knows nothing of the cluster; what the scheduler should hear about a crash goes through the next
 //! worker's environment.
 
+use super::directory;
 use super::process;
 use super::signal_pipe::SignalPipe;
 use super::supervision::{Predecessor, Supervision, is_internal_variable};
@@ -31,9 +32,9 @@ pub struct NannyOptions {
     pub local_directory: Option<PathBuf>,
     /// Exit codes besides 0 after which a restart would not help: an orderly leave, a wrong configuration.
     pub final_exit_codes: Vec<u8>,
-    /// Exit codes after which a restart would not help if they end the first life before it counts as healthy:
-    /// what is wrong then has been so from the start. Later they may pass (a file system that comes back).
-    pub first_exit_codes: Vec<u8>,
+    /// Exit codes that are final too if the first life ends with one before it counts as healthy: whatever it
+    /// met is not going to change.
+    pub final_at_start: Vec<u8>,
     /// When to restart.
     pub restarts: RestartPolicy,
 }
@@ -50,7 +51,7 @@ impl NannyOptions {
             env: Vec::new(),
             local_directory: None,
             final_exit_codes: hopeless.map(Kind::exit_code).to_vec(),
-            first_exit_codes: vec![Kind::File.exit_code()],
+            final_at_start: [Kind::File, Kind::Launch].map(Kind::exit_code).to_vec(),
             restarts: RestartPolicy::default(),
         }
     }
@@ -148,12 +149,12 @@ impl Nanny<'_> {
             let started = Instant::now();
             let end = self.one_life(&supervision)?;
             clear_away(directory.as_deref());
-            let healthy = started.elapsed() >= self.options.restarts.healthy_after;
-            if let Some(code) = self.last_word(end, life == 1 && !healthy) {
+            let starting = life == 1 && started.elapsed() < self.options.restarts.healthy_after;
+            if let Some(code) = self.last_word(end, starting) {
                 return Ok(code);
             }
             let end = process::describe_end(end);
-            crashes = if healthy { 1 } else { crashes + 1 };
+            crashes = if started.elapsed() >= self.options.restarts.healthy_after { 1 } else { crashes + 1 };
             let Some(pause) = self.options.restarts.pause(crashes) else {
                 return Err(self.gave_up(crashes, &end));
             };
@@ -224,9 +225,8 @@ impl Nanny<'_> {
         }
     }
 
-    /// The exit code to leave with, unless this end calls for a restart. `at_start`: no worker has been healthy
-    /// yet.
-    fn last_word(&self, end: WaitStatus, at_start: bool) -> Option<u8> {
+    /// The exit code to leave with, unless this end calls for a restart.
+    fn last_word(&self, end: WaitStatus, starting: bool) -> Option<u8> {
         let code = match end {
             // Exit codes have eight bits.
             WaitStatus::Exited(_, code) => (code & 0xff) as u8,
@@ -235,7 +235,7 @@ impl Nanny<'_> {
         };
         let exited = matches!(end, WaitStatus::Exited(..));
         let hopeless = self.options.final_exit_codes.contains(&code)
-            || (at_start && self.options.first_exit_codes.contains(&code));
+            || starting && self.options.final_at_start.contains(&code);
         match self.phase {
             Phase::Killed => Some(Kind::Cancelled.exit_code()),
             Phase::Leaving => Some(code),
@@ -280,7 +280,7 @@ fn is_end_of(status: WaitStatus, pid: i32) -> bool {
 }
 
 /// Ends what a dead worker left running and removes its directory.
-fn clear_away(directory: Option<&Path>) {
+fn clear_away(own: Option<&Path>) {
     let (killed, stuck) = process::end_children();
     if killed > 0 {
         tracing::info!(killed, "killed processes that the worker left behind");
@@ -288,13 +288,10 @@ fn clear_away(directory: Option<&Path>) {
     if stuck > 0 {
         tracing::warn!(stuck, "processes that the worker left behind do not end even when killed");
     }
-    let Some(directory) = directory else { return };
-    match std::fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            let directory = directory.display();
-            tracing::warn!(%directory, %error, "the worker's directory could not be removed");
-        }
-        _ => {}
+    let Some(own) = own else { return };
+    if let Err(error) = directory::remove(own) {
+        let directory = own.display();
+        tracing::warn!(%directory, %error, "the worker's directory could not be removed");
     }
 }
 

@@ -1,6 +1,7 @@
 //! A worker as a process of its own: the body of `hpcdag worker --no-nanny`, and what a nanny starts. Owns
 //! what belongs to the whole process: limits, signals, the exit code.
 
+use super::directory;
 use super::process;
 use super::server::{Ending, Options, Worker};
 use super::strays::kill_strays;
@@ -43,7 +44,7 @@ async fn run(options: Options) -> Result<u8> {
     let mut signals = Signals::install()?;
     let directory = options.supervision.as_ref().and_then(|s| s.directory.clone());
     let mut worker = tokio::select! {
-        started = Worker::start(options) => started?,
+        started = Worker::start(options) => started.map_err(cannot_start)?,
         asked = signals.next() => match asked {
             Asked::NannyGone => leave_at_once(directory),
             // It has nothing that it could hand over.
@@ -66,6 +67,12 @@ async fn run(options: Options) -> Result<u8> {
     }
 }
 
+/// What keeps a worker from starting is no crash: the nanny tells them apart by their exit codes.
+fn cannot_start(error: Error) -> Error {
+    let kind = if error.kind == Kind::Internal { Kind::Launch } else { error.kind };
+    Error { kind, ..error }
+}
+
 /// The exit code for an ending. Those but 0 are among the nanny's final ones.
 fn exit_code(ending: Ending) -> u8 {
     match ending {
@@ -85,7 +92,7 @@ fn leave_at_once(directory: Option<PathBuf>) -> ! {
     if let Some(directory) = directory {
         kill_strays(&directory);
         // Nobody is left who could do better.
-        let _ = std::fs::remove_dir_all(directory);
+        let _ = directory::remove(&directory);
     }
     std::process::exit(i32::from(Kind::Cancelled.exit_code()))
 }

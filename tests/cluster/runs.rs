@@ -88,7 +88,7 @@ fn failures_are_described_and_counted() {
     assert_eq!(ended.code, Some(3), "{ended:?}");
     assert_eq!(site.read("good.txt"), "fine\n");
     assert!(!site.path("after.txt").exists());
-    for part in ["1 of 3 tasks run", "1 failed", "bad failed: exit status 7", "stderr:  one", "two"] {
+    for part in ["1 of 3 tasks done", "1 failed", "bad failed: exit status 7", "stderr:  one", "two"] {
         assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
     }
     let ended = site.run(&["submit", "g.toml", "--local", "--json", "-Q"]);

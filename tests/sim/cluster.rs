@@ -35,6 +35,12 @@ pub struct Faults {
     pub hopeless: f64,
     /// Mean execution time, microseconds.
     pub mean_us: u64,
+    /// Threads of each worker; up to three, by chance, if `None`.
+    pub threads: Option<u32>,
+    /// Bytes up to which each worker takes work that only adds results.
+    pub memory_target: Option<u64>,
+    /// Size of every result; by chance if `None`.
+    pub result_bytes: Option<u64>,
 }
 
 impl Default for Faults {
@@ -49,11 +55,18 @@ impl Default for Faults {
             task_failures: 0.0,
             hopeless: 0.0,
             mean_us: 5_000,
+            threads: None,
+            memory_target: None,
+            result_bytes: None,
         }
     }
 }
 
 impl Faults {
+    fn size_of(&self, family: u32, element: u32) -> u64 {
+        self.result_bytes.unwrap_or_else(|| size_of(family, element))
+    }
+
     /// Few workers and long tasks.
     pub fn slow(workers: u32) -> Faults {
         Faults { workers, mean_us: 1_000_000, ..Faults::default() }
@@ -122,6 +135,8 @@ pub struct Sim {
     outputs: BTreeMap<(FamilyIx, u32), Value>,
     summary: Option<Summary>,
     executed: BTreeMap<WorkerId, u32>,
+    peak: u64,
+    steps: u64,
     hopeless: BTreeSet<(u32, u32)>,
 }
 
@@ -150,6 +165,8 @@ impl Sim {
             outputs: BTreeMap::new(),
             summary: None,
             executed: BTreeMap::new(),
+            peak: 0,
+            steps: 0,
             hopeless,
             faults,
         };
@@ -171,6 +188,7 @@ impl Sim {
             outputs: self.graph.outputs.clone(),
             detached: false,
             max_fails: None,
+            max_processing: None,
         };
         for _ in 0..self.faults.workers {
             let when = self.rng.u64(0..3000);
@@ -221,7 +239,15 @@ impl Sim {
         }
     }
 
-    fn check_invariants(&self) {
+    fn check_invariants(&mut self) {
+        for node in self.nodes.values() {
+            self.peak = self.peak.max(node.core.results().map(|(_, bytes)| bytes).sum());
+        }
+        // From scratch it costs as much as there are tasks; of large graphs a sample of the steps will do.
+        self.steps += 1;
+        if self.graph.is_large() && !self.steps.is_multiple_of(16) {
+            return;
+        }
         if let Err(wrong) = self.scheduler.check() {
             panic!("scheduler at {:?}: {wrong}", self.now);
         }
@@ -270,7 +296,7 @@ impl Sim {
                 self.tell_scheduler(sched::event::Event::Tick);
                 let workers: Vec<WorkerId> = self.nodes.keys().copied().collect();
                 for worker in workers {
-                    self.tell_scheduler(sched::event::Event::Heartbeat { worker });
+                    self.tell_scheduler(sched::event::Event::Heartbeat { worker, memory: None });
                 }
                 let next = self.scheduler.next_deadline().unwrap_or(self.now).since(self.now);
                 self.at(next.clamp(Duration::from_millis(1), Duration::from_secs(1)), Happening::Tick);
@@ -286,7 +312,7 @@ impl Sim {
     fn join(&mut self) {
         let worker = WorkerId(self.next_worker);
         self.next_worker += 1;
-        let threads = 1 + self.rng.u32(1..3);
+        let threads = self.faults.threads.unwrap_or(1 + self.rng.u32(1..3));
         let node = Node {
             core: work::Core::new(threads * SLOT),
             store: BTreeMap::new(),
@@ -301,6 +327,7 @@ impl Sim {
             slots: threads * SLOT,
             resources: BTreeMap::new(),
             memory_limit: None,
+            memory_target: self.faults.memory_target,
         };
         let event = sched::event::Event::WorkerRegistered { worker, spec };
         self.send(Some(worker), None, Happening::ToScheduler(Some(worker), event));
@@ -418,7 +445,7 @@ impl Sim {
                 let hopeless = self.hopeless.contains(&(family, element));
                 let fails = hopeless || self.rng.f64() < self.faults.task_failures;
                 let failure = || Arc::new(Failure::of(FailureKind::Exit(1)));
-                let outcome = if fails { Err(failure()) } else { Ok(size_of(family, element)) };
+                let outcome = if fails { Err(failure()) } else { Ok(self.faults.size_of(family, element)) };
                 let us = self.rng.u64(0..2 * self.faults.mean_us);
                 node.running.insert((start.task, start.attempt.n), (value, us, outcome));
                 *self.executed.entry(w).or_default() += 1;
@@ -466,7 +493,7 @@ impl Sim {
                     if let Some(node) = self.nodes.get_mut(&to) {
                         node.store.insert(task, value);
                     }
-                    Fetched::Here(size_of(family.0, element))
+                    Fetched::Here(self.faults.size_of(family.0, element))
                 }
             };
             outcomes.push((task, outcome));
@@ -556,6 +583,11 @@ impl Sim {
         for view in self.scheduler.workers() {
             assert_eq!((view.results, view.nbytes), (0, 0), "worker {} still counts results", view.worker);
         }
+    }
+
+    /// The most bytes of results that any worker held at any time.
+    pub fn peak(&self) -> u64 {
+        self.peak
     }
 
     pub fn executed_by_worker(&self) -> BTreeMap<WorkerId, u32> {

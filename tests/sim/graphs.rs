@@ -54,6 +54,11 @@ pub fn size_of(family: u32, element: u32) -> u64 {
 }
 
 impl Graph {
+    /// Whether it has so many tasks that checking everything at every step would take minutes.
+    pub fn is_large(&self) -> bool {
+        self.layers.iter().map(size).sum::<u32>() > 250
+    }
+
     fn new(layers: Vec<Layer>, outputs: &[u32]) -> Graph {
         let mut flat: Vec<bool> = Vec::new();
         for layer in &layers {
@@ -165,6 +170,28 @@ pub fn stencil(width: u32, length: u32) -> Graph {
         layers.push(layer(Size::Fixed(width), vec![edge(f, window)]));
     }
     Graph::new(layers, &[length])
+}
+
+/// Loads, each combined with its neighbour and then with itself, then summed in a tree.
+pub fn side_chain(n: u32) -> Graph {
+    let window = Pattern::Window { low: 0, high: 1, edge: Border::Clip };
+    let layers = vec![
+        layer(Size::Fixed(n), vec![]),
+        layer(Size::Fixed(n), vec![edge(0, window)]),
+        layer(Size::Fixed(n), vec![edge(1, Pattern::Each), edge(0, Pattern::Each)]),
+        layer(Size::Follows, vec![edge(2, Pattern::Tree { fan_in: 8 })]),
+    ];
+    Graph::new(layers, &[3])
+}
+
+/// Loads, a step on each, a sum in a tree.
+pub fn map_sum(n: u32) -> Graph {
+    let layers = vec![
+        layer(Size::Fixed(n), vec![]),
+        layer(Size::Fixed(n), vec![edge(0, Pattern::Each)]),
+        layer(Size::Follows, vec![edge(1, Pattern::Tree { fan_in: 4 })]),
+    ];
+    Graph::new(layers, &[2])
 }
 
 pub fn sparse_groups(n: u32, bytes: u64) -> Graph {

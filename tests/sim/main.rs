@@ -76,6 +76,41 @@ fn groups_by_bytes_cover_everything_once() {
 }
 
 #[test]
+fn no_memory_target_stops_a_run_however_small() {
+    let faults = |seed| Faults {
+        losses: seed as u32 % 3,
+        retirements: seed as u32 % 2,
+        memory_target: Some(seed % 7 * 2000),
+        task_failures: 0.02,
+        ..Faults::default()
+    };
+    check(seeds(300), faults, graphs::random);
+}
+
+/// Side chains that merge back (load, pad with a neighbour, combine): the case in which roots must not run
+/// ahead.
+#[test]
+fn streamable_graphs_stay_under_the_target() {
+    const BYTES: u64 = 1000;
+    for seed in seeds(4) {
+        // Four times as much as two workers of 32 results each may hold.
+        for graph in [graphs::side_chain(256), graphs::chain(256, 3), graphs::map_sum(256)] {
+            let faults = Faults {
+                workers: 2,
+                threads: Some(2),
+                memory_target: Some(32 * BYTES),
+                result_bytes: Some(BYTES),
+                ..Faults::default()
+            };
+            let mut sim = Sim::new(seed, graph, faults);
+            sim.run();
+            sim.check_end();
+            assert!(sim.peak() <= 32 * BYTES, "seed {seed}: {} results at once", sim.peak() / BYTES);
+        }
+    }
+}
+
+#[test]
 fn a_late_joiner_gets_queued_work() {
     for seed in seeds(50) {
         let mut sim = Sim::new(seed, graphs::independent(64), Faults { late_joiners: 1, ..Faults::slow(1) });

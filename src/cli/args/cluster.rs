@@ -156,6 +156,9 @@ pub struct WorkerArgs {
     /// Do without the parent process that restarts the worker after a crash and clears up after it
     #[arg(long)]
     pub no_nanny: bool,
+    /// Print how the memory limit is found here and what the thresholds are, and exit
+    #[arg(long)]
+    pub explain_memory: bool,
     /// Its width, memory and time.
     #[command(flatten)]
     pub worker: WorkerOptions,
@@ -210,7 +213,9 @@ pub enum WorkersCommand {
 /// `hpcdag workers start`
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Example:
-  hpcdag workers start -n 2 --nthreads 8 --memory-limit 30GiB")]
+  hpcdag workers start -n 2 --nthreads 8 --memory-limit 30GiB
+
+Without --nthreads the workers share the processors of this machine among them.")]
 pub struct WorkersStartArgs {
     /// How many workers
     #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = positive())]
@@ -286,7 +291,9 @@ pub struct WorkersWaitArgs {
 #[command(after_help = "Examples:
   hpcdag up -n 4                             four workers on this machine
   hpcdag up --nthreads 8 --memory-limit 16GiB
-  hpcdag down                                ends what `up` started")]
+  hpcdag down                                ends what `up` started
+
+Without --nthreads the workers share the processors of this machine among them.")]
 pub struct UpArgs {
     /// How many workers
     #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = positive())]

@@ -107,15 +107,8 @@ pub struct SubmitArgs {
         help_heading = "Many tasks from one command"
     )]
     pub stdout: Option<Stdout>,
-    /// Run at most N of the tasks at once (with --local)
-    #[arg(
-        short = 'j',
-        long,
-        value_name = "N",
-        conflicts_with = "graph",
-        value_parser = positive(),
-        help_heading = "Many tasks from one command"
-    )]
+    /// Run at most N of the tasks at once
+    #[arg(short = 'j', long, value_name = "N", value_parser = positive())]
     pub jobs: Option<u32>,
 
     /// Run scheduler and workers inside this process; no cluster is needed

@@ -118,7 +118,6 @@ fn submit_refuses_what_makes_no_sense() {
         "submit g.toml --nthreads 2 --address h:1",
         "submit g.toml --local --wait-workers 2",
         "submit g.toml --stdout none",
-        "submit g.toml -j 2",
         "submit g.toml --local --nworkers 0",
         "submit g.toml --local --detach",
         "submit g.toml --local --scheduler-file s.json",

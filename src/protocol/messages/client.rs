@@ -113,6 +113,8 @@ pub struct Submit {
     pub max_fails: Option<u32>,
     /// Start only when so many workers are connected.
     pub wait_workers: u32,
+    /// Hand out no more than so many of its tasks at a time.
+    pub max_processing: Option<u32>,
 }
 
 /// Names a run.
@@ -187,6 +189,8 @@ pub struct Progress {
     pub workers: u32,
     /// Their threads, in 1/10,000.
     pub slots: u64,
+    /// Why nothing of it runs although it could, if that is so.
+    pub stuck: Option<String>,
 }
 
 /// Outputs that can be fetched.

@@ -86,6 +86,8 @@ pub struct Register {
     pub resources: BTreeMap<String, u64>,
     /// Memory limit in bytes, if any.
     pub memory_limit: Option<u64>,
+    /// Bytes up to which it takes work that only adds results; nothing bounds that if `None`.
+    pub memory_target: Option<u64>,
     /// Batch job it belongs to.
     pub job_id: Option<String>,
     /// The life before this one under the same nanny, and how it ended.
@@ -114,6 +116,10 @@ pub struct Heartbeat {
     pub executing: u32,
     /// Bytes of results held.
     pub managed: u64,
+    /// Bytes of results that are on disk.
+    pub spilled: u64,
+    /// Bytes of memory that are not results: of the worker and of every process under it.
+    pub unmanaged: u64,
     /// Resident bytes of the worker process.
     pub process: u64,
     /// CPU seconds of the worker process and the tasks that have ended.

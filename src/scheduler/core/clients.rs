@@ -108,7 +108,8 @@ impl Core {
             let Some(run) = self.runs.get_mut(id.index()).and_then(|r| r.as_deref_mut()) else { continue };
             let failed = run.stats.failed;
             if run.cancelled.is_none() && run.max_fails.is_some_and(|max| failed >= u64::from(max.max(1))) {
-                run.cancel(&mut self.cx, format!("{failed} tasks failed"));
+                let tasks = if failed == 1 { "task" } else { "tasks" };
+                run.cancel(&mut self.cx, format!("{failed} {tasks} failed"));
             }
         }
     }

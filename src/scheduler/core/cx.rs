@@ -29,6 +29,10 @@ pub(super) struct Cx {
     is_dirty: Vec<bool>,
     /// Runs that may be done.
     pub(super) ending: BTreeSet<RunId>,
+    /// Tasks in workers' hands, all told.
+    pub(super) in_hand: usize,
+    /// Memory may have become free: tasks that are held back for it are worth another look.
+    pub(super) relief: bool,
     /// Runs in which a task has failed for good.
     pub(super) failing: BTreeSet<RunId>,
     outbox: Vec<Outbox>,
@@ -66,6 +70,8 @@ impl Cx {
             is_dirty: Vec::new(),
             ending: BTreeSet::new(),
             failing: BTreeSet::new(),
+            in_hand: 0,
+            relief: false,
             outbox: Vec::new(),
             posted: Vec::new(),
             outputs: BTreeMap::new(),

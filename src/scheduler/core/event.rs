@@ -94,6 +94,8 @@ pub enum Event {
     Heartbeat {
         /// Which.
         worker: WorkerId,
+        /// Its memory, if it says.
+        memory: Option<MemoryUse>,
     },
     /// A deadline passed (see `Core::next_deadline`).
     Tick,
@@ -116,6 +118,8 @@ pub struct RunSpec {
     pub detached: bool,
     /// Cancel the rest after so many failed tasks.
     pub max_fails: Option<u32>,
+    /// Hand out no more than so many tasks at a time.
+    pub max_processing: Option<u32>,
 }
 
 /// What a worker offers.
@@ -133,6 +137,18 @@ pub struct WorkerSpec {
     pub resources: BTreeMap<String, u64>,
     /// Memory limit in bytes, if any.
     pub memory_limit: Option<u64>,
+    /// Bytes up to which work that only adds results is given to it: its target, else the next threshold
+    /// that is set. Nothing is held back without one.
+    pub memory_target: Option<u64>,
+}
+
+/// A worker's memory besides the results that the scheduler counts itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Bytes that are not results: of the worker and of every process under it.
+    pub unmanaged: u64,
+    /// Bytes of results that are on disk instead of in memory.
+    pub spilled: u64,
 }
 
 /// What a worker reports in one message.

@@ -11,6 +11,8 @@ use crate::base::ids::{FamilyIx, RunId, RunUuid, TaskRef, WorkerId};
 use crate::base::time::Time;
 use std::sync::Arc;
 
+/// Ready tasks looked at to find out why none of a run is handed out.
+const ENTRIES_LOOKED_AT: usize = 10_000;
 /// Inputs named in an explanation.
 const INPUTS_NAMED: usize = 20;
 
@@ -135,6 +137,34 @@ impl Core {
             outputs_waiting: run.wanted,
             done: run.stats.done,
             retried: run.stats.retried,
+        })
+    }
+
+    /// Why nothing of a run is in anybody's hands although tasks are ready, in words for a progress display;
+    /// `None` while there is no such thing to tell.
+    pub fn stuck(&self, run: RunId) -> Option<String> {
+        let r = self.run(run)?;
+        if r.count(State::Queued) == 0 || r.count(State::Processing) + r.count(State::Delayed) > 0 {
+            return None;
+        }
+        let workers = || self.cx.workers.iter().flatten();
+        if workers().next().is_none() {
+            return Some("no worker is connected".into());
+        }
+        if !workers().any(|w| w.status == Status::Running) {
+            return Some("every worker is paused or leaving".into());
+        }
+        let unable = |c: &&super::ready::Class| !workers().any(|w| w.could_run(c.slots, &c.resources));
+        self.cx.ready.classes.iter().filter(unable).find_map(|class| {
+            let entries = class.heap.iter().chain(&class.held).take(ENTRIES_LOOKED_AT);
+            let mut ready =
+                entries.filter(|e| e.task.run == run && r.state_of(e.task.index) == State::Queued);
+            let (f, _) = r.place_of(ready.next()?.task.index);
+            let name = r.names.get(f.index()).map_or("a task", String::as_str);
+            let amount = |n: u64| n as f64 / f64::from(crate::graph::layer::SLOT);
+            let mut wants = vec![format!("{} threads", amount(class.slots.into()))];
+            wants.extend(class.resources.iter().map(|(what, n)| format!("{} {what}", amount(*n))));
+            Some(format!("{name} wants {}, which no worker has", wants.join(" and ")))
         })
     }
 

@@ -97,9 +97,10 @@ impl Core {
                 }
             }
         }
-        let in_heaps = self.cx.ready.classes.iter().flat_map(|c| c.heap.iter());
+        let in_heaps = self.cx.ready.classes.iter().flat_map(|c| c.heap.iter().chain(c.held.iter()));
         let in_local = self.cx.workers.iter().flatten().flat_map(|w| w.local.iter());
-        for entry in in_heaps.chain(in_local) {
+        let parked = self.runs.iter().flatten().flat_map(|run| run.parked.iter().map(|(_, entry)| entry));
+        for entry in in_heaps.chain(in_local).chain(parked) {
             (entry.task.index..entry.end).for_each(|index| {
                 queued.remove(&crate::base::ids::TaskRef { run: entry.task.run, index });
             });

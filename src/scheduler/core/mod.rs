@@ -5,6 +5,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod action;
+mod admit;
 mod clients;
 mod cx;
 pub mod event;
@@ -143,7 +144,7 @@ impl Core {
             }
             Event::WorkerRetiring { worker, reason } => self.on_worker_retiring(worker, reason),
             Event::WorkerReport { worker, report } => self.on_report(worker, report),
-            Event::Heartbeat { worker } => self.on_heartbeat(worker),
+            Event::Heartbeat { worker, memory } => self.on_heartbeat(worker, memory),
             Event::Tick => {}
         }
         self.on_time();

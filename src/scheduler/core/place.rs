@@ -32,6 +32,8 @@ enum Place {
     Local(WorkerId),
     /// Look again later.
     Later,
+    /// Nobody has the memory.
+    Held,
 }
 
 impl Core {
@@ -45,6 +47,7 @@ impl Core {
             self.dispatch(class, entry);
         }
         self.share_local();
+        self.retry_held();
         self.steal();
     }
 
@@ -59,8 +62,16 @@ impl Core {
                 break;
             }
             self.pop_local(w);
-            let Some(run) = self.runs[run].as_mut() else { continue };
-            run.assign(&mut self.cx, entry.task.index, w);
+            self.place_local(run, class, entry, w);
+        }
+    }
+
+    /// Gives a task to this worker, which has room, or to another that also has the memory.
+    fn place_local(&mut self, run: usize, class: u32, entry: Entry, w: WorkerId) {
+        let Some(run) = self.runs[run].as_mut() else { return };
+        match run.admitted(&self.cx, class as usize, entry.task.index, w) {
+            Some(w) => run.assign(&mut self.cx, entry.task.index, w),
+            None => self.cx.ready.classes[class as usize].held.push(entry),
         }
     }
 
@@ -92,20 +103,33 @@ impl Core {
         Some((task.run.index(), run.families[run.place_of(task.index).0.index()].class))
     }
 
-    /// Places the first task of an entry and puts the rest of the stretch back.
-    fn dispatch(&mut self, class: usize, entry: Entry) {
-        let Some(run) = self.runs.get_mut(entry.task.run.index()).and_then(|r| r.as_mut()) else { return };
+    /// Places the first task of an entry and puts the rest of the stretch back; returns whether it was not
+    /// held back for memory.
+    pub(super) fn dispatch(&mut self, class: usize, entry: Entry) -> bool {
+        let Some(run) = self.runs.get_mut(entry.task.run.index()).and_then(|r| r.as_mut()) else {
+            return true;
+        };
         let i = entry.task.index;
+        let queued = run.state_of(i) == State::Queued;
+        if queued && run.is_full() {
+            run.parked.push((class as u32, entry));
+            return true;
+        }
+        let place = if queued { run.choose(&mut self.cx, class, i) } else { Place::Later };
+        if queued && matches!(place, Place::Held) {
+            self.cx.ready.classes[class].held.push(entry);
+            return false;
+        }
         if entry.end > i + 1 && run.cancelled.is_none() {
             let next = i + 1;
             let (f, element) = run.place_of(next);
             let rest = Entry { priority: run.priority(f, element), task: run.task(next), end: entry.end };
             self.cx.ready.push(class as u32, rest);
         }
-        if run.state_of(i) != State::Queued {
-            return;
+        if !queued {
+            return true;
         }
-        match run.choose(&mut self.cx, class, i) {
+        match place {
             Place::Here(w) => run.assign(&mut self.cx, i, w),
             Place::Local(w) => self.push_local(w, Entry { end: i + 1, ..entry }),
             Place::Later => {
@@ -113,7 +137,9 @@ impl Core {
                 let until = self.cx.now.after(AVOID_DELAY);
                 self.cx.delayed.insert((until, entry.task));
             }
+            Place::Held => {}
         }
+        true
     }
 
     /// Workers with room take what waits for others.
@@ -130,8 +156,7 @@ impl Core {
                 break;
             };
             self.pop_local(from);
-            let Some(run) = self.runs[run].as_mut() else { continue };
-            run.assign(&mut self.cx, entry.task.index, to);
+            self.place_local(run, class, entry, to);
         }
     }
 
@@ -182,6 +207,14 @@ impl Core {
 impl Run {
     /// The worker for a queued task of a class that has at least one open worker.
     fn choose(&mut self, cx: &mut Cx, class: usize, i: u32) -> Place {
+        match self.prefer(cx, class, i) {
+            Place::Here(w) => self.admitted(cx, class, i, w).map_or(Place::Held, Place::Here),
+            place => place,
+        }
+    }
+
+    /// The worker that is best for a task, memory apart.
+    fn prefer(&mut self, cx: &mut Cx, class: usize, i: u32) -> Place {
         let Some(&(_, idlest)) = cx.ready.classes[class].open.first() else { return Place::Later };
         if self.trouble.get(&i).is_some_and(|t| !t.hosts.is_empty()) {
             return self.choose_avoiding(cx, class, i);
@@ -292,12 +325,16 @@ impl Run {
         self.set_state(cx, i, State::Processing);
         let family = &self.families[f.index()];
         let known_ns = self.expected_ns(f);
+        let demand = self.demand(f, element, w);
+        cx.in_hand += 1;
         let hand = InHand {
             slots: family.layer.slots,
             expected_ns: known_ns.unwrap_or(UNKNOWN_DURATION_NS),
             class: family.class,
             started: None,
             stealing: false,
+            reserved: demand.adds,
+            result: demand.result,
         };
         if let Some(worker) = cx.workers.get_mut(w.index()).and_then(|x| x.as_mut()) {
             worker.give(task, hand, &family.layer.resources);

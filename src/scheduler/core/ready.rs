@@ -32,6 +32,8 @@ pub(super) struct Class {
     pub(super) slots: u32,
     pub(super) resources: BTreeMap<String, u64>,
     pub(super) heap: BinaryHeap<Entry>,
+    /// Ready tasks for which no worker has the memory.
+    pub(super) held: BinaryHeap<Entry>,
     /// Workers with room for one more such task, least loaded first.
     pub(super) open: BTreeSet<(u64, WorkerId)>,
 }
@@ -57,6 +59,7 @@ impl Ready {
             slots,
             resources: resources.clone(),
             heap: BinaryHeap::new(),
+            held: BinaryHeap::new(),
             open: BTreeSet::new(),
         });
         self.classes.len() as u32 - 1

@@ -3,7 +3,7 @@
 
 use super::action::{Action, TaskFailure};
 use super::cx::Cx;
-use super::event::{Finished, Missing, Report, WorkerSpec};
+use super::event::{Finished, MemoryUse, Missing, Report, WorkerSpec};
 use super::run::{NOBODY, Run};
 use super::state::State;
 use super::workers::{Status, Worker};
@@ -41,13 +41,18 @@ impl Core {
             self.cx.workers.resize_with(w.index() + 1, || None);
         }
         self.cx.workers[w.index()] = Some(Worker::new(spec, self.cx.now));
+        self.cx.relief = true;
         self.cx.touch(w);
     }
 
-    pub(super) fn on_heartbeat(&mut self, w: WorkerId) {
+    pub(super) fn on_heartbeat(&mut self, w: WorkerId, memory: Option<MemoryUse>) {
         let now = self.cx.now;
         if let Some(worker) = self.cx.workers.get_mut(w.index()).and_then(|x| x.as_mut()) {
             worker.last_seen = now;
+            if let Some(memory) = memory {
+                worker.memory = memory;
+                self.cx.relief = true;
+            }
         }
     }
 
@@ -56,6 +61,8 @@ impl Core {
         self.drain_local(w);
         let Some(mut worker) = self.cx.workers.get_mut(w.index()).and_then(Option::take) else { return };
         self.cx.touch(w);
+        self.cx.in_hand -= worker.processing.len();
+        self.cx.relief = true;
         self.leaving.remove(&w);
         let expected = expected || worker.retiring.is_some();
         let lost = format!("{} on {}: {reason}", worker.spec.name, worker.spec.host);
@@ -85,7 +92,7 @@ impl Core {
     }
 
     pub(super) fn on_report(&mut self, w: WorkerId, report: Report) {
-        self.on_heartbeat(w);
+        self.on_heartbeat(w, None);
         if self.cx.worker(w).is_none() {
             return;
         }
@@ -191,8 +198,8 @@ impl Core {
         run.learn(finished);
         if let Some(worker) = self.cx.workers[w.index()].as_mut().filter(|x| !x.guessed.is_empty()) {
             worker.estimate_anew(|task| {
-                let known = task.run == run.id && run.has(task.index);
-                known.then(|| run.expected_ns(run.place_of(task.index).0)).flatten()
+                let f = (task.run == run.id && run.has(task.index)).then(|| run.place_of(task.index).0)?;
+                Some((run.expected_ns(f)?, run.expected_bytes(f).unwrap_or(0).min(1 << 44)))
             });
         }
         run.complete(&mut self.cx, finished.task.index, w, finished.nbytes);
@@ -296,6 +303,11 @@ impl Run {
         let family = &mut self.families[f.index()];
         for known in [&mut family.duration_ns, &mut self.stats.duration_ns] {
             *known = Some(known.map_or(ns, |old| old / 2 + ns / 2));
+        }
+        // Sizes are planned with, so the large ones count: up at once, down slowly.
+        for known in [&mut family.result_bytes, &mut self.stats.result_bytes] {
+            let bytes = finished.nbytes;
+            *known = Some(known.map_or(bytes, |old| bytes.max(old - old / 16 + bytes / 16)));
         }
     }
 

@@ -28,6 +28,9 @@ pub(super) struct Run {
     pub(super) watchers: Vec<ClientId>,
     pub(super) detached: bool,
     pub(super) max_fails: Option<u32>,
+    max_processing: u64,
+    /// Ready tasks that wait because as many as are allowed are handed out: class and entry.
+    pub(super) parked: Vec<(u32, super::ready::Entry)>,
     pub(super) generation: u32,
     pub(super) submitted: Time,
     pub(super) families: Vec<Family>,
@@ -93,6 +96,8 @@ pub(super) struct Stats {
     pub(super) failures: Vec<TaskFailure>,
     /// Smoothed execution time over all families, for those that have none yet.
     pub(super) duration_ns: Option<u64>,
+    /// Size of results over all families, likewise.
+    pub(super) result_bytes: Option<u64>,
 }
 
 /// A family of the run.
@@ -115,6 +120,8 @@ pub(super) struct Family {
     pub(super) output: bool,
     /// Smoothed execution time.
     pub(super) duration_ns: Option<u64>,
+    /// Size of a result, nearer to the largest than to the mean.
+    pub(super) result_bytes: Option<u64>,
     /// Elements that are done.
     pub(super) done: u32,
 }
@@ -166,6 +173,8 @@ impl Run {
             watchers: owner.into_iter().collect(),
             detached: spec.detached,
             max_fails: spec.max_fails,
+            max_processing: spec.max_processing.map_or(u64::MAX, |n| u64::from(n.max(1))),
+            parked: Vec::new(),
             generation,
             submitted: now,
             families,
@@ -202,6 +211,11 @@ impl Run {
 
     pub(super) fn count(&self, state: State) -> u64 {
         self.counts[state as usize]
+    }
+
+    /// Whether as many of its tasks are handed out as are allowed.
+    pub(super) fn is_full(&self) -> bool {
+        self.count(State::Processing) >= self.max_processing
     }
 
     /// Tasks that still have something to do.
@@ -397,6 +411,7 @@ impl Family {
             class: 0,
             output: false,
             duration_ns: None,
+            result_bytes: None,
             done: 0,
         }
     }

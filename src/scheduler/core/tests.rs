@@ -59,14 +59,31 @@ impl Story {
         self.worker_with(w, host, threads, &[])
     }
 
+    /// A worker that holds at most so many bytes, of a limit twice as high.
+    fn worker_of(&mut self, w: u32, threads: u32, target: u64) -> &mut Story {
+        self.register(w, "a", threads, &[], Some(target))
+    }
+
     fn worker_with(&mut self, w: u32, host: &str, threads: u32, resources: &[(&str, u64)]) -> &mut Story {
+        self.register(w, host, threads, resources, None)
+    }
+
+    fn register(
+        &mut self,
+        w: u32,
+        host: &str,
+        threads: u32,
+        resources: &[(&str, u64)],
+        target: Option<u64>,
+    ) -> &mut Story {
         let spec = WorkerSpec {
             name: format!("w{w}"),
             host: host.into(),
             incarnation: Default::default(),
             slots: threads * SLOT,
             resources: resources.iter().map(|(n, x)| ((*n).into(), *x)).collect(),
-            memory_limit: None,
+            memory_limit: target.map(|bytes| bytes * 2),
+            memory_target: target,
         };
         self.tell(Event::WorkerRegistered { worker: WorkerId(w), spec })
     }
@@ -84,6 +101,7 @@ impl Story {
             outputs: outputs.iter().map(|&f| FamilyIx(f)).collect(),
             detached: false,
             max_fails: None,
+            max_processing: None,
         };
         change(&mut spec);
         self.tell(Event::RunSubmitted { client: Some(CLIENT), run: RUN, spec })
@@ -412,10 +430,10 @@ fn a_client_that_stays_away_ends_its_runs_unless_they_are_detached() {
         s.worker(0, "a", 1).submit_with(vec![family(10)], &[], change);
         s.tell(Event::ClientLeft { client: CLIENT });
         s.pass(Duration::from_secs(50));
-        s.tell(Event::Heartbeat { worker: WorkerId(0) });
+        s.tell(Event::Heartbeat { worker: WorkerId(0), memory: None });
         assert_eq!(s.state(9), State::Queued);
         s.pass(Duration::from_secs(20));
-        s.tell(Event::Heartbeat { worker: WorkerId(0) });
+        s.tell(Event::Heartbeat { worker: WorkerId(0), memory: None });
         assert_eq!(s.state(9), if detached { State::Queued } else { State::Cancelled });
     }
 }
@@ -427,7 +445,7 @@ fn a_silent_worker_is_given_up() {
     let w = s.at(0);
     for _ in 0..14 {
         s.pass(Duration::from_secs(5));
-        s.tell(Event::Heartbeat { worker: WorkerId(1 - w) });
+        s.tell(Event::Heartbeat { worker: WorkerId(1 - w), memory: None });
     }
     assert!(s.log.iter().any(|a| matches!(a, Action::Drop { .. })));
     assert_eq!(s.at(0), 1 - w);
@@ -464,6 +482,82 @@ fn wide_tasks_wait_for_wide_workers() {
     s.worker(0, "a", 2).submit(vec![wide], &[]);
     assert_eq!(s.given.len(), 0);
     assert!(s.core.explain(task(0)).expect("a task").workers[0].1.contains("wants 4"));
+    let stuck = s.core.stuck(RUN);
+    assert_eq!(stuck.as_deref(), Some("f0 wants 4 threads, which no worker has"));
     s.worker(1, "b", 4);
     assert_eq!(s.at(0), 1);
+    assert_eq!(s.core.stuck(RUN), None);
+}
+
+#[test]
+fn work_that_only_adds_results_waits_for_memory_and_work_that_frees_does_not() {
+    let mut s = Story::new();
+    // Results have 100 bytes each: eight fit, of which the worker leaves some room for work that frees.
+    s.worker_of(0, 1, 800).submit(vec![family(20), after(10, 0, Pattern::Group { size: 2 })], &[1]);
+    for i in 0..20 {
+        if s.given.contains_key(&task(i)) {
+            s.finish(i);
+        }
+    }
+    // Pairs became sums: always allowed, they free more than they make.
+    let held = s.core.workers()[0].nbytes;
+    assert!(held <= 800, "{held}");
+    assert!((0..20).any(|i| s.state(i) == State::Queued), "some loads are held back");
+    for i in 20..30 {
+        if s.given.contains_key(&task(i)) {
+            s.finish(i);
+        }
+    }
+    assert!(s.core.workers()[0].nbytes <= 800);
+}
+
+#[test]
+fn one_task_runs_whatever_it_takes_when_nothing_else_does() {
+    let mut s = Story::new();
+    let big = Layer { output_size: Some(5000), ..family(2) };
+    s.worker_of(0, 2, 1000).submit(vec![big], &[]);
+    assert_eq!(s.given_to(0), 1, "one, alone");
+    s.finish(0);
+    s.finish(1);
+    assert_eq!(s.done().expect("over").done, 2);
+}
+
+#[test]
+fn a_task_that_declares_more_than_any_worker_has_fails_by_name() {
+    let mut s = Story::new();
+    let layers = vec![Layer { memory: vec![10_000], ..family(1) }, family(1)];
+    s.worker_of(0, 1, 1000).submit(layers, &[]);
+    s.finish(1);
+    let summary = s.done().expect("over");
+    assert_eq!((summary.failed, summary.done), (1, 1));
+    let words = summary.failures[0].failure.to_string();
+    assert!(words.contains("10000 bytes") && words.contains("2000"), "{words}");
+}
+
+#[test]
+fn memory_that_is_not_results_counts_and_what_was_spilled_does_not() {
+    let mut s = Story::new();
+    let sized = Layer { output_size: Some(100), ..family(9) };
+    s.worker_of(0, 4, 1000);
+    let memory = |unmanaged, spilled| {
+        let memory = Some(super::event::MemoryUse { unmanaged, spilled });
+        Event::Heartbeat { worker: WorkerId(0), memory }
+    };
+    s.tell(memory(950, 0)).submit(vec![sized, after(1, 0, Pattern::All)], &[]);
+    assert_eq!(s.given_to(0), 1, "the first is let through because nothing else runs");
+    s.tell(memory(500, 0));
+    assert!(s.given_to(0) > 1);
+}
+
+#[test]
+fn a_run_may_bound_how_much_of_it_is_handed_out() {
+    let mut s = Story::new();
+    s.worker(0, "a", 8).submit_with(vec![family(20)], &[], |spec| spec.max_processing = Some(2));
+    assert_eq!(s.given_to(0), 2);
+    s.finish(0);
+    assert_eq!(s.given_to(0), 2);
+    for i in 1..20 {
+        s.finish(i);
+    }
+    assert_eq!(s.done().expect("over").done, 20);
 }

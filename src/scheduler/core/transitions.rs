@@ -21,6 +21,11 @@ impl Run {
         if to.is_final() {
             cx.ending.insert(self.id);
         }
+        if from == State::Processing
+            && let Some((class, entry)) = self.parked.pop()
+        {
+            cx.ready.push(class, entry);
+        }
     }
 
     /// Puts a task whose inputs are all there into its queue.
@@ -217,6 +222,7 @@ impl Run {
         {
             worker.nbytes = worker.nbytes.wrapping_sub(nbytes);
             worker.moving.swap_remove(&task);
+            cx.relief = true;
         }
     }
 
@@ -341,8 +347,11 @@ impl Run {
         let (f, _) = self.place_of(i);
         let resources = &self.families[f.index()].layer.resources;
         let task = self.task(i);
-        if let Some(worker) = cx.worker_mut(w) {
-            worker.take(task, resources);
+        if let Some(worker) = cx.worker_mut(w)
+            && worker.take(task, resources).is_some()
+        {
+            cx.in_hand -= 1;
+            cx.relief = true;
         }
     }
 

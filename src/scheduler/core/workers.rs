@@ -1,7 +1,7 @@
 //! What the scheduler knows about each worker: what it offers, what it has been given, what it holds. Owns
 //! these tables and the measure of a worker's load; who gets a task is decided in `place`.
 
-use super::event::WorkerSpec;
+use super::event::{MemoryUse, WorkerSpec};
 use super::ready::Entry;
 use crate::base::ids::{TaskRef, WorkerId};
 use crate::base::time::Time;
@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// Work a worker may hold beyond its slots, measured in time: enough that it never waits for the scheduler.
 const HORIZON_NS: u64 = 20_000_000;
+/// The part of a worker's target that is left free at most for work that frees.
+const MARGIN_SHARE: u64 = 8;
 /// Tasks a worker may hold for each of its slots, however short they are.
 const DEPTH_MAX: u64 = 8192;
 /// Assumed execution time of a task about which nothing is known.
@@ -50,6 +52,10 @@ pub(super) struct InHand {
     pub(super) started: Option<Time>,
     /// A steal request for it is under way.
     pub(super) stealing: bool,
+    /// Bytes set aside for its inputs, its result and the memory it declared.
+    pub(super) reserved: u64,
+    /// Of these, for the result.
+    pub(super) result: u64,
 }
 
 /// A worker.
@@ -81,6 +87,10 @@ pub(super) struct Worker {
     /// Copies of its results that were asked of others and have not arrived.
     pub(super) moving: IndexSet<TaskRef, FxBuildHasher>,
     pub(super) dismissed: bool,
+    /// Bytes set aside for tasks in hand.
+    pub(super) reserved: u64,
+    /// What it said last about its memory.
+    pub(super) memory: MemoryUse,
 }
 
 impl Worker {
@@ -103,12 +113,15 @@ impl Worker {
             retiring: None,
             moving: IndexSet::default(),
             dismissed: false,
+            reserved: 0,
+            memory: MemoryUse::default(),
         }
     }
 
     pub(super) fn give(&mut self, task: TaskRef, hand: InHand, resources: &BTreeMap<String, u64>) {
         self.slots_in_hand += u64::from(hand.slots);
         self.occupancy += cost(&hand);
+        self.reserved += hand.reserved;
         for (name, amount) in resources {
             *self.booked.entry(name.clone()).or_default() += amount;
         }
@@ -120,6 +133,7 @@ impl Worker {
         let hand = self.processing.swap_remove(&task)?;
         self.slots_in_hand -= u64::from(hand.slots);
         self.occupancy -= cost(&hand);
+        self.reserved -= hand.reserved;
         self.started -= u32::from(hand.started.is_some());
         for (name, amount) in resources {
             if let Some(booked) = self.booked.get_mut(name) {
@@ -130,17 +144,34 @@ impl Worker {
     }
 
     /// Replaces the guesses about tasks in hand, as far as `estimate` knows better by now.
-    pub(super) fn estimate_anew(&mut self, estimate: impl Fn(TaskRef) -> Option<u64>) {
+    /// An estimate is the execution time in nanoseconds and the size of the result in bytes.
+    pub(super) fn estimate_anew(&mut self, estimate: impl Fn(TaskRef) -> Option<(u64, u64)>) {
         let mut guessed = std::mem::take(&mut self.guessed);
         guessed.retain(|task| {
             let Some(hand) = self.processing.get_mut(task) else { return false };
-            let Some(expected_ns) = estimate(*task) else { return true };
+            let Some((expected_ns, result)) = estimate(*task) else { return true };
+            self.reserved = self.reserved - hand.result + result;
+            hand.reserved = hand.reserved - hand.result + result;
+            hand.result = result;
             self.occupancy -= cost(hand);
             hand.expected_ns = expected_ns;
             self.occupancy += cost(hand);
             false
         });
         self.guessed = guessed;
+    }
+
+    /// Bytes that work which only adds results may still take; `None` if nothing bounds it.
+    pub(super) fn headroom(&self) -> Option<u64> {
+        let used = self.nbytes.saturating_sub(self.memory.spilled) + self.memory.unmanaged + self.reserved;
+        Some(self.spec.memory_target?.saturating_sub(used))
+    }
+
+    /// What is left free by work that only adds results: a task that frees more than it makes still makes
+    /// first, every slot may be at one, and what it freed is gone from the worker only a message later.
+    pub(super) fn margin(&self, result: u64) -> u64 {
+        let slots = u64::from(self.spec.slots.div_ceil(crate::graph::layer::SLOT));
+        (2 * slots * result).min(self.spec.memory_target.unwrap_or(0) / MARGIN_SHARE)
     }
 
     /// Tasks in hand that have not started.

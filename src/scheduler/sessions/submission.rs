@@ -40,6 +40,7 @@ pub fn prepare(submit: Submit) -> Result<Submission, String> {
         outputs,
         detached: submit.detached,
         max_fails: submit.max_fails,
+        max_processing: submit.max_processing,
     };
     Ok(Submission { graph: Arc::new(graph), spec, writes, wait_workers: submit.wait_workers, tasks })
 }

@@ -180,6 +180,7 @@ mod tests {
             slots: 10_000,
             resources: Default::default(),
             memory_limit: None,
+            memory_target: None,
             job_id: None,
             predecessor: None,
             holds: Vec::new(),

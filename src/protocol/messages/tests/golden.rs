@@ -95,7 +95,14 @@ fn from_client() -> Vec<FromClient> {
         host: "laptop".into(),
         pid: 5,
     };
-    let submit = Submit { run: uuid(), graph: graph(), detached: true, max_fails: Some(3), wait_workers: 2 };
+    let submit = Submit {
+        run: uuid(),
+        graph: graph(),
+        detached: true,
+        max_fails: Some(3),
+        wait_workers: 2,
+        max_processing: Some(4),
+    };
     let question = Question::Explain { key: "day[3]".into(), run: Some(uuid()) };
     vec![
         FromClient::Hello(hello),
@@ -156,6 +163,7 @@ fn from_worker() -> Vec<FromWorker> {
         slots: 20_000,
         resources: [("gpus".to_string(), 40_000)].into(),
         memory_limit: Some(1 << 40),
+        memory_target: None,
         job_id: Some("17".into()),
         predecessor: Some((uuid(), "killed".into())),
         holds: vec![(uuid(), FamilyIx(0), 3, 100)],

@@ -1,0 +1,171 @@
+//! Admission by bytes: work that only adds results is given to a worker while what it holds, what is on its
+//! way to it and what it is expected to make stay under its target; work that frees more than it makes always
+//! is. Owns that rule and the one that keeps it from stopping everything; who is asked first is in `place`.
+
+use super::Core;
+use super::cx::Cx;
+use super::ready::Entry;
+use super::run::Run;
+use super::state::State;
+use super::workers::{Status, Worker};
+use crate::base::failure::{Failure, FailureKind};
+use crate::base::ids::{FamilyIx, WorkerId};
+use std::sync::Arc;
+
+/// Open workers looked at, besides the preferred one, for one that has the memory.
+const WORKERS_LOOKED_AT: usize = 8;
+/// Held tasks looked at when memory may have become free.
+const HELD_LOOKED_AT: usize = 4;
+
+/// More than any task needs: sums of what is set aside stay far from overflowing, whatever workers claim.
+const DEMAND_MAX: u64 = 1 << 44;
+
+/// What a task does to the memory of a worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Demand {
+    /// Bytes it adds: inputs that have to come, its result, memory it declared.
+    pub(super) adds: u64,
+    /// Of these, its result.
+    pub(super) result: u64,
+    /// Bytes there that nobody needs any more once it is done.
+    pub(super) frees: u64,
+}
+
+impl Run {
+    /// Size of an element's result, as far as is known or declared.
+    pub(super) fn expected_bytes(&self, f: FamilyIx) -> Option<u64> {
+        let family = &self.families[f.index()];
+        family.result_bytes.or(family.layer.output_size).or(self.stats.result_bytes)
+    }
+
+    /// What element `element` does to the memory of worker `w`.
+    pub(super) fn demand(&self, f: FamilyIx, element: u32, w: WorkerId) -> Demand {
+        let family = &self.families[f.index()];
+        let i = self.index_of(f, element);
+        let declared = self.declared_memory(i);
+        let result = self.expected_bytes(f).unwrap_or(0).min(DEMAND_MAX);
+        let mut demand = Demand { adds: result.saturating_add(declared).min(DEMAND_MAX), result, frees: 0 };
+        for (e, edge) in family.layer.edges.iter().enumerate().filter(|(_, e)| e.data) {
+            let last = family.edges[e].gate.is_none_or(|gate| gate.unfinished == 1);
+            let mut look = |j: u32| {
+                let nbytes = self.nbytes[j as usize];
+                if !self.is_held_by(j, w) {
+                    demand.adds = demand.adds.saturating_add(nbytes).min(DEMAND_MAX);
+                } else if last && self.refs[j as usize] == 1 {
+                    demand.frees = demand.frees.saturating_add(nbytes);
+                }
+            };
+            if family.edges[e].gate.is_some() {
+                (0..self.exports(edge.producer)).for_each(|j| look(self.export(edge.producer, j)));
+            } else {
+                self.each_input(f, element, e as u16, look);
+            }
+        }
+        demand
+    }
+
+    /// Memory that a task says it needs while it executes, bytes; the list goes by attempt.
+    fn declared_memory(&self, i: u32) -> u64 {
+        let declared = &self.families[self.place_of(i).0.index()].layer.memory;
+        let tries = self.trouble.get(&i).map_or(0, |t| t.failed as usize);
+        declared.get(tries).or(declared.last()).copied().unwrap_or(0)
+    }
+
+    fn is_held_by(&self, j: u32, w: WorkerId) -> bool {
+        self.worker[j as usize] == w.0
+            || (!self.replicas.is_empty() && self.replicas.get(&j).is_some_and(|r| r.contains(&w)))
+    }
+
+    /// The preferred worker if it has the memory for a task, else another open one that has.
+    pub(super) fn admitted(&self, cx: &Cx, class: usize, i: u32, w: WorkerId) -> Option<WorkerId> {
+        let (f, element) = self.place_of(i);
+        let fits = |w: WorkerId| {
+            let Some(worker) = cx.worker(w) else { return false };
+            let Some(headroom) = worker.headroom() else { return true };
+            let demand = self.demand(f, element, w);
+            demand.adds <= demand.frees || demand.adds + worker.margin(demand.result) <= headroom
+        };
+        if fits(w) {
+            return Some(w);
+        }
+        let others = cx.ready.classes[class].open.iter().map(|(_, w)| *w).filter(|x| *x != w);
+        others.take(WORKERS_LOOKED_AT).find(|x| fits(*x))
+    }
+}
+
+impl Core {
+    /// Looks again at tasks that were held back for memory, the first ones first; and if nothing at all is in
+    /// anybody's hands, lets one of them go ahead whatever it takes.
+    pub(super) fn retry_held(&mut self) {
+        if std::mem::take(&mut self.cx.relief) {
+            for class in 0..self.cx.ready.classes.len() {
+                self.retry_class(class);
+            }
+        }
+        while self.cx.in_hand == 0 && self.push_one() {}
+    }
+
+    fn retry_class(&mut self, class: usize) {
+        let mut failed = Vec::new();
+        while failed.len() < HELD_LOOKED_AT && !self.cx.ready.classes[class].open.is_empty() {
+            let Some(entry) = self.cx.ready.classes[class].held.pop() else { break };
+            if !self.dispatch(class, entry) {
+                // It went back to where it was taken from: out of the way until the others were looked at.
+                failed.extend(self.cx.ready.classes[class].held.pop());
+            } else {
+                self.place_rest(class);
+            }
+        }
+        self.cx.ready.classes[class].held.extend(failed);
+    }
+
+    /// The rest of a stretch whose first element has just been placed waits in the heap.
+    fn place_rest(&mut self, class: usize) {
+        while !self.cx.ready.classes[class].open.is_empty() {
+            let Some(entry) = self.cx.ready.classes[class].heap.pop() else { return };
+            self.dispatch(class, entry);
+        }
+    }
+
+    /// Lets the first held task run alone above every threshold. Returns whether there is reason to look
+    /// again.
+    fn push_one(&mut self) -> bool {
+        let classes = self.cx.ready.classes.iter().enumerate();
+        let heads = classes.filter_map(|(c, class)| Some((*class.held.peek()?, c)));
+        let Some((entry, class)) = heads.max() else { return false };
+        let able = |w: &&Worker| {
+            let class = &self.cx.ready.classes[class];
+            w.status != Status::Retiring && w.could_run(class.slots, &class.resources)
+        };
+        // A paused worker is as good as none, but better than waiting for ever.
+        let worth = |w: &Worker| (w.status == Status::Running, w.headroom().unwrap_or(u64::MAX));
+        let all = self.cx.workers.iter().enumerate();
+        let able_ones = all.filter_map(|(k, w)| Some((w.as_ref().filter(able)?, WorkerId(k as u32))));
+        let Some((_, w)) = able_ones.max_by_key(|(w, _)| worth(w)) else { return false };
+        let limits =
+            self.cx.workers.iter().flatten().filter(able).map(|w| w.spec.memory_limit.unwrap_or(u64::MAX));
+        let limit = limits.max().unwrap_or(u64::MAX);
+        self.cx.ready.classes[class].held.pop();
+        let i = entry.task.index;
+        let Some(run) = self.runs.get_mut(entry.task.run.index()).and_then(|r| r.as_mut()) else {
+            return true;
+        };
+        if entry.end > i + 1 && run.cancelled.is_none() {
+            let (f, element) = run.place_of(i + 1);
+            let rest = Entry { priority: run.priority(f, element), task: run.task(i + 1), end: entry.end };
+            self.cx.ready.classes[class].held.push(rest);
+        }
+        if run.state_of(i) != State::Queued {
+            return true;
+        }
+        let declared = run.declared_memory(i);
+        if declared > limit {
+            let words =
+                format!("it declares {declared} bytes of memory, the largest worker's limit is {limit}");
+            run.give_up(&mut self.cx, i, Arc::new(Failure::of(FailureKind::Impossible(words))));
+            return true;
+        }
+        run.assign(&mut self.cx, i, w);
+        false
+    }
+}
