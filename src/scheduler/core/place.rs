@@ -216,6 +216,9 @@ impl Run {
     /// The worker that is best for a task, memory apart.
     fn prefer(&mut self, cx: &mut Cx, class: usize, i: u32) -> Place {
         let Some(&(_, idlest)) = cx.ready.classes[class].open.first() else { return Place::Later };
+        if self.trouble.get(&i).is_some_and(|t| !t.lost.is_empty()) {
+            return self.choose_apart(cx, class);
+        }
         if self.trouble.get(&i).is_some_and(|t| !t.hosts.is_empty()) {
             return self.choose_avoiding(cx, class, i);
         }
@@ -290,6 +293,13 @@ impl Run {
         (held, total)
     }
 
+    /// Tasks under which a worker was lost run one to a worker, so that the next loss tells which of them it was.
+    fn choose_apart(&self, cx: &Cx, class: usize) -> Place {
+        let apart = |w: WorkerId| cx.worker(w).is_some_and(|x| x.suspects == 0);
+        let open = &cx.ready.classes[class].open;
+        open.iter().find(|&&(_, w)| apart(w)).map_or(Place::Later, |&(_, w)| Place::Here(w))
+    }
+
     /// A task that failed goes to another host if there is one, waiting a little for it.
     fn choose_avoiding(&mut self, cx: &mut Cx, class: usize, i: u32) -> Place {
         let Some(trouble) = self.trouble.get_mut(&i) else { return Place::Later };
@@ -333,6 +343,7 @@ impl Run {
             class: family.class,
             started: None,
             stealing: false,
+            suspect: self.trouble.get(&i).is_some_and(|t| !t.lost.is_empty()),
             reserved: demand.adds,
             result: demand.result,
         };

@@ -66,6 +66,7 @@ impl Core {
         self.leaving.remove(&w);
         let expected = expected || worker.retiring.is_some();
         let lost = format!("{} on {}: {reason}", worker.spec.name, worker.spec.host);
+        let suspected = worker.processing.values().any(|h| h.suspect && h.started.is_some());
         // First what it had in hand, so that nothing of it is taken for work that goes on.
         for (task, hand) in std::mem::take(&mut worker.processing) {
             let Some(run) = self.runs.get_mut(task.run.index()).and_then(|r| r.as_deref_mut()) else {
@@ -77,6 +78,10 @@ impl Core {
             }
             run.worker[i as usize] = NOBODY;
             if expected || hand.started.is_none() {
+                run.put_back(&mut self.cx, i);
+            } else if suspected && !hand.suspect {
+                // It ran beside one under which a worker had been lost before: that one is to blame.
+                run.stats.retried += 1;
                 run.put_back(&mut self.cx, i);
             } else {
                 run.blame_loss(&mut self.cx, i, &lost, &worker.spec.host);

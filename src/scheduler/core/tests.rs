@@ -278,6 +278,33 @@ fn a_task_that_takes_down_three_workers_fails_with_that_history() {
 }
 
 #[test]
+fn whoever_runs_beside_a_killer_is_not_blamed() {
+    let mut s = Story::new();
+    s.worker(0, "a", 2).submit(vec![family(8)], &[]);
+    // Whenever task 0 executes, its worker dies.
+    for w in 0..40 {
+        for i in 0..8 {
+            if s.given.contains_key(&task(i)) {
+                s.start(i);
+            }
+        }
+        if s.given.contains_key(&task(0)) {
+            s.lose(w, false).worker(w + 1, "a", 2);
+        } else {
+            let mine: Vec<u32> = s.given.keys().map(|t| t.index).collect();
+            for i in mine {
+                s.finish(i);
+            }
+            s.lose(w, true).worker(w + 1, "a", 2);
+        }
+        s.pass(Duration::from_millis(300));
+    }
+    let summary = s.done().expect("over");
+    assert_eq!((summary.done, summary.failed), (7, 1), "{summary:?}");
+    assert_eq!(s.state(0), State::Erred);
+}
+
+#[test]
 fn leaving_in_order_blames_nobody() {
     let mut s = Story::new();
     s.submit(vec![family(1)], &[]);

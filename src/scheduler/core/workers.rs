@@ -52,6 +52,8 @@ pub(super) struct InHand {
     pub(super) started: Option<Time>,
     /// A steal request for it is under way.
     pub(super) stealing: bool,
+    /// A worker was lost before while it executed this task.
+    pub(super) suspect: bool,
     /// Bytes set aside for its inputs, its result and the memory it declared.
     pub(super) reserved: u64,
     /// Of these, for the result.
@@ -72,6 +74,8 @@ pub(super) struct Worker {
     /// Expected execution time of all tasks in hand, times their slots, in nanoseconds of one slot.
     pub(super) occupancy: u128,
     pub(super) started: u32,
+    /// Tasks in hand under which a worker was lost before.
+    pub(super) suspects: u32,
     /// Tasks in hand whose execution time was a guess when they were given.
     pub(super) guessed: Vec<TaskRef>,
     /// Named resources of the tasks in hand.
@@ -105,6 +109,7 @@ impl Worker {
             slots_in_hand: 0,
             occupancy: 0,
             started: 0,
+            suspects: 0,
             guessed: Vec::new(),
             booked: BTreeMap::new(),
             local: BinaryHeap::new(),
@@ -119,6 +124,7 @@ impl Worker {
     }
 
     pub(super) fn give(&mut self, task: TaskRef, hand: InHand, resources: &BTreeMap<String, u64>) {
+        self.suspects += u32::from(hand.suspect);
         self.slots_in_hand += u64::from(hand.slots);
         self.occupancy += cost(&hand);
         self.reserved += hand.reserved;
@@ -131,6 +137,7 @@ impl Worker {
     /// The task is in hand no more.
     pub(super) fn take(&mut self, task: TaskRef, resources: &BTreeMap<String, u64>) -> Option<InHand> {
         let hand = self.processing.swap_remove(&task)?;
+        self.suspects -= u32::from(hand.suspect);
         self.slots_in_hand -= u64::from(hand.slots);
         self.occupancy -= cost(&hand);
         self.reserved -= hand.reserved;

@@ -63,8 +63,8 @@ pub(super) fn explain(error: &io::Error, file: &Path, cwd: &Path, argv: &[String
         Some(libc::E2BIG) => {
             let bytes: usize = argv.iter().map(|a| a.len() + 1).sum();
             if bytes < ONE_ARGUMENT_MAX {
-                return "its environment is too large: a variable may have 128 KiB, and HPCDAG_ITEM has the item"
-                    .to_string();
+                let why = "its environment is too large: a variable may have 128 KiB";
+                return format!("{why}, and HPCDAG_ITEM has the item");
             }
             format!("the arguments are too long ({bytes} bytes); pass a file of paths: {{inputs.list}}")
         }
