@@ -195,8 +195,8 @@ impl Core {
         }
     }
 
-    /// Results cannot be read any more: whoever needs them goes back to the scheduler, which is told that they
-    /// are not here.
+    /// Results cannot be read any more: whoever needs them goes back to the scheduler, which is told that
+    /// they are not here.
     pub(super) fn on_lost(&mut self, tasks: &[TaskRef], here: WorkerId) {
         for &task in tasks {
             let Some(datum) = self.data.get_mut(&task).filter(|d| d.here.is_some()) else { continue };

@@ -121,8 +121,8 @@ fn watch() {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sampler::Process;
     use super::*;
+    use crate::worker::memory::sampler::Process;
 
     #[test]
     fn workers_of_one_process_share_what_is_its_own() {
