@@ -278,7 +278,8 @@ mod tests {
         let wanted = Status { parent: 12, zombie: true, size: 10240, anonymous: 3072, shared: 0 };
         assert_eq!(parse_status(text), wanted);
         let maps = "7f00-7f10 rw-s 00000000 00:01 17 /memfd:hpcdag:day (deleted)\nRss: 8 kB\nPss: 8 kB\n\
-                    7f20-7f30 rw-s 00000000 00:01 18   /memfd:other (deleted)\nPss:    4 kB\nPss_Dirty: 4 kB\n\
+                    7f20-7f30 rw-s 00000000 00:01 18   /memfd:other (deleted)\nPss:    4 kB\n\
+                    Pss_Dirty: 4 kB\n\
                     7f40-7f50 rw-p 00000000 00:00 0\nPss: 16 kB\n";
         assert_eq!(foreign_in(maps), 4096);
     }
