@@ -119,7 +119,7 @@ fn put(data: &Data, path: &Path, mode: u32) -> io::Result<()> {
     let mut file = File::create(path)?;
     match data {
         Data::Heap(bytes) => file.write_all(bytes)?,
-        Data::File(_) | Data::InPlace { .. } => {
+        Data::File(_) | Data::Spilled(_) | Data::InPlace { .. } => {
             io::copy(&mut data.reopen()?, &mut file)?;
         }
     }

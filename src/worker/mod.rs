@@ -8,6 +8,7 @@ pub mod executor;
 mod families;
 mod finish;
 mod limits;
+mod memory;
 pub mod nanny;
 pub mod prepare;
 pub mod process;

@@ -8,6 +8,7 @@ use super::executor::native::{NativeExecutor, Registry};
 use super::executor::pool::Pool;
 use super::finish::{Finisher, Job};
 use super::limits;
+use super::memory::monitor::Gauge;
 use super::prepare::Runner;
 use super::prepare::environment::{WorkerFacts, own_umask, task_environment};
 use super::scheduler_link::{Answer, Link, Whereabouts, register};
@@ -162,6 +163,7 @@ struct Life {
     pool: Arc<Pool<Job>>,
     store: Arc<Mutex<Store>>,
     ended: Arc<Notify>,
+    gauge: Arc<Gauge>,
     served: Arc<Served>,
     address: Address,
     /// The listener until the cluster is known, then what serves on it and the cluster's authority.
@@ -200,6 +202,7 @@ impl Life {
         let pool = Pool::start(nthreads as usize, executor, move || notify.notify_one());
         let pool = Arc::new(pool.map_err(|e| Error::os("cannot start the slot threads", e))?);
         let store = Arc::new(Mutex::new(Store::default()));
+        let gauge = Gauge::start().map_err(|e| Error::os("cannot start the thread that watches memory", e))?;
         let (epoch, traffic) = (AtomicU32::new(0), Arc::new(Traffic::default()));
         let served = Arc::new(Served { store: store.clone(), epoch, name: name.clone(), traffic });
         Ok(Life {
@@ -221,6 +224,7 @@ impl Life {
             pool,
             store,
             ended,
+            gauge,
             served,
         })
     }

@@ -149,6 +149,10 @@ impl<'a> Place<'a> {
             Data::Heap(bytes) => fs::write(path, bytes),
             Data::File(file) if !real => symlink(file.path(), path),
             Data::File(file) => io::copy(&mut file.reopen()?, &mut File::create(path)?).map(|_| ()),
+            Data::Spilled(extent) => match extent.path()? {
+                Some(file) if !real => symlink(file, path),
+                _ => io::copy(&mut data.reopen()?, &mut File::create(path)?).map(|_| ()),
+            },
             Data::InPlace { path: place, .. } if !data.is_present() => Err(io::Error::other(format!(
                 "{} is gone or has changed since its task made it",
                 place.display()

@@ -1,7 +1,8 @@
-//! What a task's result is made of: parts, each on the heap, in a sealed memory file, or in a file that stays
-//! where it is. Owns reading them; who holds which result is the `Store`'s business.
+//! What a task's result is made of: parts, each on the heap, in a sealed memory file, on disk for want of
+//! memory, or in a file that stays where it is. Owns reading them; who holds which result is the `Store`'s business.
 
 use super::memfile::{HEAP_BYTES_MAX, MemFile, MemWriter, read_small};
+use super::spill::Extent;
 use bytes::Bytes;
 use std::fs::{File, Metadata};
 use std::io::{self, Seek, Write};
@@ -16,6 +17,8 @@ pub enum Data {
     Heap(Bytes),
     /// Large: a sealed memory file.
     File(Arc<MemFile>),
+    /// On this worker's disk, for want of memory.
+    Spilled(Extent),
     /// A file (or directory) that stays where the task made it; only these three travel.
     InPlace {
         /// Absolute path, the same on every node.
@@ -33,6 +36,7 @@ impl Data {
         match self {
             Data::Heap(bytes) => bytes.len() as u64,
             Data::File(file) => file.len(),
+            Data::Spilled(extent) => extent.len(),
             Data::InPlace { size, .. } => *size,
         }
     }
@@ -42,11 +46,19 @@ impl Data {
         self.len() == 0
     }
 
-    /// Bytes that it occupies in this worker's memory: none for files in place.
+    /// Bytes that it occupies in this worker's memory: none for what is in files.
     pub fn memory_bytes(&self) -> u64 {
         match self {
+            Data::Heap(_) | Data::File(_) => self.len(),
+            Data::Spilled(_) | Data::InPlace { .. } => 0,
+        }
+    }
+
+    /// Bytes that go to whoever wants the result: none for files in place.
+    pub fn travelling_bytes(&self) -> u64 {
+        match self {
+            Data::Heap(_) | Data::File(_) | Data::Spilled(_) => self.len(),
             Data::InPlace { .. } => 0,
-            _ => self.len(),
         }
     }
 
@@ -86,6 +98,10 @@ impl Data {
                 Ok(file)
             }
             Data::File(file) => file.reopen(),
+            Data::Spilled(extent) => match extent.reopen()? {
+                Some(file) => Ok(file),
+                None => extent.recall()?.reopen(),
+            },
             Data::InPlace { path, .. } => {
                 let file = File::open(path).map_err(|error| named(path, &error))?;
                 self.check_unchanged(&file.metadata()?)?;
@@ -94,11 +110,12 @@ impl Data {
         }
     }
 
-    /// All bytes; those of memory files are mapped, not copied.
+    /// All bytes; those of memory files are mapped, not copied. Those on disk are copied into memory.
     pub fn bytes(&self) -> io::Result<Bytes> {
         match self {
             Data::Heap(bytes) => Ok(bytes.clone()),
             Data::File(file) => file.bytes(),
+            Data::Spilled(extent) => extent.recall()?.bytes(),
             Data::InPlace { .. } => {
                 let mut content = Vec::new();
                 io::Read::read_to_end(&mut self.reopen()?, &mut content)?;
@@ -107,7 +124,7 @@ impl Data {
         }
     }
 
-    /// A part of the bytes; shorter if they end before. For files in place: nothing, they do not travel.
+    /// A part of the bytes; shorter if they end before, or a block on disk does. For files in place: nothing, they do not travel.
     pub fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         match self {
             Data::Heap(bytes) => {
@@ -115,6 +132,7 @@ impl Data {
                 Ok(bytes.slice(start..start.saturating_add(len).min(bytes.len())))
             }
             Data::File(file) => file.read_at(offset, len),
+            Data::Spilled(extent) => extent.read_at(offset, len),
             Data::InPlace { .. } => Ok(Bytes::new()),
         }
     }
@@ -172,6 +190,29 @@ impl TaskResult {
     /// Bytes that it occupies in memory.
     pub fn memory_bytes(&self) -> u64 {
         self.parts.iter().map(|(_, data)| data.memory_bytes()).sum()
+    }
+
+    /// Bytes that go to whoever wants it.
+    pub fn travelling_bytes(&self) -> u64 {
+        self.parts.iter().map(|(_, data)| data.travelling_bytes()).sum()
+    }
+
+    /// Bytes that are on disk for want of memory.
+    pub fn spilled_bytes(&self) -> u64 {
+        let on_disk = |data: &Data| if let Data::Spilled(extent) = data { extent.len() } else { 0 };
+        self.parts.iter().map(|(_, data)| on_disk(data)).sum()
+    }
+
+    /// The same result with all its parts in memory again.
+    ///
+    /// # Errors
+    /// A file is damaged or cannot be read.
+    pub fn recall(&self) -> io::Result<TaskResult> {
+        let part = |(name, data): &(String, Data)| match data {
+            Data::Spilled(extent) => Ok((name.clone(), extent.recall()?)),
+            _ => Ok((name.clone(), data.clone())),
+        };
+        Ok(TaskResult { parts: self.parts.iter().map(part).collect::<io::Result<_>>()? })
     }
 
     /// The part of a name, if there is one.

@@ -14,6 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Results up to this many bytes stay on the heap; larger ones get a memory file.
 pub const HEAP_BYTES_MAX: u64 = 64 << 10;
 
+/// What the names of our memory files begin with, to tell them from others' in the tasks' mappings.
+pub const NAME_PREFIX: &str = "hpcdag:";
+
 /// Whether the kernel knows `MFD_NOEXEC_SEAL` (6.3 and later); assumed until it says no.
 static NOEXEC_KNOWN: AtomicBool = AtomicBool::new(true);
 
@@ -49,7 +52,7 @@ impl MemWriter {
     /// A new, empty one. `name` shows up in `/proc` only; the kernel keeps 249 bytes of it.
     pub fn create(name: &str) -> io::Result<MemWriter> {
         let end = (0..=name.len().min(200)).rev().find(|&at| name.is_char_boundary(at)).unwrap_or(0);
-        Ok(MemWriter { file: memfd(&name[..end])? })
+        Ok(MemWriter { file: memfd(&format!("{NAME_PREFIX}{}", &name[..end]))? })
     }
 
     /// The file, for writing to it or for handing it to a child as its stdout.

@@ -46,7 +46,7 @@ impl Header {
                 Data::InPlace { path, mtime_ns, .. } => {
                     Some(InPlace { path: path.clone(), mtime_ns: *mtime_ns })
                 }
-                Data::Heap(_) | Data::File(_) => None,
+                Data::Heap(_) | Data::File(_) | Data::Spilled(_) => None,
             },
         });
         Header { parts: parts.collect() }
@@ -66,11 +66,11 @@ impl PartHeader {
 
 impl TaskResult {
     /// The bytes of the travelling parts, one after the other, seen as one stream: up to `len` of them from
-    /// `offset`, shorter where a part ends; nothing behind the last. Those on the heap are not copied.
+    /// `offset`, shorter where a part ends or a block on disk; nothing behind the last. Those on the heap are not copied.
     pub fn read_stream_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         let mut start = 0;
         for (_, data) in &self.parts {
-            let end = start + data.memory_bytes();
+            let end = start + data.travelling_bytes();
             if (start..end).contains(&offset) {
                 return data.read_at(offset - start, len);
             }

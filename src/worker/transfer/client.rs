@@ -77,18 +77,19 @@ impl Client {
         address: &Address,
         tasks: Vec<TaskRef>,
     ) -> Vec<(TaskRef, Fetched)> {
-        let mut landing = Landing { done: Vec::with_capacity(tasks.len()), open: None, bytes: 0 };
+        let traffic = &self.inner.traffic;
+        let mut landing = Landing { done: Vec::with_capacity(tasks.len()), open: None, bytes: 0, traffic };
         if let Err(error) = self.fetch_all(address, &tasks, &mut landing).await {
             tracing::info!(%address, missing = tasks.len() - landing.done.len(), "cannot fetch: {error}");
         }
         self.inner.traffic.bytes_in.fetch_add(landing.bytes, Ordering::Relaxed);
-        let mut done = landing.done;
+        let mut done = std::mem::take(&mut landing.done);
         let begun = done.len();
         done.extend(tasks[begun..].iter().map(|task| (*task, Fetched::Unreachable)));
         done
     }
 
-    async fn fetch_all(&self, address: &Address, tasks: &[TaskRef], landing: &mut Landing) -> Result<()> {
+    async fn fetch_all(&self, address: &Address, tasks: &[TaskRef], landing: &mut Landing<'_>) -> Result<()> {
         let inner = &*self.inner;
         let _room = inner.room.acquire().await.map_err(|e| Error::os("cannot fetch", e))?;
         if let Some(mut kept) = self.take_idle(address) {
@@ -128,17 +129,24 @@ impl Client {
 }
 
 /// Where fetched results are put together.
-struct Landing {
+struct Landing<'a> {
     done: Vec<(TaskRef, Fetched)>,
     open: Option<(TaskRef, Assembler)>,
     bytes: u64,
+    traffic: &'a Traffic,
+}
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        self.traffic.arriving.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 fn no_room(error: std::io::Error) -> Error {
     Error::os("cannot keep a fetched result", error)
 }
 
-impl Sink for Landing {
+impl Sink for Landing<'_> {
     async fn begin(&mut self, task: TaskRef, parts: Option<Vec<PartHeader>>) -> Result<()> {
         match parts {
             None => self.done.push((task, Fetched::Absent)),
@@ -149,6 +157,7 @@ impl Sink for Landing {
 
     async fn piece(&mut self, bytes: Bytes) -> Result<()> {
         self.bytes += bytes.len() as u64;
+        self.traffic.arriving.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         self.open.as_mut().map_or(Ok(()), |(_, assembler)| assembler.push(&bytes)).map_err(no_room)
     }
 

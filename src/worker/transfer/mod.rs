@@ -16,6 +16,8 @@ pub(super) struct Traffic {
     pub bytes_in: AtomicU64,
     /// Served to workers and clients.
     pub bytes_out: AtomicU64,
+    /// In memory, of fetches that have not ended.
+    pub arriving: AtomicU64,
 }
 
 /// The parts of a result as they are announced.
@@ -26,7 +28,9 @@ fn announce(result: &TaskResult) -> Vec<WirePart> {
             len: 0,
             in_place: Some((path.to_string_lossy().into_owned(), *size, *mtime_ns)),
         },
-        Data::Heap(_) | Data::File(_) => WirePart { name: name.clone(), len: data.len(), in_place: None },
+        Data::Heap(_) | Data::File(_) | Data::Spilled(_) => {
+            WirePart { name: name.clone(), len: data.len(), in_place: None }
+        }
     };
     result.parts.iter().map(part).collect()
 }

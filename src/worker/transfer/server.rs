@@ -163,18 +163,24 @@ impl Session<'_> {
     }
 
     async fn send_result(&self, id: u32, task: TaskRef, turn: &mut Turn<'_>) -> Result<()> {
-        let found = self.served.store.lock().unwrap_or_else(PoisonError::into_inner).find(task).cloned();
+        let found = self.served.store.lock().unwrap_or_else(PoisonError::into_inner).use_result(task);
         let Some(result) = found else {
             return self.send(ToPeer::Begin(Begin { id, task, parts: None })).await;
         };
         let parts = announce(&result);
-        let total = result.memory_bytes();
+        let total = result.travelling_bytes();
+        let on_disk = result.spilled_bytes() > 0;
         self.send(ToPeer::Begin(Begin { id, task, parts: Some(parts) })).await?;
         let mut offset = 0;
         while offset < total {
-            let body = result
-                .read_stream_at(offset, PIECE_BYTES_MAX)
-                .map_err(|e| crate::base::error::Error::os("cannot read a result", e))?;
+            let body = if on_disk {
+                let result = result.clone();
+                let read = move || result.read_stream_at(offset, PIECE_BYTES_MAX);
+                tokio::task::spawn_blocking(read).await.unwrap_or_else(|e| Err(std::io::Error::other(e)))
+            } else {
+                result.read_stream_at(offset, PIECE_BYTES_MAX)
+            };
+            let body = body.map_err(|e| crate::base::error::Error::os("cannot read a result", e))?;
             if body.is_empty() {
                 return Err(crate::base::error::Error::os("cannot read a result", "it ends too early"));
             }

@@ -1,0 +1,457 @@
+//! Results on disk: files that nobody can find, gone with the process however it ends. Owns writing them,
+//! their checksums, and their bound; which results go to disk and when is decided elsewhere.
+//!
+//! A large part has a file of its own, which tasks can read directly; small ones share a file. Every block
+//! has a checksum, and no byte leaves here unchecked (what a task reads directly is checked right before).
+
+use super::data::{Data, TaskResult};
+use super::memfile::HEAP_BYTES_MAX;
+use bytes::Bytes;
+use std::fmt::Debug;
+use std::fs::{File, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Bytes under one checksum.
+pub const BLOCK_BYTES: usize = 1 << 20;
+
+/// How files are written and read: the seam where tests let a disk fail.
+pub trait Disk: Debug + Send + Sync {
+    /// Writes a block.
+    fn write(&self, file: &File, block: &[u8], at: u64) -> io::Result<()> {
+        file.write_all_at(block, at)
+    }
+
+    /// Reads a block.
+    fn read(&self, file: &File, block: &mut [u8], at: u64) -> io::Result<()> {
+        file.read_exact_at(block, at)
+    }
+}
+
+/// The disk that there is.
+#[derive(Debug)]
+pub struct RealDisk;
+
+impl Disk for RealDisk {}
+
+/// Where results go, and how much of them.
+#[derive(Debug)]
+pub struct Spill {
+    directory: PathBuf,
+    bytes_max: Option<u64>,
+    used: AtomicU64,
+    /// Set when a file cannot be read back.
+    lost: AtomicBool,
+    disk: Box<dyn Disk>,
+}
+
+impl Spill {
+    /// Files go into `directory`, up to `bytes_max` bytes of them.
+    pub fn new(directory: &Path, bytes_max: Option<u64>, disk: impl Disk + 'static) -> Arc<Spill> {
+        Arc::new(Spill {
+            directory: directory.to_path_buf(),
+            bytes_max,
+            used: AtomicU64::new(0),
+            lost: AtomicBool::new(false),
+            disk: Box::new(disk),
+        })
+    }
+
+    /// Bytes on disk.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Whether something could not be read back since the last call.
+    pub fn take_lost(&self) -> bool {
+        self.lost.swap(false, Ordering::AcqRel)
+    }
+
+    /// Writes results, and returns them as they are on disk, in order. Small parts of all share a file.
+    ///
+    /// # Errors
+    /// No room, by the disk's or our own bound, or the disk fails; nothing stays there then.
+    pub fn write(self: &Arc<Self>, results: &[Arc<TaskResult>]) -> io::Result<Vec<Arc<TaskResult>>> {
+        let small = |data: &Data| matches!(data, Data::Heap(bytes) if !bytes.is_empty());
+        let mut shared = Vec::new();
+        for (_, data) in results.iter().flat_map(|r| &r.parts).filter(|(_, data)| small(data)) {
+            shared.push(data.bytes()?);
+        }
+        let file = if shared.is_empty() { None } else { Some(self.write_file(&shared)?) };
+        let mut offset = 0;
+        let mut moved = Vec::with_capacity(results.len());
+        for result in results {
+            let mut parts = Vec::with_capacity(result.parts.len());
+            for (name, data) in &result.parts {
+                let data = match (data, &file) {
+                    (Data::Heap(bytes), Some(file)) if !bytes.is_empty() => {
+                        let len = bytes.len() as u64;
+                        offset += len;
+                        Data::Spilled(Extent { file: file.clone(), offset: offset - len, len })
+                    }
+                    (Data::File(memory), _) => {
+                        let file = self.write_file(&[memory.bytes()?])?;
+                        Data::Spilled(Extent { offset: 0, len: memory.len(), file })
+                    }
+                    _ => data.clone(),
+                };
+                parts.push((name.clone(), data));
+            }
+            moved.push(Arc::new(TaskResult { parts }));
+        }
+        Ok(moved)
+    }
+
+    /// Writes pieces, one after the other, to a new file.
+    fn write_file(self: &Arc<Self>, pieces: &[Bytes]) -> io::Result<Arc<SpillFile>> {
+        let len = pieces.iter().map(|p| p.len() as u64).sum();
+        self.reserve(len)?;
+        // From here on, dropping it gives the room back.
+        let mut new = SpillFile { file: None, len, sums: Vec::new(), spill: self.clone() };
+        let file = create(&self.directory)?;
+        let mut at = 0;
+        let mut put = |block: &[u8]| -> io::Result<()> {
+            self.disk.write(&file, block, at)?;
+            new.sums.push(crc32fast::hash(block));
+            begin_writeback(&file, at, block.len());
+            at += block.len() as u64;
+            Ok(())
+        };
+        if let [whole] = pieces {
+            whole.chunks(BLOCK_BYTES).try_for_each(&mut put)?;
+        } else {
+            let mut block = Vec::with_capacity(BLOCK_BYTES);
+            for mut piece in pieces.iter().map(|p| &p[..]) {
+                while !piece.is_empty() {
+                    let n = piece.len().min(BLOCK_BYTES - block.len());
+                    block.extend_from_slice(&piece[..n]);
+                    piece = &piece[n..];
+                    if block.len() == BLOCK_BYTES {
+                        put(&block)?;
+                        block.clear();
+                    }
+                }
+            }
+            if !block.is_empty() {
+                put(&block)?;
+            }
+        }
+        // Tasks are given its path: not even they shall change it.
+        file.set_permissions(Permissions::from_mode(0o400))?;
+        new.file = Some(file);
+        Ok(Arc::new(new))
+    }
+
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        let before = self.used.fetch_add(len, Ordering::Relaxed);
+        match self.bytes_max {
+            Some(max) if before.saturating_add(len) > max => {
+                self.used.fetch_sub(len, Ordering::Relaxed);
+                let text = format!("{before} bytes are on disk and max-spill is {max} bytes");
+                Err(io::Error::new(io::ErrorKind::QuotaExceeded, text))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A new file without a name, where the file system can make one; else its name goes at once.
+fn create(directory: &Path) -> io::Result<File> {
+    let options = |flags| {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).mode(0o600).custom_flags(flags);
+        options
+    };
+    let unsupported = [libc::EOPNOTSUPP, libc::EISDIR, libc::EINVAL];
+    match options(libc::O_TMPFILE).open(directory) {
+        Err(error) if error.raw_os_error().is_some_and(|e| unsupported.contains(&e)) => {
+            let path = directory.join(format!("spill-{}", uuid::Uuid::new_v4().simple()));
+            let file = options(libc::O_NOFOLLOW).create_new(true).open(&path)?;
+            std::fs::remove_file(&path)?;
+            Ok(file)
+        }
+        opened => opened,
+    }
+}
+
+/// Lets the kernel begin to write, so that it can soon take the pages back.
+fn begin_writeback(file: &File, at: u64, len: usize) {
+    let (at, len) = (at as i64, len as i64);
+    // SAFETY: a plain system call on a descriptor that we hold. Nothing depends on it.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), at, len, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
+/// A file on disk, complete and unchanging.
+#[derive(Debug)]
+struct SpillFile {
+    /// `None` while it is being written.
+    file: Option<File>,
+    len: u64,
+    sums: Vec<u32>,
+    spill: Arc<Spill>,
+}
+
+impl Drop for SpillFile {
+    fn drop(&mut self) {
+        self.spill.used.fetch_sub(self.len, Ordering::Relaxed);
+    }
+}
+
+impl SpillFile {
+    fn file(&self) -> io::Result<&File> {
+        self.file.as_ref().ok_or_else(|| io::Error::other("a spilled result was not written"))
+    }
+
+    /// A block, checked.
+    fn block(&self, n: usize) -> io::Result<Vec<u8>> {
+        let at = n as u64 * BLOCK_BYTES as u64;
+        let len = self.len.saturating_sub(at).min(BLOCK_BYTES as u64);
+        let mut block = vec![0; usize::try_from(len).unwrap_or(0)];
+        let read = self.spill.disk.read(self.file()?, &mut block, at);
+        let sound = read.and_then(|()| match self.sums.get(n) {
+            Some(sum) if *sum == crc32fast::hash(&block) => Ok(()),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the checksum differs")),
+        });
+        sound.map(|()| block).map_err(|error| {
+            self.spill.lost.store(true, Ordering::Release);
+            let text = format!("a spilled result cannot be read back from disk: {error}");
+            io::Error::new(error.kind(), text)
+        })
+    }
+}
+
+/// A part of a result on disk.
+#[derive(Clone, Debug)]
+pub struct Extent {
+    file: Arc<SpillFile>,
+    offset: u64,
+    len: u64,
+}
+
+impl Extent {
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Up to `len` bytes from `offset`, checked; shorter where a block ends.
+    pub fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let left = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX).min(len);
+        if left == 0 {
+            return Ok(Bytes::new());
+        }
+        let at = self.offset + offset;
+        let block = Bytes::from(self.file.block((at / BLOCK_BYTES as u64) as usize)?);
+        let start = ((at % BLOCK_BYTES as u64) as usize).min(block.len());
+        Ok(block.slice(start..block.len().min(start.saturating_add(left))))
+    }
+
+    /// Checks all of it.
+    pub fn check(&self) -> io::Result<()> {
+        self.pieces(|_| Ok(()))
+    }
+
+    /// An open file of one's own, checked, if it has a file to itself.
+    pub fn reopen(&self) -> io::Result<Option<File>> {
+        match self.path()? {
+            Some(path) => File::open(path).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// A path at which processes of the same user can read it, for as long as this value lives; checked.
+    /// `None` if it shares its file with others.
+    pub fn path(&self) -> io::Result<Option<PathBuf>> {
+        if self.offset != 0 || self.len != self.file.len {
+            return Ok(None);
+        }
+        self.check()?;
+        let fd = self.file.file()?.as_raw_fd();
+        Ok(Some(PathBuf::from(format!("/proc/{}/fd/{fd}", std::process::id()))))
+    }
+
+    /// Its content in memory again, checked.
+    pub fn recall(&self) -> io::Result<Data> {
+        if self.len <= HEAP_BYTES_MAX {
+            let mut content = Vec::new();
+            self.pieces(|piece| {
+                content.extend_from_slice(piece);
+                Ok(())
+            })?;
+            return Ok(Data::Heap(content.into()));
+        }
+        let writer = super::memfile::MemWriter::create("recalled result")?;
+        self.pieces(|piece| io::Write::write_all(&mut writer.file(), piece))?;
+        Data::of_writer(writer)
+    }
+
+    /// Whether all of it can be read; asked when something could not.
+    pub fn is_sound(&self) -> bool {
+        self.check().is_ok()
+    }
+
+    fn pieces(&self, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        let mut at = 0;
+        while at < self.len {
+            let piece = self.read_at(at, BLOCK_BYTES)?;
+            if piece.is_empty() {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a spilled result ends too early"));
+            }
+            take(&piece)?;
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with a directory for spilled results, if anything: what to tell the user.
+pub fn complaint(directory: &Path) -> Option<String> {
+    let found = nix::sys::statfs::statfs(directory).ok()?;
+    #[allow(clippy::unnecessary_cast)] // Its type differs between platforms.
+    let kind = found.filesystem_type().0 as u64 & 0xffff_ffff;
+    let shown = directory.display();
+    let advice = "set local-directory in [worker] (or $TMPDIR) to a disk of the node";
+    match kind {
+        0x0102_1994 | 0x8584_58f6 => Some(format!(
+            "{shown} is memory, not disk: results that are spilled there free none; {advice}, or switch \
+             target and spill off"
+        )),
+        _ => network_name(kind).map(|name| {
+            format!("{shown} is on a network file system ({name}): spilling there is slow and others feel it; {advice}")
+        }),
+    }
+}
+
+fn network_name(kind: u64) -> Option<&'static str> {
+    Some(match kind {
+        0x6969 => "NFS",
+        0x0bd0_0bd0 => "Lustre",
+        0x4750_4653 => "GPFS",
+        0xff53_4d42 | 0xfe53_4d42 | 0x517b => "SMB",
+        0x1983_0326 => "BeeGFS",
+        0x00c3_6400 => "Ceph",
+        0x5346_414f | 0x6b41_4653 => "AFS",
+        0x0102_1997 => "9p",
+        0xaad7_aaea => "PanFS",
+        0x2003_0528 => "OrangeFS",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+pub(in crate::worker) mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    /// A disk with so much room, that forgets a bit when told to.
+    #[derive(Debug, Default)]
+    pub(in crate::worker) struct PoorDisk {
+        pub room: Arc<AtomicU64>,
+        pub damaged: Arc<AtomicBool>,
+    }
+
+    impl Disk for PoorDisk {
+        fn write(&self, file: &File, block: &[u8], at: u64) -> io::Result<()> {
+            let take = |room: u64| room.checked_sub(block.len() as u64);
+            match self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+                Ok(_) => file.write_all_at(block, at),
+                Err(_) => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+            }
+        }
+
+        fn read(&self, file: &File, block: &mut [u8], at: u64) -> io::Result<()> {
+            file.read_exact_at(block, at)?;
+            block[0] ^= u8::from(self.damaged.load(Ordering::Relaxed));
+            Ok(())
+        }
+    }
+
+    fn sample(n: u32) -> Arc<TaskResult> {
+        let big: Vec<u8> = (0..2_500_000 + n).map(|i| (i / 7) as u8).collect();
+        let parts = vec![
+            (String::new(), Data::of_bytes(format!("small {n}").into_bytes().into()).unwrap()),
+            ("none".into(), Data::Heap(Bytes::new())),
+            ("big".into(), Data::of_bytes(big.into()).unwrap()),
+        ];
+        Arc::new(TaskResult { parts })
+    }
+
+    #[test]
+    fn results_come_back_as_they_were() {
+        let dir = tempfile::tempdir().unwrap();
+        let spill = Spill::new(dir.path(), None, RealDisk);
+        let before = [sample(1), sample(2)];
+        let after = spill.write(&before).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the files have no names");
+        let bytes: u64 = before.iter().map(|r| r.nbytes()).sum();
+        assert_eq!(spill.used(), bytes);
+        for (before, after) in before.iter().zip(&after) {
+            assert_eq!((after.memory_bytes(), after.nbytes()), (0, before.nbytes()));
+            for ((_, was), (_, is)) in before.parts.iter().zip(&after.parts) {
+                assert_eq!(was.bytes().unwrap(), is.bytes().unwrap());
+                let mut read = Vec::new();
+                io::Read::read_to_end(&mut is.reopen().unwrap(), &mut read).unwrap();
+                assert_eq!(read, was.bytes().unwrap());
+            }
+            let (mut stream, mut at) = (Vec::new(), 0);
+            while at < after.travelling_bytes() {
+                let piece = after.read_stream_at(at, 300_000).unwrap();
+                at += piece.len() as u64;
+                stream.extend_from_slice(&piece);
+            }
+            let whole: Vec<u8> = before.parts.iter().flat_map(|(_, d)| d.bytes().unwrap()).collect();
+            assert!(stream == whole);
+        }
+        let Data::Spilled(extent) = &after[0].parts[2].1 else { panic!("{after:?}") };
+        let meta = std::fs::metadata(extent.path().unwrap().unwrap()).unwrap();
+        assert_eq!((meta.mode() & 0o777, meta.nlink()), (0o400, 0));
+        drop(after);
+        assert_eq!(spill.used(), 0);
+    }
+
+    #[test]
+    fn damage_is_noticed_whichever_way_it_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = PoorDisk { room: Arc::new(AtomicU64::new(u64::MAX)), ..PoorDisk::default() };
+        let damaged = disk.damaged.clone();
+        let spill = Spill::new(dir.path(), None, disk);
+        let after = spill.write(&[sample(1)]).unwrap();
+        assert!(!spill.take_lost());
+        damaged.store(true, Ordering::Relaxed);
+        for (_, data) in after[0].parts.iter().filter(|(_, data)| !data.is_empty()) {
+            assert!(data.bytes().is_err() && spill.take_lost());
+            assert!(data.reopen().is_err() && spill.take_lost());
+            assert!(data.read_at(0, 10).is_err() && spill.take_lost());
+        }
+    }
+
+    #[test]
+    fn a_full_disk_and_the_bound_leave_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = PoorDisk { room: Arc::new(AtomicU64::new(3 << 20)), ..PoorDisk::default() };
+        let spill = Spill::new(dir.path(), None, disk);
+        let error = spill.write(&[sample(1), sample(2)]).unwrap_err();
+        assert_eq!((error.raw_os_error(), spill.used()), (Some(libc::ENOSPC), 0));
+        let spill = Spill::new(dir.path(), Some(3 << 20), RealDisk);
+        let kept = spill.write(&[sample(1)]).unwrap();
+        let error = spill.write(&[sample(2)]).unwrap_err();
+        assert!(error.to_string().contains("max-spill"), "{error}");
+        assert_eq!(spill.used(), kept[0].nbytes());
+    }
+
+    #[test]
+    fn memory_and_networks_are_complained_about() {
+        assert!(complaint(Path::new("/dev/shm")).is_none_or(|text| text.contains("memory")));
+        assert_eq!(network_name(0x6969), Some("NFS"));
+        assert_eq!(network_name(0xef53), None);
+    }
+}
