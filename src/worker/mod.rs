@@ -11,6 +11,7 @@ mod limits;
 mod memory;
 pub mod nanny;
 pub mod prepare;
+mod peaks;
 pub mod process;
 mod scheduler_link;
 mod server;

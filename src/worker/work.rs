@@ -339,6 +339,16 @@ impl Work {
         self.store().managed_bytes() + self.pool.captured_bytes()
     }
 
+    /// Bytes of results on disk, and bytes that are no results.
+    pub(super) fn spilled_and_unmanaged(&self) -> (u64, u64) {
+        (0, 0)
+    }
+
+    /// Bytes of results written to disk so far.
+    pub(super) fn spill_written(&self) -> u64 {
+        0
+    }
+
     pub(super) fn close_idle_connections(&self) {
         self.client.close_idle();
     }
