@@ -1,6 +1,7 @@
 //! Why an attempt at a task failed, in the words that reach the user. Made by executors and by the scheduler,
 //! carried by every message about it. Owns no policy: who retries is the scheduler's business.
 
+use crate::base::units::ByteSize;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -35,6 +36,38 @@ pub enum FailureKind {
     Impossible(String),
     /// It succeeded, but its result could not be kept or written.
     Result(String),
+    /// It was ended because its worker ran out of memory.
+    Memory(Shortage),
+}
+
+/// How memory ran out, all in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shortage {
+    /// What the task's processes occupied when it was ended.
+    pub peak: u64,
+    /// What it was expected to occupy; 0 if nothing was known.
+    pub expected: u64,
+    /// The worker's memory limit.
+    pub limit: u64,
+    /// Results that the worker held in memory.
+    pub results: u64,
+    /// The tasks that ran beside it, by key, and what they occupied; the largest few.
+    pub neighbours: Vec<(String, u64)>,
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = |bytes| ByteSize(bytes).to_string();
+        write!(f, "ended for memory: it occupied {}", size(self.peak))?;
+        if self.expected > 0 {
+            write!(f, " where {} were expected", size(self.expected))?;
+        }
+        write!(f, ", the worker's limit is {}, results took {}", size(self.limit), size(self.results))?;
+        for (n, (key, bytes)) in self.neighbours.iter().enumerate() {
+            write!(f, "{}{key} {}", if n == 0 { ", beside it ran " } else { ", " }, size(*bytes))?;
+        }
+        Ok(())
+    }
 }
 
 /// Why an attempt failed.
@@ -78,6 +111,7 @@ impl fmt::Display for FailureKind {
             FailureKind::Dependency(key) => write!(f, "depends on {key}, which failed"),
             FailureKind::Impossible(what) => write!(f, "cannot run anywhere: {what}"),
             FailureKind::Result(what) => write!(f, "{what}"),
+            FailureKind::Memory(shortage) => write!(f, "{shortage}"),
         }
     }
 }

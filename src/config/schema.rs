@@ -5,7 +5,7 @@ use super::layers::{Key, Layers, dotted};
 use super::path::PathTemplate;
 use super::setting::{Backoff, Fraction, LogFormat, MemoryLimit, Nthreads, Ports, Setting};
 use crate::base::error::{Error, Kind, Result};
-use crate::base::units::{Amount, Span};
+use crate::base::units::{Amount, ByteSize, Span};
 use std::collections::BTreeMap;
 
 /// A part of the configuration: a table with its keys, or a single value.
@@ -307,6 +307,8 @@ table! {
         pause: Option<Fraction>,
         /// Process memory beyond which the task that grew is ended.
         terminate: Option<Fraction>,
+        /// Results on disk at most.
+        max_spill: Option<ByteSize>,
     }
 }
 

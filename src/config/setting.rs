@@ -170,6 +170,19 @@ impl Setting for Span {
     }
 }
 
+impl Setting for ByteSize {
+    fn expected() -> String {
+        "a size such as \"8G\"".into()
+    }
+    fn from_value(value: &Value) -> Result<ByteSize, Option<String>> {
+        match value {
+            Value::String(text) => unit(parse_bytes(text)).map(ByteSize),
+            Value::Integer(n) => unit(parse_bytes(&n.to_string())).map(ByteSize),
+            _ => Err(None),
+        }
+    }
+}
+
 impl Setting for Amount {
     fn expected() -> String {
         "an amount such as 2 or 0.25".into()

@@ -65,6 +65,7 @@ enum Woken {
     Arrived(Event),
     Request(Option<Request>),
     Beat,
+    Memory,
     Timer,
     Room,
 }
@@ -91,6 +92,7 @@ impl Driver {
         let (reporter, reports) = mpsc::channel(1);
         let reporting = tokio::spawn(report(self.link.sender.clone(), reports));
         let mut inbox = Vec::new();
+        let gauge = self.work.gauge();
         let mut held_back = false;
         let end = loop {
             let timer = self.next_timer();
@@ -101,6 +103,7 @@ impl Driver {
                 event = self.work.next_arrival() => Woken::Arrived(event),
                 request = requests.recv() => Woken::Request(request),
                 _ = beat.tick() => Woken::Beat,
+                () = gauge.changed() => Woken::Memory,
                 () = tokio::time::sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {
                     Woken::Timer
                 }
@@ -113,6 +116,7 @@ impl Driver {
             }
             self.work.on_finished();
             self.note_peaks();
+            self.work.on_growth();
             held_back = match reporter.try_reserve() {
                 Ok(room) => {
                     let mut messages = self.work.take_reports();
@@ -132,6 +136,7 @@ impl Driver {
     fn note_peaks(&mut self) {
         let (_, unmanaged) = self.work.spilled_and_unmanaged();
         self.peaks.note(self.work.managed_bytes(), unmanaged);
+        self.peaks.note_paused(self.work.is_paused(), std::time::Instant::now());
     }
 
     fn on_woken(&mut self, woken: Woken, inbox: &mut Vec<ToWorker>) -> Option<End> {
@@ -143,6 +148,7 @@ impl Driver {
             Woken::Request(Some(Request::Retire(reason))) => self.retire(reason),
             Woken::Request(Some(Request::Stop) | None) => return Some(End::Over(Ending::Stopped)),
             Woken::Beat => self.on_beat(),
+            Woken::Memory => self.work.on_memory(true),
             Woken::Timer => return self.on_timer(),
             Woken::Ended | Woken::Room => {}
         }

@@ -16,6 +16,7 @@ use crate::graph::template::{Elements, Mode, Names, Template};
 use crate::protocol::messages::worker::{Families as FamiliesMessage, FamilyInfo};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One family.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(super) struct Family {
     fan_in: Option<u32>,
     /// The files that this worker writes from each result.
     pub(super) writes: Vec<Write>,
+    /// What its tasks usually occupied at most here, bytes; 0 as long as nothing is known.
+    usual_peak: AtomicU64,
 }
 
 /// A file that is written from a result.
@@ -54,7 +57,7 @@ impl Family {
         };
         let writes = writes.into_iter().map(write).collect::<Result<_, String>>()?;
         let parsed = Arc::new(prepare::Family::parse(spec).map_err(|e| e.to_string())?);
-        Ok(Family { parsed, items, shape, fan_in, writes })
+        Ok(Family { parsed, items, shape, fan_in, writes, usual_peak: AtomicU64::new(0) })
     }
 
     /// What its elements execute.
@@ -62,7 +65,19 @@ impl Family {
         self.parsed.spec()
     }
 
-    fn key(&self, element: u32) -> String {
+    /// What its tasks usually occupied at most, bytes; 0 as long as nothing is known.
+    pub(super) fn usual_peak(&self) -> u64 {
+        self.usual_peak.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of what one that succeeded occupied at most.
+    pub(super) fn learn_peak(&self, bytes: u64) {
+        let before = self.usual_peak();
+        let now = if before == 0 { bytes } else { before - before / 4 + bytes / 4 };
+        self.usual_peak.store(now, Ordering::Relaxed);
+    }
+
+    pub(super) fn key(&self, element: u32) -> String {
         let total = self.shape.map_or(element + 1, |s| s.total);
         key_text(&self.spec().name, &self.items, self.fan_in, element, total)
     }
@@ -90,7 +105,7 @@ impl Families {
 
     /// The job for an attempt whose inputs are all in the store. `item` is its element's value if that came
     /// with it.
-    pub(super) fn job(&self, start: &Start, item: Option<Item>, store: &Store) -> Result<Job, Failure> {
+    pub(super) fn job(&self, start: &Start, item: Option<Item>, store: &mut Store) -> Result<Job, Failure> {
         let fail = |text: String| Failure::of(FailureKind::Prepare(text));
         let run = self.runs.get(&start.task.run);
         let family = match run.and_then(|families| families.get(&start.family)) {
@@ -100,17 +115,21 @@ impl Families {
         };
         let producers = &family.spec().inputs;
         let mut inputs: Vec<Vec<(String, Arc<TaskResult>)>> = vec![Vec::new(); producers.len()];
+        let mut on_disk = Vec::new();
         for (edge, task) in &start.inputs {
             let Some(results) = inputs.get_mut(usize::from(*edge)) else {
                 return Err(fail(format!("input {edge} is none of the {} of its family", producers.len())));
             };
-            let Some(result) = store.find(*task) else {
+            let Some(result) = store.use_result(*task) else {
                 return Err(fail(format!(
                     "the result of {} is gone",
                     producers[usize::from(*edge)].producer
                 )));
             };
-            results.push((String::new(), result.clone()));
+            if result.spilled_bytes() > 0 {
+                on_disk.push((*task, usize::from(*edge), results.len()));
+            }
+            results.push((String::new(), result));
         }
         for (producer, results) in producers.iter().map(|i| &i.producer).zip(&mut inputs) {
             name_inputs(producer, results);
@@ -124,7 +143,7 @@ impl Families {
             family: family.parsed.clone(),
             inputs,
         };
-        Ok(Job { assignment, family: family.clone() })
+        Ok(Job { assignment, family: family.clone(), on_disk })
     }
 }
 

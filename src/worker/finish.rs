@@ -5,6 +5,7 @@
 use super::executor::control::Control;
 use super::executor::{Executor, Failure, FailureKind, Identified, Outcome};
 use super::families::{Family, Write};
+use super::memory::Parts;
 use super::prepare::{Assignment, Runner};
 use super::store::data::{Data, TaskResult};
 use crate::base::error::{Error, Kind, Result};
@@ -16,7 +17,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 /// A task to run, with what follows.
 pub(super) struct Job {
@@ -24,6 +25,8 @@ pub(super) struct Job {
     pub assignment: Assignment,
     /// Its family.
     pub family: Arc<Family>,
+    /// Inputs that are not in memory: whose, and where among the assignment's inputs.
+    pub on_disk: Vec<(TaskRef, usize, usize)>,
 }
 
 impl Identified for Job {
@@ -35,11 +38,27 @@ impl Identified for Job {
 /// Runs jobs: the executor of the worker's pool.
 pub(super) struct Finisher {
     runner: Runner,
+    memory: Parts,
 }
 
 impl Finisher {
-    pub(super) fn new(runner: Runner) -> Finisher {
-        Finisher { runner }
+    pub(super) fn new(runner: Runner, memory: Parts) -> Finisher {
+        Finisher { runner, memory }
+    }
+
+    /// Brings inputs back into memory where there is room for them; the others are read from disk.
+    fn recall(&self, job: &mut Job) -> io::Result<()> {
+        for (task, edge, n) in std::mem::take(&mut job.on_disk) {
+            let (_, result) = &mut job.assignment.inputs[edge][n];
+            if self.memory.has_room(result.spilled_bytes()) {
+                let recalled = Arc::new(result.recall()?);
+                let store = &self.memory.store;
+                let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
+                store.recalled(task, result, recalled.clone());
+                *result = recalled;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -52,8 +71,11 @@ struct Finished {
 }
 
 impl Executor<Job> for Finisher {
-    fn run(&self, job: Job, control: &Control) -> Outcome {
-        let Job { assignment, family } = job;
+    fn run(&self, mut job: Job, control: &Control) -> Outcome {
+        if let Err(error) = self.recall(&mut job) {
+            return Outcome::failed(Failure::new(FailureKind::Prepare(error.to_string())));
+        }
+        let Job { assignment, family, .. } = job;
         let finished = Finished {
             id: assignment.id(),
             key: assignment.key.clone(),
@@ -65,7 +87,8 @@ impl Executor<Job> for Finisher {
         let unpublished = std::mem::take(&mut outcome.unpublished);
         if control.is_cancelled() {
             // Too late to be accepted: another attempt may be writing the same files.
-            let mut failure = Failure::new(FailureKind::Cancelled);
+            let kind = control.shortage().map_or(FailureKind::Cancelled, FailureKind::Memory);
+            let mut failure = Failure::new(kind);
             failure.reason = control.reason();
             outcome.result = Err(failure);
             return outcome;
@@ -139,6 +162,7 @@ pub(super) fn to_wire(failure: Failure, family: Option<&Family>) -> failure::Fai
         FailureKind::OutputTooLarge => Wire::OutputTooLarge(spec.and_then(|s| s.max_output).unwrap_or(0)),
         FailureKind::Native(what) => Wire::Native(what),
         FailureKind::Cancelled => Wire::Cancelled,
+        FailureKind::Memory(shortage) => Wire::Memory(shortage),
         FailureKind::MissingOutput(what) | FailureKind::Result(what) => Wire::Result(what),
     };
     failure::Failure {

@@ -9,10 +9,13 @@ use super::executor::pool::Pool;
 use super::finish::{Finisher, Job};
 use super::limits;
 use super::memory::monitor::Gauge;
+use super::memory::spiller::Spiller;
+use super::memory::{self, Memory, Parts};
 use super::prepare::Runner;
 use super::prepare::environment::{WorkerFacts, own_umask, task_environment};
 use super::scheduler_link::{Answer, Link, Whereabouts, register};
 use super::store::Store;
+use super::store::spill::{self, RealDisk, Spill};
 use super::supervision::{Predecessor, Supervision, is_internal_variable};
 use super::transfer::Traffic;
 use super::transfer::client::Client;
@@ -163,7 +166,7 @@ struct Life {
     pool: Arc<Pool<Job>>,
     store: Arc<Mutex<Store>>,
     ended: Arc<Notify>,
-    gauge: Arc<Gauge>,
+    memory: Parts,
     served: Arc<Served>,
     address: Address,
     /// The listener until the cluster is known, then what serves on it and the cluster's authority.
@@ -198,17 +201,18 @@ impl Life {
         tracing::info!(address = %own, "worker {name} listens: {reason}");
         let ended = Arc::new(Notify::new());
         let runner = runner(settings, &name, &options.scheduler_file, &directory, options.natives);
-        let (executor, notify) = (Arc::new(Finisher::new(runner)), ended.clone());
+        let memory_limit = limits::memory(settings.memory_limit, &variable);
+        let memory = memory_parts(settings, memory_limit, &directory)?;
+        let store = memory.store.clone();
+        let (executor, notify) = (Arc::new(Finisher::new(runner, memory.clone())), ended.clone());
         let pool = Pool::start(nthreads as usize, executor, move || notify.notify_one());
         let pool = Arc::new(pool.map_err(|e| Error::os("cannot start the slot threads", e))?);
-        let store = Arc::new(Mutex::new(Store::default()));
-        let gauge = Gauge::start().map_err(|e| Error::os("cannot start the thread that watches memory", e))?;
         let (epoch, traffic) = (AtomicU32::new(0), Arc::new(Traffic::default()));
         let served = Arc::new(Served { store: store.clone(), epoch, name: name.clone(), traffic });
         Ok(Life {
             whereabouts: Whereabouts { file: options.scheduler_file, address },
             slots: nthreads.saturating_mul(SLOT),
-            memory_limit: limits::memory(settings.memory_limit, &variable),
+            memory_limit,
             until: lifetime(settings).map(|time| tokio::time::Instant::now() + time),
             predecessor: options.supervision.and_then(|s| s.predecessor),
             job_id: options.job_id,
@@ -224,7 +228,7 @@ impl Life {
             pool,
             store,
             ended,
-            gauge,
+            memory,
             served,
         })
     }
@@ -291,9 +295,7 @@ impl Life {
             slots: self.slots,
             resources: resources.map(|(name, amount)| (name.clone(), amount.0)).collect::<BTreeMap<_, _>>(),
             memory_limit: self.memory_limit,
-            memory_target: self
-                .memory_limit
-                .and_then(|limit| admission_bound(&self.config.worker.memory, limit)),
+            memory_target: self.memory.thresholds.and_then(|t| t.admission_bound()),
             job_id: self.job_id.clone(),
             predecessor: self.predecessor.clone().map(|p| (p.incarnation, p.end)),
             // Coming back with data is for later; until then a lost connection costs the results.
@@ -344,8 +346,8 @@ impl Life {
         let patience = Patience { connect: self.config.network.connect_timeout.0, ..Patience::default() };
         let traffic = self.served.traffic.clone();
         let client = Client::new(link.tls.clone(), registered.epoch, patience, traffic.clone());
-        let (pool, store) = (self.pool.clone(), self.store.clone());
-        let work = Work::new(self.slots, registered.epoch, pool, store, client);
+        let memory = Memory::new(self.memory.clone());
+        let work = Work::new(self.slots, registered, self.pool.clone(), memory, client);
         let terms = Terms {
             idle: settings.idle_timeout.map(|t| t.0),
             until: self.until,
@@ -427,9 +429,21 @@ fn checked_name(name: String) -> Result<String> {
         .hint("use up to 200 characters without spaces"))
 }
 
-/// The bytes up to which work that only adds results is taken: the first of the thresholds that is set.
-fn admission_bound(memory: &crate::config::Memory, limit: u64) -> Option<u64> {
-    let set = [memory.target, memory.spill, memory.pause, memory.terminate];
-    let fraction = set.into_iter().flatten().next()?;
-    Some((limit as f64 * fraction.0) as u64)
+/// The memory of a worker with this limit.
+fn memory_parts(settings: &Settings, limit: Option<u64>, directory: &Directory) -> Result<Parts> {
+    let fault = |e| Error::os("cannot start the threads that look after memory", e);
+    let thresholds = limit.map(|limit| memory::thresholds(&settings.memory, limit));
+    let store = Arc::new(Mutex::new(Store::default()));
+    let spills = thresholds.is_some_and(|t| t.target.is_some() || t.spill.is_some());
+    let spiller = if spills {
+        if let Some(complaint) = spill::complaint(directory.path()) {
+            tracing::warn!("{complaint}");
+        }
+        let bytes_max = settings.memory.max_spill.map(|size| size.0);
+        let spill = Spill::new(directory.path(), bytes_max, RealDisk);
+        Some(Arc::new(Spiller::start(store.clone(), spill).map_err(fault)?))
+    } else {
+        None
+    };
+    Ok(Parts { gauge: Gauge::start().map_err(fault)?, spiller, thresholds, store })
 }

@@ -6,6 +6,8 @@ use super::core::event::{Action, Assigned, Done, Event, Fetched, Input, Start};
 use super::executor::pool::{Finished, Pool};
 use super::families::{Families, Family};
 use super::finish::{Job, to_wire};
+use super::memory::monitor::Gauge;
+use super::memory::{Memory, Running};
 use super::store::Store;
 use super::store::data::TaskResult;
 use super::transfer::client::{Client, Fetched as Transferred};
@@ -16,7 +18,7 @@ use crate::net::address::Address;
 use crate::protocol::framing::FrameError;
 use crate::protocol::messages::compute::Compute;
 use crate::protocol::messages::report::{News, Rare, Report};
-use crate::protocol::messages::worker::{Families as FamiliesMessage, FromWorker, Peers};
+use crate::protocol::messages::worker::{Families as FamiliesMessage, FromWorker, Peers, Registered};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,17 +42,24 @@ pub(super) struct Work {
     epoch: u32,
     pool: Arc<Pool<Job>>,
     store: Arc<Mutex<Store>>,
+    memory: Memory,
+    /// Whether tasks may start, if the scheduler has to be told.
+    paused: Option<bool>,
+    /// This worker, to the scheduler.
+    here: WorkerId,
     families: Families,
     /// Values of elements that came with their tasks, until these start.
     items: FxHashMap<TaskRef, (Attempt, Item)>,
-    /// What was given to the pool, with the family if a job could be made.
-    running: FxHashMap<Id, Arc<Family>>,
+    /// What was given to the pool: family and element.
+    running: FxHashMap<Id, (Arc<Family>, u32)>,
     /// Results of attempts that have ended, until the core says what becomes of them.
     pending: FxHashMap<Id, Arc<TaskResult>>,
     addresses: FxHashMap<WorkerId, Address>,
     client: Client,
     fetches: JoinSet<Arrived>,
     asked: FxHashMap<tokio::task::Id, (WorkerId, Vec<TaskRef>)>,
+    /// Results have come since memory was last looked at.
+    grown: bool,
     /// CPU time of the tasks that have ended.
     pub(super) cpu: Duration,
 }
@@ -58,16 +67,19 @@ pub(super) struct Work {
 impl Work {
     pub(super) fn new(
         slots: u32,
-        epoch: u32,
+        registered: &Registered,
         pool: Arc<Pool<Job>>,
-        store: Arc<Mutex<Store>>,
+        memory: Memory,
         client: Client,
     ) -> Work {
         Work {
             core: Core::new(slots),
-            epoch,
+            epoch: registered.epoch,
             pool,
-            store,
+            store: memory.parts().store.clone(),
+            memory,
+            paused: None,
+            here: registered.worker,
             families: Families::default(),
             items: FxHashMap::default(),
             running: FxHashMap::default(),
@@ -76,6 +88,7 @@ impl Work {
             client,
             fetches: JoinSet::new(),
             asked: FxHashMap::default(),
+            grown: false,
             cpu: Duration::ZERO,
         }
     }
@@ -151,6 +164,11 @@ impl Work {
     /// Attempts ended in the pool.
     pub(super) fn on_finished(&mut self) {
         let finished = self.pool.take_finished();
+        // Before what failed by it: such a task is not at fault.
+        let lost = self.memory.take_lost();
+        if !lost.is_empty() {
+            self.handle(Event::Lost { tasks: lost, here: self.here });
+        }
         if finished.is_empty() {
             return;
         }
@@ -160,7 +178,12 @@ impl Work {
 
     fn done(&mut self, finished: Finished) -> Done {
         let Finished { task, attempt, outcome } = finished;
-        let family = self.running.remove(&(task, attempt));
+        let family = self.running.remove(&(task, attempt)).map(|(family, _)| family);
+        if let Some(peak) = self.memory.take_peak((task, attempt))
+            && let (Some(family), Ok(_)) = (&family, &outcome.result)
+        {
+            family.learn_peak(peak);
+        }
         self.cpu += outcome.cpu;
         let duration = outcome.wall;
         let outcome = match outcome.result {
@@ -201,6 +224,7 @@ impl Work {
                 let nbytes = result.nbytes();
                 if store.find(task).is_none() {
                     store.insert(task, attempt, result);
+                    self.grown = true;
                 }
                 (task, Fetched::Here(nbytes))
             }
@@ -219,9 +243,47 @@ impl Work {
         }
     }
 
+    /// Looks at memory if results have come: the monitor may be too slow for them.
+    pub(super) fn on_growth(&mut self) {
+        if std::mem::take(&mut self.grown) {
+            self.on_memory(false);
+        }
+    }
+
+    /// Looks at memory and does what is due. `measured`: the monitor has looked anew.
+    pub(super) fn on_memory(&mut self, measured: bool) {
+        if measured {
+            self.memory.look(&self.pool.running());
+        }
+        let (managed, idle) = (self.managed_bytes(), self.core.executing() == 0);
+        let (pool, running) = (&self.pool, &self.running);
+        let due = self.memory.act(managed, idle, || {
+            let all = pool.running().into_iter();
+            let known = all.filter_map(|(task, attempt, control)| {
+                let (family, element) = running.get(&(task, attempt))?;
+                let (key, usual) = (family.key(*element), family.usual_peak());
+                Some(Running { id: (task, attempt), key, usual, control })
+            });
+            known.collect()
+        });
+        let mut events = VecDeque::new();
+        if let Some(paused) = due.paused {
+            // What the scheduler has not heard of yet cancels out.
+            self.paused = if self.paused.is_some() { None } else { Some(paused) };
+            let actions = self.core.set_paused(paused);
+            self.perform(actions, &mut events);
+        }
+        if due.start_one {
+            let actions = self.core.start_one();
+            self.perform(actions, &mut events);
+        }
+        events.into_iter().for_each(|event| self.handle(event));
+    }
+
     /// Does what the core wants; what comes of it at once goes to `events`.
     fn perform(&mut self, actions: Vec<Action>, events: &mut VecDeque<Event>) {
         let (mut jobs, mut undone) = (Vec::new(), Vec::new());
+        let mut grown = false;
         for action in actions {
             match action {
                 Action::Start(start) => match self.job(&start) {
@@ -241,6 +303,7 @@ impl Work {
                 Action::Publish { task, attempt } => {
                     if let Some(result) = self.pending.remove(&(task, attempt)) {
                         self.store().insert(task, attempt, result);
+                        grown = true;
                     }
                 }
                 Action::Discard { task, attempt } => drop(self.pending.remove(&(task, attempt))),
@@ -254,11 +317,13 @@ impl Work {
             events.push_back(Event::Done(undone));
         }
         self.submit(jobs);
+        self.grown |= grown;
     }
 
     fn job(&mut self, start: &Start) -> Result<Job, Failure> {
         let item = self.items.remove(&start.task).filter(|(attempt, _)| *attempt == start.attempt);
-        self.families.job(start, item.map(|(_, item)| item), &self.store())
+        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        self.families.job(start, item.map(|(_, item)| item), &mut store)
     }
 
     fn submit(&mut self, jobs: Vec<Job>) {
@@ -266,7 +331,8 @@ impl Work {
             return;
         }
         for job in &jobs {
-            self.running.insert((job.assignment.task, job.assignment.attempt), job.family.clone());
+            let id = (job.assignment.task, job.assignment.attempt);
+            self.running.insert(id, (job.family.clone(), job.assignment.index));
         }
         let threads = self.running.len().min(THREADS_MAX);
         if let Err(error) = self.pool.grow(threads) {
@@ -289,7 +355,8 @@ impl Work {
     /// What the scheduler is to be told, as messages.
     pub(super) fn take_reports(&mut self) -> Vec<FromWorker> {
         let report = self.core.take_report();
-        if report.is_empty() {
+        let paused = self.paused.take();
+        if report.is_empty() && paused.is_none() {
             return Vec::new();
         }
         for (task, attempt, _) in &report.missing {
@@ -310,7 +377,7 @@ impl Work {
                 returned: report.returned,
                 kept: report.kept,
                 uncopied: report.uncopied,
-                paused: None,
+                paused,
             },
         };
         let mut messages = vec![FromWorker::Report(Report::pack(self.epoch, first))];
@@ -334,19 +401,29 @@ impl Work {
         self.core.in_hand() == 0 && self.running.is_empty() && self.store().is_empty()
     }
 
-    /// Bytes of results, those included that are being made.
+    /// Bytes of results in memory, those included that are being made or fetched.
     pub(super) fn managed_bytes(&self) -> u64 {
-        self.store().managed_bytes() + self.pool.captured_bytes()
+        self.store().managed_bytes() + self.pool.captured_bytes() + self.client.arriving_bytes()
     }
 
     /// Bytes of results on disk, and bytes that are no results.
     pub(super) fn spilled_and_unmanaged(&self) -> (u64, u64) {
-        (0, 0)
+        (self.memory.spilled_bytes(), self.memory.unmanaged())
+    }
+
+    /// Waits until memory has been looked at anew.
+    pub(super) fn gauge(&self) -> Arc<Gauge> {
+        self.memory.parts().gauge.clone()
     }
 
     /// Bytes of results written to disk so far.
     pub(super) fn spill_written(&self) -> u64 {
-        0
+        self.memory.parts().spiller.as_ref().map_or(0, |s| s.spill().written())
+    }
+
+    /// Whether no task may start.
+    pub(super) fn is_paused(&self) -> bool {
+        self.memory.is_paused()
     }
 
     pub(super) fn close_idle_connections(&self) {
@@ -379,7 +456,7 @@ mod tests {
                 inputs: vec![],
             },
             None,
-            &Store::default(),
+            &mut Store::default(),
         );
         let kind = failure.err().map(|f| f.kind);
         assert!(matches!(kind, Some(FailureKind::Prepare(text)) if text.contains("family 3")));

@@ -9,7 +9,7 @@ use crate::net::scheduler_file;
 use crate::protocol::messages::client::Question;
 use crate::scheduler::{self, Scheduler};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -100,11 +100,6 @@ impl BenchCluster {
     pub async fn figures(&self) -> Result<Value> {
         tokio::time::sleep(HEARTBEAT * 2).await;
         self.client.ask(Question::Status).await
-    }
-
-    /// Where the workers' logs are, until it ends.
-    pub fn directory(&self) -> &Path {
-        self.directory.path()
     }
 
     /// Ends it and waits for that.

@@ -145,7 +145,12 @@ fn too_little_memory(bytes: u64) -> Option<String> {
 }
 
 /// Runs a workload on a cluster of its own.
-async fn run(context: &Context, args: &BenchMemoryArgs, workload: Workload, limited: bool) -> Result<Figures> {
+async fn run(
+    context: &Context,
+    args: &BenchMemoryArgs,
+    workload: Workload,
+    limited: bool,
+) -> Result<Figures> {
     let kind = WorkerKind {
         nworkers: args.nworkers,
         nthreads: args.nthreads,

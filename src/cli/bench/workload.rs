@@ -221,7 +221,12 @@ fn double_diff(text: &mut Text, n: u64, chunk: u64) -> u64 {
 fn all_pairs(text: &mut Text, n: u64, chunk: u64) -> u64 {
     text.load("a", chunk);
     let pairs = n * (n + 1) / 2;
-    text.family("pair", &format!("for-each = {{ range = [0, {pairs}] }}\nfrom = {{ a = \"all\" }}"), chunk, 0.0);
+    text.family(
+        "pair",
+        &format!("for-each = {{ range = [0, {pairs}] }}\nfrom = {{ a = \"all\" }}"),
+        chunk,
+        0.0,
+    );
     text.reduce("pair", RESULT);
     (n + 1) * chunk + reduction(pairs)
 }

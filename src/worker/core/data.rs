@@ -3,7 +3,7 @@
 
 use super::Core;
 use super::event::{Action, Fetched};
-use crate::base::ids::{TaskRef, WorkerId};
+use crate::base::ids::{Attempt, TaskRef, WorkerId};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 
@@ -192,6 +192,26 @@ impl Core {
             }
             datum.copy = true;
             self.want(task, &[from]);
+        }
+    }
+
+    /// Results cannot be read any more: whoever needs them goes back to the scheduler, which is told that they
+    /// are not here.
+    pub(super) fn on_lost(&mut self, tasks: &[TaskRef], here: WorkerId) {
+        for &task in tasks {
+            let Some(datum) = self.data.get_mut(&task).filter(|d| d.here.is_some()) else { continue };
+            datum.here = None;
+            datum.copy = false;
+            // No attempt has this number: only the hole counts.
+            self.report.missing.push((task, Attempt::default(), vec![(task, here)]));
+            let reads = |inputs: &[(u16, TaskRef)]| inputs.iter().any(|(_, input)| *input == task);
+            let users: Vec<_> =
+                self.hands.iter().filter(|(_, h)| reads(&h.inputs)).map(|(t, h)| (*t, h.attempt)).collect();
+            for (user, attempt) in users {
+                self.on_cancel(user, attempt);
+                self.report.missing.push((user, attempt, vec![(task, here)]));
+            }
+            self.tidy(task);
         }
     }
 

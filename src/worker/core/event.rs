@@ -31,6 +31,13 @@ pub enum Event {
         /// What came of each.
         outcomes: Vec<(TaskRef, Fetched)>,
     },
+    /// Results that were here cannot be read any more.
+    Lost {
+        /// Which.
+        tasks: Vec<TaskRef>,
+        /// Under which id the scheduler knows this worker.
+        here: WorkerId,
+    },
     /// Attempts ended in the executor.
     Done(Vec<Done>),
 }

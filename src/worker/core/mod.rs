@@ -7,6 +7,7 @@
 mod data;
 pub mod event;
 mod invariants;
+pub mod pressure;
 mod tasks;
 
 #[cfg(test)]
@@ -66,6 +67,7 @@ impl Core {
             Event::Steal(attempts) => attempts.iter().for_each(|&(t, a)| self.on_steal(t, a)),
             Event::Replicate { tasks, from } => self.on_replicate(&tasks, from),
             Event::Fetched { peer, outcomes } => self.on_fetched(peer, outcomes),
+            Event::Lost { tasks, here } => self.on_lost(&tasks, here),
             Event::Done(done) => done.into_iter().for_each(|d| self.on_done(d)),
         }
         self.start_ready();
@@ -78,6 +80,16 @@ impl Core {
     pub fn set_paused(&mut self, paused: bool) -> Vec<Action> {
         self.paused = paused;
         self.start_ready();
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Starts one ready task although it is paused, if none executes: what holds the memory may be what
+    /// that task would free.
+    #[must_use]
+    pub fn start_one(&mut self) -> Vec<Action> {
+        if self.paused && self.busy == 0 {
+            self.start_next();
+        }
         std::mem::take(&mut self.actions)
     }
 

@@ -85,17 +85,22 @@ impl Core {
         }
     }
 
-    /// Starts ready tasks while there are slots. A wide one at the head waits for its slots, so that narrow
-    /// ones behind it cannot starve it.
+    /// Starts ready tasks while there are slots.
     pub(super) fn start_ready(&mut self) {
+        while !self.paused && self.start_next() {}
+    }
+
+    /// Starts the first ready task if there are slots for it; whether it did. A wide one at the head waits
+    /// for its slots, so that narrow ones behind it cannot starve it.
+    pub(super) fn start_next(&mut self) -> bool {
         while let Some(Ranked(_, task, n)) = self.ready.peek() {
             let (task, n) = (*task, *n);
             let Some(hand) = self.hands.get_mut(&task).filter(|h| h.attempt.n == n && !h.executing) else {
                 self.ready.pop();
                 continue;
             };
-            if self.paused || (self.busy > 0 && self.busy + hand.slots > self.slots) {
-                break;
+            if self.busy > 0 && self.busy + hand.slots > self.slots {
+                return false;
             }
             self.ready.pop();
             hand.executing = true;
@@ -110,7 +115,9 @@ impl Core {
                 keep: hand.keep,
                 inputs: hand.inputs.clone(),
             }));
+            return true;
         }
+        false
     }
 
     pub(super) fn on_done(&mut self, done: Done) {

@@ -206,3 +206,39 @@ fn a_paused_worker_starts_nothing() {
     assert!(started(&s.compute(&[assigned(1, &[])])).is_empty());
     assert_eq!(started(&s.0.set_paused(false)), [1]);
 }
+
+#[test]
+fn a_paused_worker_starts_one_when_it_must() {
+    let mut s = Story::new(2);
+    let _ = s.0.set_paused(true);
+    assert!(started(&s.compute(&[assigned(1, &[]), assigned(2, &[])])).is_empty());
+    assert_eq!(started(&s.0.start_one()), [1]);
+    assert!(s.0.start_one().is_empty(), "one at a time");
+    assert!(started(&s.done(1, 1)).is_empty());
+    assert_eq!(started(&s.0.start_one()), [2]);
+    s.0.check().expect("invariants");
+}
+
+#[test]
+fn who_needs_a_lost_result_goes_back() {
+    let mut s = Story::new(1);
+    s.compute(&[assigned(0, &[])]);
+    s.done(0, 1);
+    let _ = s.0.take_report();
+    s.compute(&[assigned(1, &[(0, &[])]), assigned(2, &[(0, &[])]), assigned(3, &[])]);
+    let lost = Event::Lost { tasks: vec![task(0), task(9)], here: WorkerId(5) };
+    let actions = s.tell(lost);
+    assert!(matches!(actions[0], Action::Kill { task: t, .. } if t == task(1)), "{actions:?}");
+    let report = s.0.take_report();
+    let hole = vec![(task(0), WorkerId(5))];
+    let missing: Vec<_> = report.missing.iter().map(|(t, _, holes)| (t.index, holes == &hole)).collect();
+    assert_eq!(missing, [(0, true), (1, true), (2, true)]);
+    assert_eq!(s.0.results().count(), 0);
+    // The slot is free once the killed one has ended.
+    assert_eq!(started(&s.done(1, 1)), [3]);
+    // It may come back, e.g. computed elsewhere.
+    let mut again = assigned(2, &[(0, &[7])]);
+    again.attempt = attempt(2);
+    let actions = s.compute(&[again]);
+    assert!(matches!(&actions[..], [Action::Fetch { .. }]), "{actions:?}");
+}

@@ -85,7 +85,8 @@ fn mix(context: &mut NativeContext<'_>) -> Result<(), String> {
 fn fill(bytes: &mut [u8], seed: u64) {
     const BLOCK: usize = 32 << 10;
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut block: Vec<u8> = std::iter::repeat_with(|| random.u64(..).to_le_bytes()).take(BLOCK / 8).flatten().collect();
+    let mut block: Vec<u8> =
+        std::iter::repeat_with(|| random.u64(..).to_le_bytes()).take(BLOCK / 8).flatten().collect();
     for (n, piece) in (0u64..).zip(bytes.chunks_mut(BLOCK)) {
         block[..8].copy_from_slice(&(seed ^ n).to_le_bytes());
         piece.copy_from_slice(&block[..piece.len()]);

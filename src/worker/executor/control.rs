@@ -2,6 +2,7 @@
 //! others may know about the job meanwhile. Owns no process and no thread.
 
 use super::process::{Wake, poll, poll_fd};
+use crate::base::failure::Shortage;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 pub struct Control {
     requested: AtomicBool,
     why: Mutex<Option<String>>,
+    shortage: Mutex<Option<Shortage>>,
     wake: Arc<Wake>,
     pid: AtomicI32,
     capture: Mutex<Option<RawFd>>,
@@ -28,6 +30,7 @@ impl Control {
         Control {
             requested: AtomicBool::new(false),
             why: Mutex::new(None),
+            shortage: Mutex::new(None),
             wake,
             pid: AtomicI32::new(0),
             capture: Mutex::new(None),
@@ -41,6 +44,20 @@ impl Control {
             *reason = why;
             self.wake.set();
         }
+    }
+
+    /// Ends the job at once, because memory has run out. What was asked for before stands.
+    pub fn end_for_memory(&self, shortage: Shortage) {
+        let mut noted = lock(&self.shortage);
+        if !self.requested.swap(true, Ordering::AcqRel) {
+            *noted = Some(shortage);
+            self.wake.set();
+        }
+    }
+
+    /// The shortage for which the job has to end, if that is why.
+    pub fn shortage(&self) -> Option<Shortage> {
+        lock(&self.shortage).clone()
     }
 
     /// Whether the job is to stop.

@@ -11,6 +11,7 @@ mod process;
 mod program;
 mod streams;
 
+use crate::base::failure::Shortage;
 use crate::base::ids::{Attempt, TaskRef};
 use crate::worker::store::data::TaskResult;
 use control::Control;
@@ -131,6 +132,8 @@ pub enum FailureKind {
     MissingOutput(String),
     /// Its result could not be kept.
     Result(String),
+    /// It was ended because memory ran out.
+    Memory(Shortage),
 }
 
 impl fmt::Display for FailureKind {
@@ -149,6 +152,7 @@ impl fmt::Display for FailureKind {
             FailureKind::TimeLimit => f.write_str("its time limit is over"),
             FailureKind::OutputTooLarge => f.write_str("it printed more than max-output allows"),
             FailureKind::Cancelled => f.write_str("cancelled"),
+            FailureKind::Memory(shortage) => write!(f, "{shortage}"),
         }
     }
 }

@@ -1,5 +1,261 @@
 //! A worker's memory: what it occupies, and what is done when it is too much. `sampler` reads, `monitor` does
-//! so at intervals. Results themselves are the store's.
+//! so at intervals, `spiller` brings results to disk, the rules are `core::pressure`'s. This file joins them
+//! for one registration: from what is measured to what happens. Results themselves are the store's.
 
 pub(super) mod monitor;
 pub(super) mod sampler;
+pub(super) mod spiller;
+
+use super::core::pressure::{Candidate, Pressure, Thresholds, Usage, choose};
+use super::executor::control::Control;
+use super::store::Store;
+use crate::base::failure::Shortage;
+use crate::base::ids::{Attempt, TaskRef};
+use crate::base::units::ByteSize;
+use crate::config;
+use monitor::{Gauge, Reading};
+use rustc_hash::FxHashMap;
+use spiller::Spiller;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a paused worker without any running task waits for memory before it starts one all the same.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the end of a task may take before another one has to end too.
+const END_TIME: Duration = Duration::from_secs(2);
+
+/// Neighbours that a failure names.
+const NEIGHBOURS_MAX: usize = 5;
+
+type Id = (TaskRef, Attempt);
+
+/// The thresholds in bytes, for a limit.
+pub(super) fn thresholds(settings: &config::Memory, limit: u64) -> Thresholds {
+    let bytes = |f: Option<config::Fraction>| f.map(|f| (limit as f64 * f.0) as u64);
+    Thresholds {
+        limit,
+        target: bytes(settings.target),
+        spill: bytes(settings.spill),
+        pause: bytes(settings.pause),
+        terminate: bytes(settings.terminate),
+    }
+}
+
+/// What lasts as long as the worker.
+#[derive(Clone, Debug)]
+pub(super) struct Parts {
+    /// What it occupies.
+    pub gauge: Arc<Gauge>,
+    /// Results to disk; absent where nothing ever goes there.
+    pub spiller: Option<Arc<Spiller>>,
+    /// When to act; `None` without a limit.
+    pub thresholds: Option<Thresholds>,
+    /// Results.
+    pub store: Arc<Mutex<Store>>,
+}
+
+impl Parts {
+    /// Whether results of so many bytes can come back from disk without others having to go there.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        let bound = self.thresholds.and_then(|t| t.admission_bound());
+        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        bound.is_none_or(|bound| store.managed_bytes().saturating_add(bytes) <= bound)
+    }
+}
+
+/// Memory within one registration.
+#[derive(Debug)]
+pub(super) struct Memory {
+    parts: Parts,
+    pressure: Option<Pressure>,
+    paused_since: Option<Instant>,
+    /// The task that was ended last, and when.
+    ended: Option<(Id, Instant)>,
+    /// The most that running tasks have been seen to occupy.
+    peaks: FxHashMap<Id, u64>,
+    unmanaged: u64,
+}
+
+/// What a task that runs is known by.
+pub(super) struct Running {
+    /// The task.
+    pub id: Id,
+    /// Its key.
+    pub key: String,
+    /// What its family usually occupies, bytes; 0 if nothing is known.
+    pub usual: u64,
+    /// Its control.
+    pub control: Arc<Control>,
+}
+
+/// What follows from a look at memory.
+#[derive(Debug, Default)]
+pub(super) struct Due {
+    /// Whether tasks may start, if that has changed.
+    pub paused: Option<bool>,
+    /// One task may start although it is paused.
+    pub start_one: bool,
+}
+
+impl Memory {
+    pub(super) fn new(parts: Parts) -> Memory {
+        let pressure = parts.thresholds.map(Pressure::new);
+        let (peaks, paused_since, ended) = (FxHashMap::default(), None, None);
+        Memory { parts, pressure, paused_since, ended, peaks, unmanaged: 0 }
+    }
+
+    /// What lasts longer than this.
+    pub(super) fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// Bytes that are no results, as seen last.
+    pub(super) fn unmanaged(&self) -> u64 {
+        self.unmanaged
+    }
+
+    /// Whether no task may start.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused_since.is_some()
+    }
+
+    /// Takes note of what the monitor has seen of the tasks that run.
+    pub(super) fn look(&mut self, running: &[(TaskRef, Attempt, Arc<Control>)]) -> Reading {
+        let reading = self.parts.gauge.read();
+        let pids = || running.iter().filter_map(|(t, a, control)| Some(((*t, *a), control.pid()?)));
+        for (id, pid) in pids() {
+            let bytes = reading.sample.below(pid);
+            let peak = self.peaks.entry(id).or_default();
+            *peak = bytes.max(*peak);
+        }
+        self.unmanaged = reading.unmanaged(pids().map(|(_, pid)| pid));
+        reading
+    }
+
+    /// The most that a task that has ended was seen to occupy, if it was seen at all.
+    pub(super) fn take_peak(&mut self, id: Id) -> Option<u64> {
+        self.peaks.remove(&id)
+    }
+
+    /// Does what is due with so many bytes of results in memory. `running` is asked when a task has to end.
+    pub(super) fn act(&mut self, managed: u64, idle: bool, running: impl FnOnce() -> Vec<Running>) -> Due {
+        let Some(pressure) = &mut self.pressure else { return Due::default() };
+        let fault = self.parts.spiller.as_ref().and_then(|s| s.fault());
+        let usage = Usage { managed, unmanaged: self.unmanaged, disk_fails: fault.is_some() };
+        let verdict = pressure.assess(usage);
+        let limit = pressure.thresholds().limit;
+        if let Some(first) = pressure.thresholds().first_of_all() {
+            self.parts.gauge.be_exact_above(first.saturating_sub(managed));
+        }
+        if let Some(spiller) = &self.parts.spiller {
+            // What is being made or fetched cannot go to disk: the rest has to make room for it.
+            let stored = self.parts.store.lock().unwrap_or_else(PoisonError::into_inner).managed_bytes();
+            let elsewhere = managed.saturating_sub(stored);
+            spiller.keep(verdict.keep.map(|keep| keep.saturating_sub(elsewhere)));
+        }
+        let mut due = Due::default();
+        if verdict.paused != self.paused_since.is_some() {
+            due.paused = Some(verdict.paused);
+            self.paused_since = verdict.paused.then(Instant::now);
+            self.say(verdict.paused, usage, limit, fault.as_deref());
+        }
+        if verdict.terminate {
+            self.end_one(usage, limit, running);
+        }
+        if let Some(since) = &mut self.paused_since {
+            let busy = !idle || self.parts.spiller.as_ref().is_some_and(|s| s.is_busy());
+            if busy {
+                *since = Instant::now();
+            } else if since.elapsed() >= PATIENCE {
+                *since = Instant::now();
+                due.start_one = true;
+            }
+        }
+        due
+    }
+
+    fn say(&self, paused: bool, usage: Usage, limit: u64, fault: Option<&str>) {
+        let size = |bytes| ByteSize(bytes).to_string();
+        let held = format!(
+            "{} of {}: results {}, everything else {}, on disk {}",
+            size(usage.total()),
+            size(limit),
+            size(usage.managed),
+            size(usage.unmanaged),
+            size(self.spilled_bytes())
+        );
+        if !paused {
+            tracing::info!("resumed, tasks may start again ({held})");
+            return;
+        }
+        let why = match fault {
+            Some(fault) => format!("; {fault}"),
+            None if usage.unmanaged > usage.managed => {
+                "; it is not results that hold it, but the worker and its tasks".into()
+            }
+            None => String::new(),
+        };
+        tracing::warn!("paused, no task starts until memory is free ({held}{why})");
+    }
+
+    /// Ends the task that is furthest beyond its expectation.
+    fn end_one(&mut self, usage: Usage, limit: u64, running: impl FnOnce() -> Vec<Running>) {
+        let running = running();
+        if let Some((id, when)) = self.ended
+            && when.elapsed() < END_TIME
+            && running.iter().any(|r| r.id == id)
+        {
+            return;
+        }
+        let sample = self.parts.gauge.read().sample;
+        let bytes = |r: &Running| r.control.pid().map_or(0, |pid| sample.below(pid));
+        let candidates: Vec<_> = running.iter().filter(|r| !r.control.is_cancelled()).collect();
+        let candidates = candidates.iter().map(|r| {
+            let ((task, attempt), expected) = (r.id, r.usual);
+            Candidate { task, attempt, bytes: bytes(r), expected }
+        });
+        let Some(chosen) = choose(&candidates.collect::<Vec<_>>()) else { return };
+        let id = (chosen.task, chosen.attempt);
+        // With results the larger part and still on their way to disk, ending a small task helps nobody.
+        let spilling = self.parts.spiller.as_ref().is_some_and(|s| s.is_busy());
+        if spilling && usage.total() <= limit && chosen.bytes < limit / 10 {
+            return;
+        }
+        let Some(victim) = running.iter().find(|r| r.id == id) else { return };
+        let others = running.iter().filter(|r| r.id != id);
+        let mut neighbours: Vec<_> = others.map(|r| (r.key.clone(), bytes(r))).collect();
+        neighbours.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        neighbours.truncate(NEIGHBOURS_MAX);
+        let shortage = Shortage {
+            peak: chosen.bytes,
+            expected: chosen.expected,
+            limit,
+            results: usage.managed,
+            neighbours,
+        };
+        tracing::warn!(task = victim.key, "{shortage}");
+        victim.control.end_for_memory(shortage);
+        self.ended = Some((id, Instant::now()));
+    }
+
+    /// Bytes of results that are on disk only.
+    pub(super) fn spilled_bytes(&self) -> u64 {
+        self.parts.store.lock().unwrap_or_else(PoisonError::into_inner).spilled_bytes()
+    }
+
+    /// Results that cannot be read back, taken out of the store. Looks only when something went wrong.
+    pub(super) fn take_lost(&self) -> Vec<TaskRef> {
+        if !self.parts.spiller.as_ref().is_some_and(|s| s.spill().take_lost()) {
+            return Vec::new();
+        }
+        let mut store = self.parts.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost: Vec<TaskRef> =
+            store.on_disk().into_iter().filter(|(_, r)| r.is_lost()).map(|(task, _)| task).collect();
+        for task in &lost {
+            tracing::error!("a spilled result is damaged and has to be computed again");
+            store.remove(*task);
+        }
+        lost
+    }
+}

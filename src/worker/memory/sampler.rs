@@ -250,7 +250,8 @@ mod tests {
 
     #[test]
     fn what_is_shared_since_a_fork_counts_once() {
-        let line = "x=$(head -c 30000000 /dev/zero | tr '\\0' x); (read; echo ${#x}) & (read; echo ${#x}) & wait";
+        let line =
+            "x=$(head -c 30000000 /dev/zero | tr '\\0' x); (read; echo ${#x}) & (read; echo ${#x}) & wait";
         let child = run(line);
         let cheap = until(child.0.id(), u64::MAX, |n| n > 75 * MIB);
         let exact = until(child.0.id(), 0, |n| n < 75 * MIB);

@@ -203,6 +203,11 @@ impl TaskResult {
         self.parts.iter().map(|(_, data)| on_disk(data)).sum()
     }
 
+    /// Whether a part on disk could not be read back.
+    pub fn is_lost(&self) -> bool {
+        self.parts.iter().any(|(_, data)| matches!(data, Data::Spilled(extent) if extent.is_lost()))
+    }
+
     /// The same result with all its parts in memory again.
     ///
     /// # Errors

@@ -44,6 +44,8 @@ pub struct Spill {
     directory: PathBuf,
     bytes_max: Option<u64>,
     used: AtomicU64,
+    /// Bytes written so far, whatever became of them.
+    written: AtomicU64,
     /// Set when a file cannot be read back.
     lost: AtomicBool,
     disk: Box<dyn Disk>,
@@ -56,6 +58,7 @@ impl Spill {
             directory: directory.to_path_buf(),
             bytes_max,
             used: AtomicU64::new(0),
+            written: AtomicU64::new(0),
             lost: AtomicBool::new(false),
             disk: Box::new(disk),
         })
@@ -64,6 +67,11 @@ impl Spill {
     /// Bytes on disk.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// Bytes written so far, those included that are gone.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
     }
 
     /// Whether something could not be read back since the last call.
@@ -111,11 +119,18 @@ impl Spill {
         let len = pieces.iter().map(|p| p.len() as u64).sum();
         self.reserve(len)?;
         // From here on, dropping it gives the room back.
-        let mut new = SpillFile { file: None, len, sums: Vec::new(), spill: self.clone() };
+        let mut new = SpillFile {
+            file: None,
+            len,
+            sums: Vec::new(),
+            lost: AtomicBool::new(false),
+            spill: self.clone(),
+        };
         let file = create(&self.directory)?;
         let mut at = 0;
         let mut put = |block: &[u8]| -> io::Result<()> {
             self.disk.write(&file, block, at)?;
+            self.written.fetch_add(block.len() as u64, Ordering::Relaxed);
             new.sums.push(crc32fast::hash(block));
             begin_writeback(&file, at, block.len());
             at += block.len() as u64;
@@ -192,6 +207,8 @@ struct SpillFile {
     file: Option<File>,
     len: u64,
     sums: Vec<u32>,
+    /// It could not be read back.
+    lost: AtomicBool,
     spill: Arc<Spill>,
 }
 
@@ -217,6 +234,7 @@ impl SpillFile {
             _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the checksum differs")),
         });
         sound.map(|()| block).map_err(|error| {
+            self.lost.store(true, Ordering::Release);
             self.spill.lost.store(true, Ordering::Release);
             let text = format!("a spilled result cannot be read back from disk: {error}");
             io::Error::new(error.kind(), text)
@@ -294,9 +312,9 @@ impl Extent {
         Data::of_writer(writer)
     }
 
-    /// Whether all of it can be read; asked when something could not.
-    pub fn is_sound(&self) -> bool {
-        self.check().is_ok()
+    /// Whether its file could not be read back.
+    pub fn is_lost(&self) -> bool {
+        self.file.lost.load(Ordering::Acquire)
     }
 
     fn pieces(&self, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {

@@ -71,6 +71,11 @@ impl Client {
         self.idle().retain(|(_, since)| now.duration_since(*since) < IDLE_TIME);
     }
 
+    /// Bytes in memory of fetches that have not ended.
+    pub(in crate::worker) fn arriving_bytes(&self) -> u64 {
+        self.inner.traffic.arriving.load(Ordering::Relaxed)
+    }
+
     /// Asks one worker for results; one outcome for each, in the order asked.
     pub(in crate::worker) async fn fetch(
         &self,

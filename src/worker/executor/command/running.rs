@@ -137,7 +137,14 @@ impl<'a> Running<'a> {
             return;
         }
         if self.control.is_cancelled() {
-            self.stop(FailureKind::Cancelled, self.control.reason());
+            match self.control.shortage() {
+                None => self.stop(FailureKind::Cancelled, self.control.reason()),
+                Some(shortage) => {
+                    self.stop(FailureKind::Memory(shortage), None);
+                    // It goes on growing for as long as it is asked kindly.
+                    self.phase = Phase::Terminating(Instant::now());
+                }
+            }
         } else if self.job.max_output.is_some_and(|max| self.stdout.size() > max) {
             let max = self.job.max_output.unwrap_or(0);
             self.stop(FailureKind::OutputTooLarge, Some(format!("more than {max} bytes")));

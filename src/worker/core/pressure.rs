@@ -1,0 +1,221 @@
+//! What is due when memory gets short: pure rules over a few figures. Owns the thresholds' meaning and their
+//! hysteresis; measuring, spilling and ending are the shell's.
+
+use crate::base::ids::{Attempt, TaskRef};
+
+/// How far below a threshold memory must fall before what it caused ends, as a part of the limit: one of
+/// this many.
+const HYSTERESIS_PART: u64 = 20;
+
+/// When to act, in bytes; `None` for never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// The memory of the worker.
+    pub limit: u64,
+    /// Results in memory beyond this go to disk.
+    pub target: Option<u64>,
+    /// Results and everything else beyond this: results go to disk.
+    pub spill: Option<u64>,
+    /// Beyond this no task starts.
+    pub pause: Option<u64>,
+    /// Beyond this a task is ended.
+    pub terminate: Option<u64>,
+}
+
+impl Thresholds {
+    /// Bytes of results and everything else up to which work that only adds results is taken: the first
+    /// threshold that is set.
+    pub fn admission_bound(&self) -> Option<u64> {
+        [self.target, self.spill, self.pause, self.terminate].into_iter().flatten().next()
+    }
+
+    /// The first threshold at which everything counts, not only results.
+    pub fn first_of_all(&self) -> Option<u64> {
+        [self.spill, self.pause, self.terminate].into_iter().flatten().next()
+    }
+
+    fn margin(&self) -> u64 {
+        self.limit / HYSTERESIS_PART
+    }
+}
+
+/// What memory is used for, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Results in memory, those included that are being made or fetched.
+    pub managed: u64,
+    /// Everything else of the worker and the processes under it.
+    pub unmanaged: u64,
+    /// Whether results cannot go to disk: it is full, or fails.
+    pub disk_fails: bool,
+}
+
+impl Usage {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.managed.saturating_add(self.unmanaged)
+    }
+}
+
+/// What is due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Results may have so many bytes in memory; what is beyond goes to disk.
+    pub keep: Option<u64>,
+    /// No task may start.
+    pub paused: bool,
+    /// A task must end.
+    pub terminate: bool,
+}
+
+/// Remembers what is going on, for the hysteresis.
+#[derive(Clone, Debug)]
+pub struct Pressure {
+    thresholds: Thresholds,
+    spilling: bool,
+    paused: bool,
+}
+
+impl Pressure {
+    /// Nothing is going on yet.
+    pub fn new(thresholds: Thresholds) -> Pressure {
+        Pressure { thresholds, spilling: false, paused: false }
+    }
+
+    /// The thresholds.
+    pub fn thresholds(&self) -> &Thresholds {
+        &self.thresholds
+    }
+
+    /// What is due with this use of memory.
+    pub fn assess(&mut self, usage: Usage) -> Verdict {
+        let (t, total) = (self.thresholds, usage.total());
+        let mut keep = t.target.filter(|target| usage.managed > *target);
+        if let Some(spill) = t.spill {
+            // Down to the target, or without one a little below where it began.
+            let until = t.target.unwrap_or(spill.saturating_sub(t.margin())).min(spill);
+            self.spilling = total > spill || (self.spilling && total > until);
+            if self.spilling {
+                let room = until.saturating_sub(usage.unmanaged);
+                keep = Some(keep.map_or(room, |keep| keep.min(room))).filter(|k| usage.managed > *k);
+            }
+        }
+        // What should leave memory and cannot would only grow with more tasks.
+        let full = keep.is_some() && usage.disk_fails;
+        self.paused = t.pause.is_some_and(|pause| {
+            let bound = if self.paused { pause.saturating_sub(t.margin()) } else { pause };
+            full || total > bound
+        });
+        let terminate = t.terminate.is_some_and(|terminate| total > terminate);
+        Verdict { keep, paused: self.paused, terminate }
+    }
+}
+
+/// A task that could be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The task.
+    pub task: TaskRef,
+    /// The attempt.
+    pub attempt: Attempt,
+    /// What its processes occupy, bytes.
+    pub bytes: u64,
+    /// What it was expected to occupy, bytes; 0 if nothing is known.
+    pub expected: u64,
+}
+
+/// Who has to end: the one that is furthest beyond its expectation; if nobody is beyond, the largest.
+pub fn choose(candidates: &[Candidate]) -> Option<Candidate> {
+    let excess = |c: &Candidate| (c.bytes.saturating_sub(c.expected), c.bytes, c.task);
+    candidates.iter().copied().filter(|c| c.bytes > 0).max_by_key(excess)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Thresholds =
+        Thresholds { limit: 100, target: Some(60), spill: Some(70), pause: Some(80), terminate: Some(95) };
+
+    fn usage(managed: u64, unmanaged: u64) -> Usage {
+        Usage { managed, unmanaged, disk_fails: false }
+    }
+
+    fn assess(pressure: &mut Pressure, managed: u64, unmanaged: u64) -> (Option<u64>, bool, bool) {
+        let verdict = pressure.assess(usage(managed, unmanaged));
+        (verdict.keep, verdict.paused, verdict.terminate)
+    }
+
+    #[test]
+    fn results_beyond_the_target_go_to_disk() {
+        let mut p = Pressure::new(ALL);
+        assert_eq!(assess(&mut p, 60, 0), (None, false, false));
+        assert_eq!(assess(&mut p, 61, 0), (Some(60), false, false));
+        assert_eq!(p.thresholds().admission_bound(), Some(60));
+    }
+
+    #[test]
+    fn spilling_goes_on_down_to_the_target() {
+        let mut p = Pressure::new(ALL);
+        assert_eq!(assess(&mut p, 40, 30), (None, false, false));
+        assert_eq!(assess(&mut p, 40, 31), (Some(29), false, false));
+        assert_eq!(assess(&mut p, 35, 31), (Some(29), false, false));
+        assert_eq!(assess(&mut p, 29, 31), (None, false, false));
+        assert_eq!(assess(&mut p, 35, 31), (None, false, false), "over: it begins anew beyond 70");
+        // Nothing is left that could go.
+        assert_eq!(assess(&mut p, 0, 75), (None, false, false));
+        let mut p = Pressure::new(Thresholds { target: None, ..ALL });
+        assert_eq!(assess(&mut p, 65, 0), (None, false, false));
+        assert_eq!(assess(&mut p, 71, 0), (Some(65), false, false));
+        assert_eq!(assess(&mut p, 65, 0), (None, false, false));
+    }
+
+    #[test]
+    fn a_pause_ends_a_little_lower_than_it_begins() {
+        let mut p = Pressure::new(ALL);
+        assert!(!assess(&mut p, 0, 80).1);
+        assert!(assess(&mut p, 0, 81).1);
+        assert!(assess(&mut p, 0, 76).1);
+        assert!(!assess(&mut p, 0, 75).1);
+        assert!(!assess(&mut p, 0, 80).1);
+    }
+
+    #[test]
+    fn a_full_disk_pauses_until_there_is_room() {
+        let mut p = Pressure::new(ALL);
+        let full = |managed| Usage { managed, unmanaged: 0, disk_fails: true };
+        assert!(!p.assess(full(60)).paused);
+        assert!(p.assess(full(61)).paused);
+        assert!(!p.assess(usage(61, 0)).paused, "the disk has room again");
+        assert!(p.assess(full(61)).paused);
+        assert!(!p.assess(full(50)).paused, "results were dropped");
+    }
+
+    #[test]
+    fn each_threshold_can_be_off() {
+        let off = Thresholds { limit: 100, target: None, spill: None, pause: None, terminate: None };
+        let mut p = Pressure::new(off);
+        let full = Usage { managed: 1000, unmanaged: 1000, disk_fails: true };
+        assert_eq!(p.assess(full), Verdict::default());
+        assert_eq!((off.admission_bound(), off.first_of_all()), (None, None));
+        // As many use it today: nothing to disk, but no runaway either.
+        let mut p = Pressure::new(Thresholds { pause: Some(80), terminate: Some(95), ..off });
+        assert_eq!(assess(&mut p, 90, 0), (None, true, false));
+        assert_eq!(assess(&mut p, 90, 6), (None, true, true));
+        assert_eq!(p.thresholds().admission_bound(), Some(80));
+    }
+
+    #[test]
+    fn the_one_that_is_furthest_beyond_its_expectation_ends() {
+        let c = |index, bytes, expected| Candidate {
+            task: TaskRef { run: crate::base::ids::RunId(1), index },
+            attempt: Attempt::default(),
+            bytes,
+            expected,
+        };
+        let chosen = |all: &[Candidate]| choose(all).map(|c| c.task.index);
+        assert_eq!(chosen(&[c(1, 50, 50), c(2, 30, 0), c(3, 0, 0)]), Some(2));
+        assert_eq!(chosen(&[c(1, 50, 60), c(2, 30, 40)]), Some(1));
+        assert_eq!(chosen(&[c(3, 0, 0)]), None);
+    }
+}
