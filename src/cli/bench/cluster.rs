@@ -125,7 +125,7 @@ impl Workers {
     fn start(&mut self) -> Result<()> {
         let name = format!("bench-{}", self.started);
         let spill = self.kind.local_directory.clone().unwrap_or_else(|| self.directory.clone());
-        let log = super::super::output::open_log(&self.directory.join(format!("{name}.log")))?;
+        let log = crate::cli::output::open_log(&self.directory.join(format!("{name}.log")))?;
         let mut command = Command::new("/proc/self/exe");
         command.args(["worker", "--no-nanny", "--host", "127.0.0.1", "--name", &name]);
         command.arg("--scheduler-file").arg(&self.file).arg("--local-directory").arg(spill);

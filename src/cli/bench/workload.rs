@@ -235,7 +235,8 @@ fn all_pairs(text: &mut Text, n: u64, chunk: u64) -> u64 {
 fn spill(text: &mut Text, n: u64, chunk: u64) -> u64 {
     text.load("keep", chunk);
     text.add(&format!(
-        "[task.keep-part]\nfrom = {{ keep = \"each\" }}\nafter = \"keep\"\nnative = \"mix\"\nargs = {{ size = {PART} }}"
+        "[task.keep-part]\nfrom = {{ keep = \"each\" }}\nafter = \"keep\"\n\
+         native = \"mix\"\nargs = {{ size = {PART} }}"
     ));
     text.mix("keep-tree", &format!("keep-part = {{ tree = {FAN_IN} }}"), PART);
     text.mix(RESULT, "keep-tree = \"broadcast\"", PART);
@@ -246,7 +247,8 @@ fn spill(text: &mut Text, n: u64, chunk: u64) -> u64 {
 fn transient(text: &mut Text, size: u64) -> u64 {
     let n = text.n;
     text.add(&format!(
-        "[task.work]\nfor-each = {{ range = [0, {n}] }}\nnative = \"transient\"\nargs = {{ size = {size}, seconds = 0.5 }}"
+        "[task.work]\nfor-each = {{ range = [0, {n}] }}\n\
+         native = \"transient\"\nargs = {{ size = {size}, seconds = 0.5 }}"
     ));
     text.mix("work-tree", &format!("work = {{ tree = {FAN_IN} }}"), PART);
     text.mix(RESULT, "work-tree = \"broadcast\"", PART);
