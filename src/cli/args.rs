@@ -2,11 +2,13 @@
 //! values that are settings stay text and go to `config` as they are, so that flags, files and variables are
 //! read by one parser.
 
+mod bench;
 mod cluster;
 mod look;
 mod submit;
 mod value;
 
+pub use bench::{BenchArgs, BenchCommand, BenchMemoryArgs, Shape};
 pub use cluster::{
     ClustersArgs, DownArgs, ListenOptions, LogOptions, SchedulerArgs, StopArgs, UpArgs, WorkerArgs,
     WorkerOptions, WorkersArgs, WorkersCommand, WorkersListArgs, WorkersStartArgs, WorkersStopArgs,
@@ -130,6 +132,8 @@ pub enum Command {
     Stop(StopArgs),
     /// Look at the configuration
     Config(ConfigArgs),
+    /// Measure hpcdag on this machine
+    Bench(BenchArgs),
     /// Print a completion script for your shell
     Completions(CompletionsArgs),
 }

@@ -2,6 +2,7 @@
 
 pub mod args;
 mod background;
+mod bench;
 mod command_graph;
 pub mod completions;
 mod context;
@@ -74,6 +75,7 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Config(args) => match &args.command {
             ConfigCommand::Show(args) => look::config_show(&context, args),
         },
+        Command::Bench(args) => bench::bench(&context, args),
         // Printed above.
         Command::Completions(_) => Ok(0),
     }

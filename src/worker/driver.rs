@@ -3,6 +3,7 @@
 //! happens to tasks is `work`'s.
 
 use super::core::event::Event;
+use super::peaks::Peaks;
 use super::scheduler_link::Link;
 use super::server::{Ending, Request};
 use super::transfer::Traffic;
@@ -54,6 +55,7 @@ pub(super) struct Driver {
     notes: Vec<FromWorker>,
     retiring_until: Option<Instant>,
     idle_since: Option<Instant>,
+    peaks: Peaks,
 }
 
 /// What woke the loop.
@@ -78,7 +80,8 @@ impl Driver {
         ended: Arc<Notify>,
     ) -> Driver {
         let (notes, retiring_until, idle_since) = (Vec::new(), None, None);
-        Driver { link, work, terms, embedded, traffic, ended, notes, retiring_until, idle_since }
+        let peaks = Peaks::default();
+        Driver { link, work, terms, embedded, traffic, ended, notes, retiring_until, idle_since, peaks }
     }
 
     /// Works until the end of the registration. Tasks may still be running then.
@@ -107,10 +110,12 @@ impl Driver {
                 // An error means that the connection is broken, which the receiver finds too.
                 Ok(_) = reporter.reserve(), if held_back => Woken::Room,
             };
+            self.note_peaks();
             if let Some(end) = self.on_woken(woken, &mut inbox) {
                 break end;
             }
             self.work.on_finished();
+            self.note_peaks();
             self.work.on_growth();
             held_back = match reporter.try_reserve() {
                 Ok(room) => {
@@ -126,6 +131,12 @@ impl Driver {
         };
         reporting.abort();
         end
+    }
+
+    fn note_peaks(&mut self) {
+        let (_, unmanaged) = self.work.spilled_and_unmanaged();
+        self.peaks.note(self.work.managed_bytes(), unmanaged);
+        self.peaks.note_paused(self.work.is_paused(), std::time::Instant::now());
     }
 
     fn on_woken(&mut self, woken: Woken, inbox: &mut Vec<ToWorker>) -> Option<End> {
@@ -224,6 +235,7 @@ impl Driver {
     fn on_beat(&mut self) {
         self.work.close_idle_connections();
         let (spilled, unmanaged) = self.work.tell_memory();
+        let now = std::time::Instant::now();
         let heartbeat = Heartbeat {
             executing: u32::try_from(self.work.running()).unwrap_or(u32::MAX),
             managed: self.work.managed_bytes(),
@@ -233,6 +245,10 @@ impl Driver {
             cpu_seconds: if self.embedded { self.work.cpu.as_secs_f64() } else { own_cpu_seconds() },
             bytes_in: self.traffic.bytes_in.load(Ordering::Relaxed),
             bytes_out: self.traffic.bytes_out.load(Ordering::Relaxed),
+            peak_managed: self.peaks.managed(),
+            peak_total: self.peaks.total(),
+            spill_written: self.work.spill_written(),
+            paused_seconds: self.peaks.paused(now).as_secs_f64(),
         };
         match self.link.sender.try_send(FromWorker::Heartbeat(heartbeat)) {
             // The receiver finds out as well, and what is queued shows that we live.

@@ -10,6 +10,7 @@ mod finish;
 mod limits;
 mod memory;
 pub mod nanny;
+mod peaks;
 pub mod prepare;
 pub mod process;
 mod scheduler_link;

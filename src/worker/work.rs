@@ -421,6 +421,16 @@ impl Work {
         self.memory.parts().gauge.clone()
     }
 
+    /// Bytes of results written to disk so far.
+    pub(super) fn spill_written(&self) -> u64 {
+        self.memory.parts().spiller.as_ref().map_or(0, |s| s.spill().written())
+    }
+
+    /// Whether no task may start.
+    pub(super) fn is_paused(&self) -> bool {
+        self.memory.is_paused()
+    }
+
     pub(super) fn close_idle_connections(&self) {
         self.client.close_idle();
     }

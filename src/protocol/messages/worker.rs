@@ -128,6 +128,14 @@ pub struct Heartbeat {
     pub bytes_in: u64,
     /// Bytes served to workers and clients.
     pub bytes_out: u64,
+    /// The most bytes of results in memory so far.
+    pub peak_managed: u64,
+    /// The most bytes of results in memory and everything else so far.
+    pub peak_total: u64,
+    /// Bytes of results written to disk so far, those included that are gone.
+    pub spill_written: u64,
+    /// Seconds so far in which no task could start for want of memory.
+    pub paused_seconds: f64,
 }
 
 /// Families that tasks to come belong to.

@@ -15,6 +15,8 @@ pub(super) fn register(registry: &Registry) {
     registry.register("sleep", sleep);
     registry.register("busy", busy);
     registry.register("bytes", bytes);
+    registry.register("mix", mix);
+    registry.register("transient", transient);
     registry.register("concat", concat);
     registry.register("checksum", checksum);
     registry.register("fail", fail);
@@ -59,6 +61,51 @@ fn bytes(context: &mut NativeContext<'_>) -> Result<(), String> {
     // Zeroes are written too: pages never touched would cost no memory, and this is for measuring.
     context.alloc(size).map_err(text)?.fill(fill);
     Ok(())
+}
+
+/// Reads all of its inputs, sleeps `seconds` if given, and makes `size` bytes that follow from them and from
+/// the task's key: nothing can be left out without the last result of a graph telling.
+fn mix(context: &mut NativeContext<'_>) -> Result<(), String> {
+    let args = Args::of(context, &["size", "seconds"])?;
+    let size = args.bytes("size")?.ok_or("the argument `size` is missing")?;
+    let size = usize::try_from(size).map_err(|_| format!("`size` is too large: {size}"))?;
+    let mut sum = crc32fast::Hasher::new();
+    sum.update(context.key().as_bytes());
+    for input in context.inputs() {
+        sum.update(&input.bytes().map_err(text)?);
+    }
+    if let Some(time) = args.seconds()? {
+        context.sleep(time);
+    }
+    fill(context.alloc(size).map_err(text)?, u64::from(sum.finalize()));
+    Ok(())
+}
+
+/// Bytes that no compression makes less of within a block, and that differ from block to block.
+fn fill(bytes: &mut [u8], seed: u64) {
+    const BLOCK: usize = 32 << 10;
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut block: Vec<u8> =
+        std::iter::repeat_with(|| random.u64(..).to_le_bytes()).take(BLOCK / 8).flatten().collect();
+    for (n, piece) in (0u64..).zip(bytes.chunks_mut(BLOCK)) {
+        block[..8].copy_from_slice(&(seed ^ n).to_le_bytes());
+        piece.copy_from_slice(&block[..piece.len()]);
+    }
+}
+
+/// Occupies `size` bytes that are no result, for a time of up to `seconds` that follows from the element's
+/// index, and gives back the index.
+fn transient(context: &mut NativeContext<'_>) -> Result<(), String> {
+    let args = Args::of(context, &["size", "seconds"])?;
+    let size = args.bytes("size")?.ok_or("the argument `size` is missing")?;
+    let size = usize::try_from(size).map_err(|_| format!("`size` is too large: {size}"))?;
+    let longest = args.seconds()?.unwrap_or(Duration::ZERO);
+    let mut memory = vec![0u8; size];
+    fill(&mut memory, u64::from(context.index()));
+    context.sleep(longest.mul_f64(fastrand::Rng::with_seed(u64::from(context.index())).f64()));
+    let sum = crc32fast::hash(std::hint::black_box(&memory).get(..64).unwrap_or_default());
+    drop(memory);
+    context.write(&sum.to_le_bytes()).map_err(text)
 }
 
 /// All inputs, one after the other.

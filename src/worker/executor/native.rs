@@ -27,7 +27,8 @@ pub struct Registry {
 }
 
 impl Default for Registry {
-    /// With the functions that come with hpcdag: noop, sleep, busy, bytes, concat, checksum, fail.
+    /// With the functions that come with hpcdag: noop, sleep, busy, bytes, mix, transient,
+    /// concat, checksum, fail.
     fn default() -> Registry {
         let registry = Registry { functions: RwLock::default() };
         builtin::register(&registry);

@@ -150,6 +150,11 @@ impl Memory {
         change > limit / TELL_PART
     }
 
+    /// Whether no task may start.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused_since.is_some()
+    }
+
     /// Takes note of what the monitor has seen of the tasks that run.
     pub(super) fn look(&mut self, running: &[(TaskRef, Attempt, Arc<Control>)]) -> Reading {
         let reading = self.parts.gauge.read();

@@ -44,6 +44,8 @@ pub struct Spill {
     directory: PathBuf,
     bytes_max: Option<u64>,
     used: AtomicU64,
+    /// Bytes written so far, whatever became of them.
+    written: AtomicU64,
     /// Set when a file cannot be read back.
     lost: AtomicBool,
     disk: Box<dyn Disk>,
@@ -56,6 +58,7 @@ impl Spill {
             directory: directory.to_path_buf(),
             bytes_max,
             used: AtomicU64::new(0),
+            written: AtomicU64::new(0),
             lost: AtomicBool::new(false),
             disk: Box::new(disk),
         })
@@ -64,6 +67,11 @@ impl Spill {
     /// Bytes on disk.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// Bytes written so far, those included that are gone.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
     }
 
     /// Whether something could not be read back since the last call.
@@ -122,6 +130,7 @@ impl Spill {
         let mut at = 0;
         let mut put = |block: &[u8]| -> io::Result<()> {
             self.disk.write(&file, block, at)?;
+            self.written.fetch_add(block.len() as u64, Ordering::Relaxed);
             new.sums.push(crc32fast::hash(block));
             begin_writeback(&file, at, block.len());
             at += block.len() as u64;

@@ -1,0 +1,90 @@
+//! Arguments of `hpcdag bench`.
+
+use super::JsonOption;
+use super::value::positive;
+use crate::base::units::{ByteSize, Span};
+use clap::{Args, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// `hpcdag bench`
+#[derive(Clone, Debug, Args)]
+pub struct BenchArgs {
+    /// What is measured.
+    #[command(subcommand)]
+    pub command: BenchCommand,
+}
+
+/// What `hpcdag bench` measures.
+#[derive(Clone, Debug, Subcommand)]
+pub enum BenchCommand {
+    /// How much memory workers hold while they run a graph of known shape
+    Memory(BenchMemoryArgs),
+}
+
+/// `hpcdag bench memory`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  hpcdag bench memory side-chain --memory-limit 512MiB --total 8GiB
+  hpcdag bench memory spill --local-directory /scratch --json
+
+Starts a scheduler and workers on this machine, runs the graph, and ends them. Then the same without \
+admission by bytes and without thresholds, to compare time and result. Fractions are of the memory limit.")]
+pub struct BenchMemoryArgs {
+    /// Shape of the graph
+    #[arg(value_name = "WORKLOAD")]
+    pub workload: Shape,
+    /// How many workers
+    #[arg(short, long, value_name = "N", default_value_t = 2, value_parser = positive())]
+    pub nworkers: u32,
+    /// Threads of each worker
+    #[arg(short = 'c', long, value_name = "N", default_value_t = 1, value_parser = positive())]
+    pub nthreads: u32,
+    /// Memory of each worker
+    #[arg(long, value_name = "SIZE", default_value = "512MiB")]
+    pub memory_limit: ByteSize,
+    /// Bytes that the graph loads in all; by default a multiple of the cluster's memory
+    ///
+    /// 8 times for side-chain, map-sum, map-sum-slow and double-diff, 4 for anomaly, 1.8 for spill, a quarter
+    /// for all-pairs, 40 times for transient (what its tasks occupy one after the other).
+    #[arg(long, value_name = "SIZE")]
+    pub total: Option<ByteSize>,
+    /// Bytes of a large result; by default a sixteenth of a worker's memory, for double-diff half of that
+    #[arg(long, value_name = "SIZE")]
+    pub chunk: Option<ByteSize>,
+    /// Directory for what the workers spill
+    #[arg(long, value_name = "DIR")]
+    pub local_directory: Option<PathBuf>,
+    /// Give up after this long
+    #[arg(long, value_name = "TIME", default_value = "30m")]
+    pub timeout: Span,
+    /// Run only without admission and thresholds
+    #[arg(long)]
+    pub unlimited: bool,
+    /// Do without the run to compare with
+    #[arg(long, conflicts_with = "unlimited")]
+    pub no_compare: bool,
+    /// How the figures are printed.
+    #[command(flatten)]
+    pub json: JsonOption,
+}
+
+/// Shapes of graphs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shape {
+    /// Two variables, each padded by its neighbours' edges, merged
+    SideChain,
+    /// A mean of everything, subtracted from everything
+    Anomaly,
+    /// Loads, reduced
+    MapSum,
+    /// Loads, each mapped for 100 ms, reduced
+    MapSumSlow,
+    /// Two grids, each cell of one with neighbours of both
+    DoubleDiff,
+    /// Every load with every other
+    AllPairs,
+    /// More than fits, kept and read back
+    Spill,
+    /// Memory that is no result, for random times
+    Transient,
+}
