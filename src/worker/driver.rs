@@ -134,8 +134,7 @@ impl Driver {
     }
 
     fn note_peaks(&mut self) {
-        let (_, unmanaged) = self.work.spilled_and_unmanaged();
-        self.peaks.note(self.work.managed_bytes(), unmanaged);
+        self.peaks.note(self.work.managed_bytes(), self.work.unmanaged_bytes());
         self.peaks.note_paused(self.work.is_paused(), std::time::Instant::now());
     }
 

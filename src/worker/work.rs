@@ -411,6 +411,11 @@ impl Work {
         self.memory.tell()
     }
 
+    /// Memory that is not results, as of the monitor's last look.
+    pub(super) fn unmanaged_bytes(&self) -> u64 {
+        self.memory.unmanaged_bytes()
+    }
+
     /// Whether the scheduler would plan with figures that are far from true.
     pub(super) fn memory_has_changed(&self) -> bool {
         self.memory.has_changed()

@@ -142,6 +142,11 @@ impl Memory {
         self.told
     }
 
+    /// Memory that is not results, as of the monitor's last look.
+    pub(super) fn unmanaged_bytes(&self) -> u64 {
+        self.unmanaged
+    }
+
     /// Whether these have changed by a part of the limit that matters.
     pub(super) fn has_changed(&self) -> bool {
         let Some(limit) = self.parts.thresholds.map(|t| t.limit) else { return false };
