@@ -527,7 +527,8 @@ async fn many_small_tasks_share_reports() {
 }
 
 /// A worker that keeps one MiB of results in memory, with two results of 800 kB.
-async fn spilling(played: &mut Played, max_spill: Option<u64>) -> (Worker, Session) {
+/// Also tells whether the worker paused or went on by the time that both results were there.
+async fn spilling(played: &mut Played, max_spill: Option<u64>) -> (Worker, Session, Option<bool>) {
     let settings = &mut played.config.worker;
     settings.memory_limit = MemoryLimit::Size(ByteSize(1 << 40));
     settings.memory.target = Some(Fraction(1.0 / f64::from(1 << 20)));
@@ -538,8 +539,8 @@ async fn spilling(played: &mut Played, max_spill: Option<u64>) -> (Worker, Sessi
     let count = spec("count", "tr -d {index} | wc -c", &["make"]);
     session.families(vec![info(0, make, Items::Index), info(1, count, Items::Index)]).await;
     session.compute((0..2).map(|i| Handed(i, 0, i, vec![], None)).collect()).await;
-    session.news(|news| news.finished.len() == 2).await;
-    (worker, session)
+    let news = session.news(|news| news.finished.len() == 2).await;
+    (worker, session, news.rare.paused)
 }
 
 impl Session {
@@ -559,7 +560,7 @@ impl Session {
 #[tokio::test]
 async fn spilled_results_are_served_and_used() {
     let mut played = played().await;
-    let (_worker, mut session) = spilling(&mut played, None).await;
+    let (_worker, mut session, _) = spilling(&mut played, None).await;
     session.beat(|b| b.managed <= 1 << 20 && b.spilled >= 800_000 && b.unmanaged > 0).await;
     let got = played.fetch(&session, EPOCH, &[task(0), task(1)]).await.unwrap().0;
     for (index, (_, content)) in got.iter().enumerate() {
@@ -575,8 +576,11 @@ async fn spilled_results_are_served_and_used() {
 #[tokio::test]
 async fn a_worker_whose_disk_is_full_pauses_and_comes_back() {
     let mut played = played().await;
-    let (_worker, mut session) = spilling(&mut played, Some(1000)).await;
-    assert_eq!(session.news(|news| news.rare.paused.is_some()).await.rare.paused, Some(true));
+    let (_worker, mut session, mut paused) = spilling(&mut played, Some(1000)).await;
+    if paused.is_none() {
+        paused = session.news(|news| news.rare.paused.is_some()).await.rare.paused;
+    }
+    assert_eq!(paused, Some(true));
     // Its results stay, are served, and one task at a time still runs: it might be what frees them.
     assert_eq!(
         played.fetch(&session, EPOCH, &[task(0)]).await.unwrap().0[0].1.as_ref().unwrap().len(),
@@ -592,7 +596,7 @@ async fn a_worker_whose_disk_is_full_pauses_and_comes_back() {
 async fn a_damaged_file_means_that_the_result_is_not_here() {
     use std::os::unix::fs::{FileExt, PermissionsExt};
     let mut played = played().await;
-    let (_worker, mut session) = spilling(&mut played, None).await;
+    let (_worker, mut session, _) = spilling(&mut played, None).await;
     session.beat(|b| b.spilled >= 800_000).await;
     let local = played.dir.path().join("local");
     let mut damaged = 0;

@@ -293,7 +293,8 @@ impl Run {
         (held, total)
     }
 
-    /// Tasks under which a worker was lost run one to a worker, so that the next loss tells which of them it was.
+    /// Tasks under which a worker was lost run one to a worker, so that the next loss tells which of them it
+    /// was.
     fn choose_apart(&self, cx: &Cx, class: usize) -> Place {
         let apart = |w: WorkerId| cx.worker(w).is_some_and(|x| x.suspects == 0);
         let open = &cx.ready.classes[class].open;
