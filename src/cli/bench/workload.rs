@@ -203,7 +203,7 @@ fn anomaly(text: &mut Text, n: u64, chunk: u64) -> u64 {
     (n + 1) * chunk + PART
 }
 
-/// a[1:,1:] - b[:-1,:-1] in chunks: cell (r, c) takes (r, c), its right, its lower and its lower right
+/// `a[1:,1:] - b[:-1,:-1]` in chunks: cell (r, c) takes (r, c), its right, its lower and its lower right
 /// neighbour of a, and its left and upper ones of b. Held at most, row by row: a row and two of each, and a
 /// result.
 fn double_diff(text: &mut Text, n: u64, chunk: u64) -> u64 {
