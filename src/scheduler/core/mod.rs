@@ -54,8 +54,6 @@ pub struct Settings {
     pub retry_backoff: Duration,
     /// The longest such pause.
     pub retry_backoff_max: Duration,
-    /// How long a leaving worker may take to finish its work and hand over its data.
-    pub retire_timeout: Duration,
     /// Records kept for `story`.
     pub story_limit: usize,
 }
@@ -70,7 +68,6 @@ impl Default for Settings {
             stealing: true,
             retry_backoff: Duration::from_secs(1),
             retry_backoff_max: Duration::from_secs(60),
-            retire_timeout: Duration::from_secs(60),
             story_limit: 100_000,
         }
     }
