@@ -3,6 +3,7 @@
 
 use super::Core;
 use super::action::{Action, Assigned, Input};
+use super::admit::WORKERS_LOOKED_AT;
 use super::cx::Cx;
 use super::ready::Entry;
 use super::run::Run;
@@ -109,6 +110,9 @@ impl Core {
         let Some(run) = self.runs.get_mut(entry.task.run.index()).and_then(|r| r.as_mut()) else {
             return true;
         };
+        if let Some(pool) = entry.as_pool() {
+            return run.dispatch_root(&mut self.cx, class, pool);
+        }
         let i = entry.task.index;
         let queued = run.state_of(i) == State::Queued;
         if queued && run.is_full() {
@@ -211,6 +215,27 @@ impl Run {
             Place::Here(w) => self.admitted(cx, class, i, w).map_or(Place::Held, Place::Here),
             place => place,
         }
+    }
+
+    /// Gives the next root of a pool to a worker that has room and the memory. Returns whether there was one,
+    /// or no root.
+    fn dispatch_root(&mut self, cx: &mut Cx, class: usize, pool: u32) -> bool {
+        if self.cancelled.is_some() {
+            return true;
+        }
+        let entry = Entry::pool(self.id, pool, self.pool_priority(pool));
+        let open: SmallVec<[WorkerId; WORKERS_LOOKED_AT]> =
+            cx.ready.classes[class].open.iter().map(|(_, w)| *w).take(WORKERS_LOOKED_AT).collect();
+        for w in open {
+            let Some(i) = self.next_root(pool, w) else { return true };
+            if self.fits(cx, i, w) {
+                cx.ready.push(class as u32, entry);
+                self.assign(cx, i, w);
+                return true;
+            }
+        }
+        cx.ready.classes[class].held.push(entry);
+        false
     }
 
     /// The worker that is best for a task, memory apart.
