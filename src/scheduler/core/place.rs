@@ -8,7 +8,7 @@ use super::cx::Cx;
 use super::ready::Entry;
 use super::run::Run;
 use super::state::State;
-use super::workers::{InHand, Status, UNKNOWN_DURATION_NS};
+use super::workers::{InHand, Status, UNKNOWN_DURATION_NS, Worker};
 use crate::base::ids::{Attempt, FamilyIx, TaskRef, WorkerId};
 use smallvec::SmallVec;
 use std::time::Duration;
@@ -27,6 +27,14 @@ const STEAL_WAIT: Duration = Duration::from_millis(10);
 const AVOID_DELAY: Duration = Duration::from_millis(200);
 const AVOID_MAX: u32 = 50;
 
+/// What takes longer to move waits for its holder as long as others have work of their own.
+const BULKY: Duration = Duration::from_millis(2);
+
+/// How long moving so many bytes between two workers takes.
+fn moving(bytes: u64) -> Duration {
+    LATENCY + Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / BANDWIDTH)
+}
+
 enum Place {
     Here(WorkerId),
     /// Wait for this worker.
@@ -40,26 +48,28 @@ enum Place {
 impl Core {
     /// Hands out work until no worker has room or nothing is ready.
     pub(super) fn schedule(&mut self) {
-        for w in self.cx.refresh() {
-            self.serve_local(w);
-        }
+        let changed = self.cx.refresh();
+        changed.iter().for_each(|w| self.serve_local(*w, true));
         while let Some(class) = self.cx.ready.next_class() {
             let Some(entry) = self.cx.ready.classes[class].heap.pop() else { break };
             self.dispatch(class, entry);
         }
+        changed.iter().for_each(|w| self.serve_local(*w, false));
         self.share_local();
         self.retry_held();
         self.steal();
     }
 
-    /// Gives a worker its own waiting tasks first.
-    fn serve_local(&mut self, w: WorkerId) {
+    /// Gives a worker its own waiting tasks; `urgent` ones are those that come before all that wait for any
+    /// worker.
+    fn serve_local(&mut self, w: WorkerId, urgent: bool) {
         while let Some(entry) = self.cx.worker(w).and_then(|x| x.local.peek().copied()) {
             let Some((run, class)) = self.queued(entry.task) else {
                 self.pop_local(w);
                 continue;
             };
-            if !self.cx.ready.is_open(w, class) {
+            let first = self.cx.ready.classes[class as usize].heap.peek();
+            if !self.cx.ready.is_open(w, class) || (urgent && first.is_some_and(|f| *f > entry)) {
                 break;
             }
             self.pop_local(w);
@@ -146,7 +156,7 @@ impl Core {
         true
     }
 
-    /// Workers with room take what waits for others.
+    /// Workers with nothing to do take what waits for others, where that is worth moving its inputs.
     fn share_local(&mut self) {
         while let Some(&(_, from)) = self.cx.ready.local.last() {
             let Some(entry) = self.cx.worker(from).and_then(|x| x.local.peek().copied()) else { break };
@@ -159,9 +169,25 @@ impl Core {
             else {
                 break;
             };
+            if !self.is_worth_moving(run, entry.task.index, from, to) {
+                break;
+            }
             self.pop_local(from);
             self.place_local(run, class, entry, to);
         }
+    }
+
+    /// Whether a task that waits for one worker would be done sooner by another, its inputs moved there.
+    fn is_worth_moving(&self, run: usize, i: u32, from: WorkerId, to: WorkerId) -> bool {
+        let Some(run) = self.runs[run].as_deref() else { return true };
+        let Some(worker) = self.cx.worker(from).filter(|w| w.status == Status::Running) else { return true };
+        let (f, element) = run.place_of(i);
+        let (held, total) = run.bytes_by_worker(f, element);
+        let there = held.iter().find(|(w, _)| *w == to).map_or(0, |(_, b)| *b);
+        let each = run.expected_ns(f).unwrap_or(UNKNOWN_DURATION_NS);
+        let slots = u64::from(worker.spec.slots / crate::graph::layer::SLOT).max(1);
+        let queue = Duration::from_nanos(each.saturating_mul(worker.local.len() as u64) / slots);
+        worker.wait() + queue > moving(total - there)
     }
 
     /// Asks the worker with the longest backlog for some of it when another has nothing to do.
@@ -263,18 +289,11 @@ impl Run {
             return Place::Here(best.map_or(holder, |(w, _)| *w));
         }
         let here = held.iter().find(|(w, _)| *w == idlest).map_or(0, |(_, b)| *b);
-        let moving = LATENCY + Duration::from_nanos((total - here).saturating_mul(1_000_000_000) / BANDWIDTH);
-        let worker = cx.worker(holder).filter(|w| w.status == Status::Running);
-        match worker {
-            Some(w)
-                if w.wait() + LATENCY < moving
-                    && w.could_run(
-                        self.families[f.index()].layer.slots,
-                        &self.families[f.index()].layer.resources,
-                    ) =>
-            {
-                Place::Local(holder)
-            }
+        let moving = moving(total - here);
+        let layer = &self.families[f.index()].layer;
+        let able = |w: &&Worker| w.status == Status::Running && w.could_run(layer.slots, &layer.resources);
+        match cx.worker(holder).filter(able) {
+            Some(w) if moving > BULKY || w.wait() + LATENCY < moving => Place::Local(holder),
             _ => Place::Here(idlest),
         }
     }
