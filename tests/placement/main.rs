@@ -143,6 +143,10 @@ fn streams_stay_where_they_are_and_below_the_target() {
         let n = |arrays: u64, chunk: u64| (8 * cluster / arrays / chunk) as u32;
         let on = |shape: Shape| shape.on(workers, threads, limit * u64::from(threads));
         println!("{workers} workers of {threads}");
+        if std::env::var_os("DEBUG_MOVES").is_some() {
+            show("anomaly", &on(anomaly((4 * cluster / (32 * MIB)) as u32, 32 * MIB)));
+            return;
+        }
         show("side-chain", &on(side_chain(n(2, 32 * MIB), 32 * MIB)));
         show("double-diff", &on(double_diff(n(2, 16 * MIB), 4, 16 * MIB)));
         show("map-sum", &on(map_sum(n(1, 32 * MIB), 32 * MIB)));

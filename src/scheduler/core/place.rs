@@ -11,6 +11,7 @@ use super::state::State;
 use super::workers::{InHand, Status, UNKNOWN_DURATION_NS, Worker};
 use crate::base::ids::{Attempt, FamilyIx, TaskRef, WorkerId};
 use smallvec::SmallVec;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Assumed speed of moving results between workers, bytes a second.
@@ -63,16 +64,16 @@ impl Core {
     /// Gives a worker its own waiting tasks; `urgent` ones are those that come before all that wait for any
     /// worker.
     fn serve_local(&mut self, w: WorkerId, urgent: bool) {
-        while let Some(entry) = self.cx.worker(w).and_then(|x| x.local.peek().copied()) {
+        while let Some(entry) = self.cx.worker(w).and_then(|x| x.local.last().copied()) {
             let Some((run, class)) = self.queued(entry.task) else {
-                self.pop_local(w);
+                self.drop_local(w, entry);
                 continue;
             };
             let first = self.cx.ready.classes[class as usize].heap.peek();
             if !self.cx.ready.is_open(w, class) || (urgent && first.is_some_and(|f| *f > entry)) {
                 break;
             }
-            self.pop_local(w);
+            self.drop_local(w, entry);
             self.place_local(run, class, entry, w);
         }
     }
@@ -86,23 +87,26 @@ impl Core {
         }
     }
 
-    fn pop_local(&mut self, w: WorkerId) -> Option<Entry> {
-        let worker = self.cx.workers.get_mut(w.index())?.as_mut()?;
-        let len = worker.local.len();
-        let entry = worker.local.pop();
-        self.cx.ready.local.remove(&(len, w));
-        if len > 1 {
-            self.cx.ready.local.insert((len - 1, w));
-        }
-        entry
+    fn drop_local(&mut self, w: WorkerId, entry: Entry) {
+        self.change_local(w, |local| {
+            local.remove(&entry);
+        });
     }
 
     fn push_local(&mut self, w: WorkerId, entry: Entry) {
+        self.change_local(w, |local| {
+            local.insert(entry);
+        });
+    }
+
+    /// Changes a worker's own queue and lists it by its length.
+    fn change_local(&mut self, w: WorkerId, change: impl FnOnce(&mut BTreeSet<Entry>)) {
         let Some(worker) = self.cx.workers.get_mut(w.index()).and_then(|x| x.as_mut()) else { return };
-        let len = worker.local.len();
-        worker.local.push(entry);
-        self.cx.ready.local.remove(&(len, w));
-        self.cx.ready.local.insert((len + 1, w));
+        self.cx.ready.local.remove(&(worker.local.len(), w));
+        change(&mut worker.local);
+        if !worker.local.is_empty() {
+            self.cx.ready.local.insert((worker.local.len(), w));
+        }
     }
 
     /// The run's position and the class of a task, if it is queued.
@@ -159,9 +163,10 @@ impl Core {
     /// Workers with nothing to do take what waits for others, where that is worth moving its inputs.
     fn share_local(&mut self) {
         while let Some(&(_, from)) = self.cx.ready.local.last() {
-            let Some(entry) = self.cx.worker(from).and_then(|x| x.local.peek().copied()) else { break };
+            // The last of them: the first ones will soon run where their inputs are.
+            let Some(entry) = self.cx.worker(from).and_then(|x| x.local.first().copied()) else { break };
             let Some((run, class)) = self.queued(entry.task) else {
-                self.pop_local(from);
+                self.drop_local(from, entry);
                 continue;
             };
             let idle = self.cx.ready.classes[class as usize].open.first().copied();
@@ -172,7 +177,7 @@ impl Core {
             if !self.is_worth_moving(run, entry.task.index, from, to) {
                 break;
             }
-            self.pop_local(from);
+            self.drop_local(from, entry);
             self.place_local(run, class, entry, to);
         }
     }
