@@ -5,11 +5,12 @@ mod model;
 
 use hpcdag::base::ids::FamilyIx;
 use hpcdag::graph::layer::{Border, Csr, Edge, Layer, Pattern, Size};
-use model::{Outcome, Setting, run};
+use model::{Setting, run};
 use std::sync::Arc;
 
 const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
+/// The memory of one thread.
+const LIMIT: u64 = 512 * MIB;
 /// A part of a chunk in a reduction.
 const PART: u64 = 4096;
 
@@ -122,36 +123,60 @@ fn groups(n: u32, chunk: u64) -> Shape {
     shape
 }
 
-fn show(name: &str, setting: &Setting) -> Outcome {
-    let o = run(setting);
-    let target = setting.target.unwrap_or(1) as f64;
+/// Runs a graph; what it moved as a part of what it made, and its peak as a part of the target.
+fn run_on(name: &str, shape: Shape, (workers, threads): (u32, u32), limit: u64) -> (f64, f64) {
+    let setting = shape.on(workers, threads, limit);
+    let o = run(&setting);
+    let peak = o.peak as f64 / setting.target.unwrap_or(u64::MAX) as f64;
+    let moved = o.moved as f64 / o.made as f64;
+    let beyond = o.beyond / MIB;
     println!(
-        "{name}: peak {:.2} of target, moved {:.3} of made, beyond {} MiB, {:.2} s",
-        o.peak as f64 / target,
-        o.moved as f64 / o.made as f64,
-        o.beyond / MIB,
+        "{name} on {workers} workers of {threads}: peak {peak:.2} of the target, moved {moved:.3} of what was \
+         made, {beyond} MiB beyond the target, {:.2} s",
         o.seconds
     );
-    o
+    (moved, peak)
+}
+
+const CLUSTERS: [(u32, u32); 3] = [(2, 1), (2, 4), (16, 2)];
+
+/// Runs a graph of eight times the clusters' memory, in chunks of a part of a thread's share of it.
+fn stream(name: &str, arrays: u64, parts: u64, make: impl Fn(u32, u64) -> Shape, moved_most: f64) {
+    for (workers, threads) in CLUSTERS {
+        let limit = LIMIT * u64::from(threads);
+        let chunk = LIMIT / parts;
+        let n = 8 * limit * u64::from(workers) / arrays / chunk;
+        let (moved, peak) = run_on(name, make(n as u32, chunk), (workers, threads), limit);
+        assert!(moved <= moved_most, "{name} moved {moved:.3} of what it made");
+        assert!(peak <= 1.0, "{name} held {peak:.2} of the target");
+    }
 }
 
 #[test]
-fn streams_stay_where_they_are_and_below_the_target() {
-    let limit = 512 * MIB;
-    for (workers, threads) in [(2, 1), (4, 1), (2, 4), (16, 2)] {
-        let cluster = limit * u64::from(workers * threads);
-        let n = |arrays: u64, chunk: u64| (8 * cluster / arrays / chunk) as u32;
-        let on = |shape: Shape| shape.on(workers, threads, limit * u64::from(threads));
-        println!("{workers} workers of {threads}");
-        if std::env::var_os("DEBUG_MOVES").is_some() {
-            show("anomaly", &on(anomaly((4 * cluster / (32 * MIB)) as u32, 32 * MIB)));
-            return;
-        }
-        show("side-chain", &on(side_chain(n(2, 32 * MIB), 32 * MIB)));
-        show("double-diff", &on(double_diff(n(2, 16 * MIB), 4, 16 * MIB)));
-        show("map-sum", &on(map_sum(n(1, 32 * MIB), 32 * MIB)));
-        show("groups", &on(groups(n(1, 32 * MIB), 32 * MIB)));
-        show("anomaly", &on(anomaly((4 * cluster / (32 * MIB)) as u32, 32 * MIB)));
-    }
-    let _ = GIB;
+fn side_chains_stay_where_they_are() {
+    stream("side-chain", 2, 16, side_chain, 0.01);
+}
+
+#[test]
+fn grids_move_only_their_borders() {
+    stream("double-diff", 2, 32, |n, chunk| double_diff(n, 4, chunk), 0.05);
+}
+
+#[test]
+fn groups_are_made_where_they_are_needed() {
+    stream("groups", 1, 16, groups, 0.01);
+}
+
+#[test]
+fn reductions_move_nothing_to_speak_of() {
+    stream("map-sum", 1, 16, map_sum, 0.001);
+}
+
+/// All of it is alive at once; what was loaded is used where it lies, but for the balance of work at the end.
+#[test]
+fn what_is_needed_twice_is_used_where_it_lies() {
+    let chunk = LIMIT / 16;
+    let shape = anomaly(4 * 2 * 16, chunk);
+    let (moved, _) = run_on("anomaly", shape, (2, 1), LIMIT);
+    assert!(moved <= 0.25, "moved {moved:.3} of what it made");
 }

@@ -191,18 +191,6 @@ impl Model {
             Happening::Fetched { from, to, tasks } => {
                 let sizes: Vec<(TaskRef, u64)> = tasks.into_iter().map(|t| (t, self.size_of(t))).collect();
                 let bytes: u64 = sizes.iter().map(|(_, n)| n).sum();
-                if std::env::var_os("DEBUG_MOVES").is_some() {
-                    for (t, _) in &sizes {
-                        println!(
-                            "{:?} {:?} -> {:?}: {:?} at {:?}",
-                            self.now,
-                            from,
-                            to,
-                            self.scheduler.locate(*t),
-                            t
-                        );
-                    }
-                }
                 self.node(to).coming -= bytes;
                 self.outcome.moved += bytes;
                 let outcomes = sizes.into_iter().map(|(t, n)| (t, work::event::Fetched::Here(n))).collect();
