@@ -33,6 +33,10 @@ pub(super) struct Datum {
     pub(super) copy: bool,
     /// The scheduler counts it as not here; dropped with its last user.
     pub(super) doomed: bool,
+    /// It was fetched for tasks here, from a worker that keeps it.
+    pub(super) replica: bool,
+    /// Where it stands among the copies that no task in hand needs.
+    pub(super) spare: Option<u64>,
 }
 
 impl Datum {
@@ -47,6 +51,8 @@ impl Datum {
             asked: None,
             copy: false,
             doomed: false,
+            replica: false,
+            spare: None,
         }
     }
 }
@@ -120,6 +126,7 @@ impl Core {
                             break;
                         }
                         bytes += datum.nbytes;
+                        self.room.fetch_begins(task, datum.nbytes);
                         tasks.push(task);
                     }
                     state.queue.pop_front();
@@ -138,6 +145,7 @@ impl Core {
             state.in_flight = state.in_flight.saturating_sub(1);
         }
         for (task, outcome) in outcomes {
+            self.room.fetch_ends(task);
             let Some(datum) = self.data.get_mut(&task) else {
                 // Nobody waits for it any more.
                 if matches!(outcome, Fetched::Here(_)) {
@@ -153,7 +161,10 @@ impl Core {
                     datum.here = Some(nbytes);
                     datum.asked = None;
                     datum.doomed = false;
-                    datum.copy = false;
+                    datum.replica = !std::mem::take(&mut datum.copy);
+                    if !datum.replica {
+                        self.actions.push(Action::Own(vec![task]));
+                    }
                     self.report.replicas.push(task);
                     self.wake(task);
                 }
@@ -187,6 +198,9 @@ impl Core {
             let datum = self.data.entry(task).or_insert_with(|| Datum::wanted(nbytes));
             if datum.here.is_some() {
                 datum.doomed = false;
+                datum.replica = false;
+                self.room.unspare(&mut datum.spare);
+                self.actions.push(Action::Own(vec![task]));
                 self.report.replicas.push(task);
                 continue;
             }
@@ -202,6 +216,8 @@ impl Core {
             let Some(datum) = self.data.get_mut(&task).filter(|d| d.here.is_some()) else { continue };
             datum.here = None;
             datum.copy = false;
+            datum.replica = false;
+            self.room.unspare(&mut datum.spare);
             // No attempt has this number: only the hole counts.
             self.report.missing.push((task, Attempt::default(), vec![(task, here)]));
             let reads = |inputs: &[(u16, TaskRef)]| inputs.iter().any(|(_, input)| *input == task);
@@ -227,11 +243,15 @@ impl Core {
         if datum.users > 0 {
             return;
         }
+        let mut spare = datum.spare;
         if datum.here.is_none() && !datum.copy {
             self.data.swap_remove(&task);
         } else if datum.here.is_some() && datum.doomed {
             self.data.swap_remove(&task);
+            self.room.unspare(&mut spare);
             self.actions.push(Action::Drop(vec![task]));
+        } else {
+            self.note_spare(task);
         }
     }
 }
