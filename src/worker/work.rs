@@ -10,6 +10,7 @@ use super::memory::monitor::Gauge;
 use super::memory::{Memory, Results, Running};
 use super::store::Store;
 use super::store::data::TaskResult;
+use super::store::spill::DiskUse;
 use super::transfer::client::{Client, Fetched as Transferred};
 use crate::base::failure::Failure;
 use crate::base::ids::{Attempt, RunId, TaskRef, WorkerId};
@@ -35,7 +36,7 @@ const FAILED_PER_REPORT: usize = 1000;
 const GROWTH_LOOKS: usize = 2;
 
 /// Results of this size are worth a look at memory before they are made.
-const LARGE_BYTES: u64 = 1 << 20;
+const LARGE_BYTES: i64 = 1 << 20;
 
 type Id = (TaskRef, Attempt);
 
@@ -265,10 +266,12 @@ impl Work {
     /// Results and what is known of those to come.
     fn results(&self) -> Results {
         let (making, coming) = self.core.expected_bytes();
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX / 4);
         let (captured, arriving) = (self.pool.captured_bytes(), self.client.arriving_bytes());
         Results {
             managed: self.store().managed_bytes() + captured + arriving,
-            rest: making.saturating_sub(captured) + coming.saturating_sub(arriving),
+            // What comes may be larger than was expected.
+            rest: making - signed(captured) + signed(coming.saturating_sub(arriving)),
             next: self.core.next_bytes(),
         }
     }
@@ -286,6 +289,8 @@ impl Work {
         if measured {
             self.memory.look(&self.pool.running());
         }
+        let moved = self.store().take_moved();
+        self.core.set_on_disk(&moved);
         self.shed();
         let (results, idle) = (self.results(), self.core.executing() == 0);
         let (pool, running) = (&self.pool, &self.running);
@@ -466,9 +471,9 @@ impl Work {
         self.memory.parts().gauge.clone()
     }
 
-    /// Bytes of results written to disk so far.
-    pub(super) fn spill_written(&self) -> u64 {
-        self.memory.parts().spiller.as_ref().map_or(0, |s| s.spill().written())
+    /// What was written to disk and read back so far.
+    pub(super) fn disk(&self) -> DiskUse {
+        self.memory.parts().spiller.as_ref().map_or_else(DiskUse::default, |s| s.spill().disk_use())
     }
 
     /// Whether no task may start.

@@ -3,6 +3,7 @@
 
 use super::Core;
 use super::event::{Action, Fetched};
+use super::room::Kin;
 use crate::base::ids::{Attempt, TaskRef, WorkerId};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -35,6 +36,10 @@ pub(super) struct Datum {
     pub(super) doomed: bool,
     /// It was fetched for tasks here, from a worker that keeps it.
     pub(super) replica: bool,
+    /// It is not in memory.
+    pub(super) on_disk: bool,
+    /// Whose task was the last to use it here.
+    pub(super) last_user: Option<Kin>,
     /// Where it stands among the copies that no task in hand needs.
     pub(super) spare: Option<u64>,
 }
@@ -52,6 +57,8 @@ impl Datum {
             copy: false,
             doomed: false,
             replica: false,
+            on_disk: false,
+            last_user: None,
             spare: None,
         }
     }
@@ -159,6 +166,7 @@ impl Core {
             match outcome {
                 Fetched::Here(nbytes) => {
                     datum.here = Some(nbytes);
+                    datum.on_disk = false;
                     datum.asked = None;
                     datum.doomed = false;
                     datum.replica = !std::mem::take(&mut datum.copy);
@@ -243,12 +251,13 @@ impl Core {
         if datum.users > 0 {
             return;
         }
-        let mut spare = datum.spare;
+        let (mut spare, last, bytes) = (datum.spare, datum.last_user, datum.here.unwrap_or(0));
         if datum.here.is_none() && !datum.copy {
             self.data.swap_remove(&task);
         } else if datum.here.is_some() && datum.doomed {
             self.data.swap_remove(&task);
             self.room.unspare(&mut spare);
+            self.room.learn_freed(last, bytes);
             self.actions.push(Action::Drop(vec![task]));
         } else {
             self.note_spare(task);

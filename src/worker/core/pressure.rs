@@ -37,6 +37,12 @@ impl Thresholds {
         [self.spill, self.pause, self.terminate].into_iter().flatten().next()
     }
 
+    /// By how much results may pass the target for a moment.
+    fn slack(&self) -> u64 {
+        let target = self.target.unwrap_or(self.limit);
+        self.spill.or(self.pause).unwrap_or(self.limit).saturating_sub(target)
+    }
+
     fn margin(&self) -> u64 {
         self.limit / HYSTERESIS_PART
     }
@@ -49,8 +55,9 @@ pub struct Usage {
     pub managed: u64,
     /// Everything else of the worker and the processes under it.
     pub unmanaged: u64,
-    /// Results that are about to be in memory too: of tasks that execute or are next, and on their way here.
-    pub expected: u64,
+    /// By how much results are about to grow: by tasks that execute or are next, and what is on its way here.
+    /// Below zero if tasks that execute free more than they make.
+    pub expected: i64,
     /// Whether results cannot go to disk: it is full, or fails.
     pub disk_fails: bool,
 }
@@ -97,10 +104,14 @@ impl Pressure {
     /// What is due with this use of memory.
     pub fn assess(&mut self, usage: Usage) -> Verdict {
         let (t, total) = (self.thresholds, usage.total());
-        let mut over = t.target.is_some_and(|target| usage.managed > target);
-        // Room is made before it is needed: writing takes time.
-        let room = t.target.map(|target| target.saturating_sub(usage.expected));
+        // Room is made before it is needed: writing takes time. What is free in a moment need not be written,
+        // as long as memory is not short in this one.
+        let room = t.target.map(|target| match u64::try_from(usage.expected) {
+            Ok(growth) => target.saturating_sub(growth),
+            Err(_) => target.saturating_add(usage.expected.unsigned_abs().min(t.slack())),
+        });
         let mut keep = room.filter(|room| usage.managed > *room);
+        let mut over = keep.is_some() && t.target.is_some_and(|target| usage.managed > target);
         if let Some(spill) = t.spill {
             // Down to the target, or without one a little below where it began.
             let until = t.target.unwrap_or(spill.saturating_sub(t.margin())).min(spill);
@@ -198,6 +209,10 @@ mod tests {
         // The disk that fails does not matter as long as there are not too many.
         assert_eq!(p.assess(soon(55, 10)), Verdict { keep: Some(50), ..Verdict::default() });
         assert_eq!(p.assess(soon(55, 99)).keep, Some(0));
+        // What tasks are about to free is not written; but memory is not filled with it.
+        assert_eq!(p.assess(soon(65, -5)).keep, None);
+        assert_eq!(p.assess(soon(66, -5)).keep, Some(65));
+        assert_eq!(p.assess(soon(70, -50)).keep, None);
         let there = p.assess(soon(61, 10));
         assert_eq!((there.keep, there.over, there.paused), (Some(50), true, true));
     }

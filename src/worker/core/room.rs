@@ -2,8 +2,9 @@
 //! which copies of others' results could go. Owns these figures; how much room there is it is told.
 
 use super::Core;
+use super::data::Datum;
 use super::event::Action;
-use super::tasks::Ranked;
+use super::tasks::{Hand, Ranked};
 use crate::base::ids::{Attempt, FamilyIx, RunId, TaskRef, WorkerId};
 use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
@@ -15,17 +16,49 @@ const SMALL_BYTES: u64 = 256 << 10;
 /// Tasks that are passed over for want of room while one is looked for that needs none.
 const HELD_MAX: usize = 64;
 
+/// More than any task needs: sums stay far from overflowing, whatever is claimed.
+const BYTES_MAX: u64 = 1 << 44;
+
+/// Beyond so many bytes what was seen of a family is slowly forgotten.
+const MEMORY_BYTES: u64 = 1 << 34;
+
+/// What a task is expected to do to memory, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Demand {
+    /// It makes so much; 0 as long as nothing is known.
+    makes: u64,
+    /// The same without those inputs in memory that are dropped after it.
+    adds: i64,
+}
+
+/// What is known of a family, bytes.
+#[derive(Clone, Copy, Default)]
+struct Habits {
+    /// What its tasks make: the most, slowly forgotten.
+    makes: u64,
+    /// Inputs that nobody here used any more after its tasks.
+    left: u64,
+    /// Those of them that were dropped then: nobody anywhere needed them.
+    freed: u64,
+}
+
+impl Habits {
+    /// Whether its tasks usually are the last to need their inputs.
+    fn frees(&self) -> bool {
+        self.freed > self.left / 2
+    }
+}
+
 /// The figures.
 #[derive(Default)]
 pub(super) struct Room {
     /// Bytes that tasks which start may still add; `None` if nothing bounds it.
-    left: Option<u64>,
+    left: Option<i64>,
     /// Ready tasks that wait for room.
     pub(super) held: Vec<Ranked>,
-    /// What a family's tasks make, bytes: the most, slowly forgotten.
-    makes: IndexMap<(RunId, FamilyIx), u64, FxBuildHasher>,
-    /// What the executing tasks are expected to make, bytes.
-    executing: u64,
+    habits: IndexMap<Kin, Habits, FxBuildHasher>,
+    /// What the executing tasks are expected to add, bytes.
+    executing: i64,
     /// What fetches under way are to bring, bytes.
     coming: IndexMap<TaskRef, u64, FxBuildHasher>,
     coming_bytes: u64,
@@ -34,34 +67,48 @@ pub(super) struct Room {
     spares: u64,
 }
 
+/// A family of a run.
+pub(super) type Kin = (RunId, FamilyIx);
+
 impl Room {
-    /// What a task of this family is expected to make, bytes; 0 as long as nothing is known.
-    fn expected(&self, run: RunId, family: FamilyIx) -> u64 {
-        self.makes.get(&(run, family)).copied().unwrap_or(0)
-    }
-
     /// Takes note of what a task has made.
-    pub(super) fn learn(&mut self, run: RunId, family: FamilyIx, bytes: u64) {
-        let known = self.makes.entry((run, family)).or_default();
-        *known = bytes.max(*known - known.saturating_sub(bytes) / 4);
+    pub(super) fn learn(&mut self, kin: Kin, bytes: u64) {
+        let makes = &mut self.habits.entry(kin).or_default().makes;
+        *makes = bytes.min(BYTES_MAX).max(*makes - makes.saturating_sub(bytes) / 4);
     }
 
-    /// Takes what a task is expected to make, if there is room for it or it is `forced`: how much that is.
-    pub(super) fn take(&mut self, run: RunId, family: FamilyIx, forced: bool) -> Option<u64> {
-        let expected = self.expected(run, family);
+    /// Takes note that nobody here uses a result any more after a task of this family.
+    fn learn_left(&mut self, kin: Kin, bytes: u64) {
+        let habits = self.habits.entry(kin).or_default();
+        if habits.left > MEMORY_BYTES {
+            (habits.left, habits.freed) = (habits.left / 2, habits.freed / 2);
+        }
+        habits.left += bytes.min(BYTES_MAX);
+    }
+
+    /// Takes note that such a result was dropped.
+    pub(super) fn learn_freed(&mut self, kin: Option<Kin>, bytes: u64) {
+        if let Some(habits) = kin.and_then(|kin| self.habits.get_mut(&kin)) {
+            habits.freed += bytes.min(BYTES_MAX);
+        }
+    }
+
+    /// Takes what a task is expected to make and to add, if there is room for it or it is `forced`. Returns
+    /// what it adds.
+    pub(super) fn take(&mut self, demand: Demand, forced: bool) -> Option<i64> {
         if let Some(left) = &mut self.left {
-            if expected > *left && expected >= SMALL_BYTES && !forced {
+            if demand.adds > *left && demand.adds >= 0 && demand.makes >= SMALL_BYTES && !forced {
                 return None;
             }
-            *left = left.saturating_sub(expected);
+            *left -= demand.adds;
         }
-        self.executing += expected;
-        Some(expected)
+        self.executing += demand.adds;
+        Some(demand.adds)
     }
 
     /// A task does not execute any more.
-    pub(super) fn give_back(&mut self, expected: u64) {
-        self.executing -= expected;
+    pub(super) fn give_back(&mut self, adds: i64) {
+        self.executing -= adds;
     }
 
     /// Whether no further task should be passed over.
@@ -92,7 +139,7 @@ impl Room {
     }
 
     /// Checks the sums.
-    pub(super) fn check(&self, executing: u64) -> Result<(), String> {
+    pub(super) fn check(&self, executing: i64) -> Result<(), String> {
         if self.executing != executing {
             return Err(format!("{} bytes expected, should be {executing}", self.executing));
         }
@@ -108,7 +155,7 @@ impl Core {
     /// Says how many bytes tasks that start from now on may add; `None` if nothing bounds it. Those that wait
     /// for room are looked at again.
     #[must_use]
-    pub fn set_room(&mut self, bytes: Option<u64>) -> Vec<Action> {
+    pub fn set_room(&mut self, bytes: Option<i64>) -> Vec<Action> {
         self.room.left = bytes;
         self.ready.extend(self.room.held.drain(..));
         self.start_ready();
@@ -120,22 +167,53 @@ impl Core {
         !self.room.held.is_empty()
     }
 
-    /// Bytes of results that executing tasks are expected to make in all, and that fetches under way bring.
-    pub fn expected_bytes(&self) -> (u64, u64) {
+    /// Bytes that executing tasks are expected to add in all (below zero if they free more than they make),
+    /// and that fetches under way bring.
+    pub fn expected_bytes(&self) -> (i64, u64) {
         (self.room.executing, self.room.coming_bytes)
     }
 
-    /// Bytes that the task which should start next is expected to make.
-    pub fn next_bytes(&self) -> u64 {
+    /// Bytes that the task which should start next is expected to add.
+    pub fn next_bytes(&self) -> i64 {
         let first = self.room.held.iter().max().into_iter().chain(self.ready.peek()).max();
         let hand = first.and_then(|ranked| Some((ranked.1, self.hands.get(&ranked.1)?)));
-        hand.filter(|(_, hand)| !hand.executing)
-            .map_or(0, |(task, hand)| self.room.expected(task.run, hand.family))
+        hand.filter(|(_, hand)| !hand.executing).map_or(0, |(task, hand)| self.demand(task.run, hand).adds)
+    }
+
+    /// What a task in hand is expected to do to memory.
+    pub(super) fn demand(&self, run: RunId, hand: &Hand) -> Demand {
+        let Some(habits) = self.room.habits.get(&(run, hand.family)) else { return Demand::default() };
+        let makes = habits.makes;
+        let mut frees = 0;
+        if habits.frees() {
+            let alone = |d: &&Datum| d.users == 1 && !d.on_disk;
+            let inputs = hand.inputs.iter().filter_map(|(_, input)| self.data.get(input).filter(alone));
+            frees = inputs.filter_map(|d| d.here).fold(0u64, u64::saturating_add).min(BYTES_MAX);
+        }
+        Demand { makes, adds: makes as i64 - frees as i64 }
+    }
+
+    /// A task has ended well: what it was the last to use here may be dropped for that.
+    pub(super) fn note_last_uses(&mut self, run: RunId, hand: &Hand) {
+        for (_, input) in &hand.inputs {
+            let Some(datum) = self.data.get_mut(input).filter(|d| d.users == 1) else { continue };
+            datum.last_user = Some((run, hand.family));
+            self.room.learn_left((run, hand.family), datum.here.unwrap_or(0));
+        }
+    }
+
+    /// Results have gone to disk, or come back into memory.
+    pub fn set_on_disk(&mut self, tasks: &[(TaskRef, bool)]) {
+        for (task, on_disk) in tasks {
+            if let Some(datum) = self.data.get_mut(task) {
+                datum.on_disk = *on_disk;
+            }
+        }
     }
 
     /// Forgets what was learned of a run.
     pub fn forget_run(&mut self, run: RunId) {
-        self.room.makes.retain(|(r, _), _| *r != run);
+        self.room.habits.retain(|(r, _), _| *r != run);
     }
 
     /// Lets at least so many bytes of copies go that no task in hand needs, as far as there are any. The

@@ -21,16 +21,16 @@ pub(super) struct Hand {
     /// Inputs that are not here.
     pub(super) missing: u32,
     pub(super) executing: bool,
-    /// Bytes it is expected to make, while it executes.
-    pub(super) expected: u64,
+    /// Bytes it is expected to add, while it executes.
+    pub(super) expected: i64,
 }
 
 /// A cancelled attempt that still executes.
 pub(super) struct Zombie {
     /// Slots that it occupies.
     pub(super) slots: u32,
-    /// Bytes it was expected to make.
-    pub(super) expected: u64,
+    /// Bytes it was expected to add.
+    pub(super) expected: i64,
 }
 
 /// A ready task in the queue.
@@ -108,14 +108,15 @@ impl Core {
     pub(super) fn start_next(&mut self, forced: bool) -> bool {
         while let Some(Ranked(_, task, n)) = self.ready.peek() {
             let (task, n) = (*task, *n);
-            let Some(hand) = self.hands.get_mut(&task).filter(|h| h.attempt.n == n && !h.executing) else {
+            let Some(hand) = self.hands.get(&task).filter(|h| h.attempt.n == n && !h.executing) else {
                 self.ready.pop();
                 continue;
             };
             if self.busy > 0 && self.busy + hand.slots > self.slots {
                 return false;
             }
-            let expected = match self.room.take(task.run, hand.family, forced) {
+            let demand = self.demand(task.run, hand);
+            let expected = match self.room.take(demand, forced) {
                 Some(expected) => expected,
                 None if self.room.is_crowded() => return false,
                 None => {
@@ -124,6 +125,7 @@ impl Core {
                 }
             };
             self.ready.pop();
+            let Some(hand) = self.hands.get_mut(&task) else { continue };
             hand.executing = true;
             hand.expected = expected;
             self.busy += hand.slots;
@@ -156,14 +158,17 @@ impl Core {
         let Some(hand) = self.hands.swap_remove(&task) else { return };
         self.busy -= hand.slots;
         self.room.give_back(hand.expected);
+        if outcome.is_ok() {
+            self.note_last_uses(task.run, &hand);
+        }
         self.let_go(&hand);
         match outcome {
             Ok(nbytes) => {
-                self.room.learn(task.run, hand.family, memory);
+                self.room.learn((task.run, hand.family), memory);
                 if hand.keep {
                     let datum = self.data.entry(task).or_insert_with(|| Datum::wanted(nbytes));
                     datum.here = Some(nbytes);
-                    datum.replica = false;
+                    (datum.replica, datum.on_disk, datum.last_user) = (false, false, None);
                     self.room.unspare(&mut datum.spare);
                     self.actions.push(Action::Publish { task, attempt });
                     self.wake(task);

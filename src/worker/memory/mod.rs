@@ -120,16 +120,21 @@ pub(super) struct Running {
 pub(super) struct Results {
     /// In memory, those included that are being made or fetched.
     pub managed: u64,
-    /// What of those being made and fetched is still to come.
-    pub rest: u64,
-    /// What the task that is next is expected to make.
-    pub next: u64,
+    /// What of those being made and fetched is still to come, without what is free then.
+    pub rest: i64,
+    /// What the task that is next is expected to add.
+    pub next: i64,
 }
 
 impl Results {
     /// By how much all of them are more than results may have.
     pub fn excess(&self, target: u64) -> u64 {
-        self.managed.saturating_add(self.rest).saturating_add(self.next).saturating_sub(target)
+        self.managed.saturating_add_signed(self.growth()).saturating_sub(target)
+    }
+
+    /// By how much they are about to grow.
+    fn growth(&self) -> i64 {
+        self.rest + self.next.max(0)
     }
 }
 
@@ -141,7 +146,7 @@ pub(super) struct Due {
     /// One task may start although it is paused.
     pub start_one: bool,
     /// What tasks that start may add, bytes; `None` if nothing bounds it.
-    pub room: Option<u64>,
+    pub room: Option<i64>,
 }
 
 impl Memory {
@@ -213,7 +218,7 @@ impl Memory {
         let managed = results.managed;
         let Some(pressure) = &mut self.pressure else { return Due::default() };
         let fault = self.parts.spiller.as_ref().and_then(|s| s.fault());
-        let expected = results.rest.saturating_add(results.next);
+        let expected = results.growth();
         let usage = Usage { managed, unmanaged: self.unmanaged, expected, disk_fails: fault.is_some() };
         let verdict = pressure.assess(usage);
         let limit = pressure.thresholds().limit;
@@ -249,14 +254,16 @@ impl Memory {
 
     /// What tasks that start may add: as much as fits under the target. If waiting makes no more room, what
     /// fits under the pause; and if nothing runs whose end could make some, the next task starts all the same.
-    fn room(&self, results: Results, idle: bool) -> Option<u64> {
+    fn room(&self, results: Results, idle: bool) -> Option<i64> {
         let (t, spiller) = (self.parts.thresholds?, self.parts.spiller.as_ref()?);
-        let held = results.managed.saturating_add(results.rest);
-        let room = t.target?.saturating_sub(held);
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let held = signed(results.managed).saturating_add(results.rest);
+        let room = signed(t.target?).saturating_sub(held);
         if room >= results.next || spiller.is_hopeful() {
             return Some(room);
         }
-        let room = t.pause.unwrap_or(t.limit).saturating_sub(held.saturating_add(self.unmanaged));
+        let room =
+            signed(t.pause.unwrap_or(t.limit)).saturating_sub(held).saturating_sub(signed(self.unmanaged));
         Some(if idle { room.max(results.next) } else { room })
     }
 

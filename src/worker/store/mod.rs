@@ -77,6 +77,8 @@ pub struct Store {
     /// Those that could go to disk, by kind, the longest unused first.
     orders: [BTreeMap<u64, TaskRef>; 3],
     uses: u64,
+    /// What has gone to disk or come back since it was asked for.
+    moved: Vec<(TaskRef, bool)>,
 }
 
 /// A result to be written.
@@ -168,6 +170,11 @@ impl Store {
         Some((result, recall))
     }
 
+    /// Results that have gone to disk (true) or come back into memory since the last call, in order.
+    pub fn take_moved(&mut self) -> Vec<(TaskRef, bool)> {
+        std::mem::take(&mut self.moved)
+    }
+
     /// The attempt that made the result of a task, if it is here.
     pub fn find_attempt(&self, task: TaskRef) -> Option<Attempt> {
         self.results.get(&task).map(|entry| entry.attempt)
@@ -240,6 +247,7 @@ impl Store {
             }
             let (kind, size) = (entry.kind(), entry.result.memory_bytes());
             if let Some(copy) = entry.copy.take() {
+                self.moved.push((*task, true));
                 gone.push((std::mem::replace(&mut entry.result, copy.clone()), copy));
                 free += size;
             } else if chosen.victims.is_empty() || chosen.bytes + size <= at_once {
@@ -271,6 +279,7 @@ impl Store {
         } else {
             entry.reads = 0;
             let left = std::mem::replace(&mut entry.result, on_disk.clone());
+            self.moved.push((victim.task, true));
             self.discount(&left);
             self.count(&on_disk);
         }
@@ -296,6 +305,7 @@ impl Store {
         let Some(entry) = self.results.get_mut(&task) else { return };
         if Arc::ptr_eq(&entry.result, on_disk) {
             entry.copy = Some(std::mem::replace(&mut entry.result, in_memory.clone()));
+            self.moved.push((task, false));
             self.discount(on_disk);
             self.count(&in_memory);
             self.touch(task);
@@ -446,8 +456,8 @@ mod tests {
         let on_disk = store.use_result(task(0)).unwrap();
         store.recalled(task(0), &on_disk, Arc::new(on_disk.recall().unwrap()));
         drop((on_disk, store.use_result(task(0))));
-        let (written, chosen) = (spill.written(), store.choose(1, u64::MAX, false));
-        assert_eq!((chosen.gone.len(), chosen.victims.len(), spill.written()), (1, 0, written));
+        let (written, chosen) = (spill.disk_use().written, store.choose(1, u64::MAX, false));
+        assert_eq!((chosen.gone.len(), chosen.victims.len(), spill.disk_use().written), (1, 0, written));
         assert_eq!((store.managed_bytes(), store.spilled_bytes()), (100_000, 100_000));
     }
 

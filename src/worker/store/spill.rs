@@ -18,6 +18,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Bytes under one checksum.
 pub const BLOCK_BYTES: usize = 1 << 20;
@@ -53,14 +54,25 @@ pub struct RealDisk;
 
 impl Disk for RealDisk {}
 
+/// How much went to disk and came back, and the time in which at least one thread was at it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DiskUse {
+    /// Bytes written, those included that are gone.
+    pub written: u64,
+    /// How long that took.
+    pub writing: Duration,
+    /// Bytes read.
+    pub read: u64,
+    /// How long that took.
+    pub reading: Duration,
+}
+
 /// Where results go, and how much of them.
 #[derive(Debug)]
 pub struct Spill {
     directory: PathBuf,
     bytes_max: Option<u64>,
     used: AtomicU64,
-    /// Bytes written so far, whatever became of them.
-    written: AtomicU64,
     /// Set when a file cannot be read back.
     lost: AtomicBool,
     disk: Box<dyn Disk>,
@@ -75,7 +87,6 @@ impl Spill {
             directory: directory.to_path_buf(),
             bytes_max,
             used: AtomicU64::new(0),
-            written: AtomicU64::new(0),
             lost: AtomicBool::new(false),
             disk: Box::new(disk),
             writing: Busy::default(),
@@ -83,24 +94,19 @@ impl Spill {
         })
     }
 
-    /// The writing so far: bytes, and the time in which at least one thread was at it.
-    pub fn writing(&self) -> &Busy {
-        &self.writing
-    }
-
-    /// The reading back so far, those reads included that the page cache answered.
-    pub fn reading(&self) -> &Busy {
-        &self.reading
+    /// What was written and read back so far; reads that the page cache answered included.
+    pub fn disk_use(&self) -> DiskUse {
+        DiskUse {
+            written: self.writing.bytes(),
+            writing: self.writing.time(),
+            read: self.reading.bytes(),
+            reading: self.reading.time(),
+        }
     }
 
     /// Bytes on disk.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
-    }
-
-    /// Bytes written so far, those included that are gone.
-    pub fn written(&self) -> u64 {
-        self.written.load(Ordering::Relaxed)
     }
 
     /// Whether something could not be read back since the last call.
@@ -227,7 +233,6 @@ impl Spill {
     fn put(&self, new: &mut SpillFile, file: &File, piece: &[u8], len: usize, at: u64) -> io::Result<()> {
         self.disk.write(file, piece, at)?;
         new.sums.extend(piece[..len].chunks(BLOCK_BYTES).map(crc32fast::hash));
-        self.written.fetch_add(len as u64, Ordering::Relaxed);
         self.writing.count(len as u64);
         Ok(())
     }
