@@ -86,6 +86,11 @@ impl Gauge {
         self.changed.notified().await;
     }
 
+    /// Wakes whoever waits for the next look, without one.
+    pub fn poke(&self) {
+        self.changed.notify_one();
+    }
+
     /// Beyond so many bytes that are no results, forked processes are to be counted exactly.
     pub fn be_exact_above(&self, bytes: u64) {
         self.exact_above.store(bytes, Ordering::Relaxed);

@@ -73,8 +73,9 @@ impl Sampler {
     pub fn sample(&mut self, exact_above: u64) -> Sample {
         let own_pid = i32::try_from(std::process::id()).unwrap_or(0);
         let Some(own) = status(own_pid) else { return Sample::default() };
-        let mut sample =
-            Sample { own: own.anonymous + self.foreign(own_pid, own.shared), processes: Vec::new() };
+        // Results on the heap are counted as results.
+        let anonymous = own.anonymous.saturating_sub(crate::worker::store::heap_bytes());
+        let mut sample = Sample { own: anonymous + self.foreign(own_pid, own.shared), processes: Vec::new() };
         for pid in descendants(own_pid) {
             // It may have ended meanwhile.
             let Some(found) = status(pid).filter(|s| !s.zombie) else { continue };
