@@ -57,6 +57,14 @@ impl Core {
             if slots != worker.slots_in_hand || started != worker.started as usize {
                 return Err(format!("worker {w} counts its tasks wrongly"));
             }
+            let keeps = self.cx.ready.keepers.contains(&WorkerId(w as u32));
+            if keeps != worker.kept_for.is_some() {
+                return Err(format!("worker {w} is kept for {:?}, the list says {keeps}", worker.kept_for));
+            }
+            let has = worker.kept_for.is_some_and(|t| worker.processing.contains_key(&t));
+            if has && worker.processing.len() > 1 {
+                return Err(format!("{:?} is not alone on worker {w}", worker.kept_for));
+            }
             if worker.processing.is_empty() && worker.occupancy != 0 {
                 return Err(format!("worker {w} has nothing to do and is occupied"));
             }
@@ -104,6 +112,9 @@ impl Core {
             (entry.task.index..entry.end).for_each(|index| {
                 queued.remove(&crate::base::ids::TaskRef { run: entry.task.run, index });
             });
+        }
+        for (_, task) in &self.cx.ready.alone {
+            queued.remove(task);
         }
         match queued.keys().next() {
             Some(task) => Err(format!("{task:?} is queued and in no queue")),

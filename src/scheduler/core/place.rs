@@ -5,7 +5,7 @@ use super::Core;
 use super::action::{Action, Assigned, Input};
 use super::cx::Cx;
 use super::ready::Entry;
-use super::run::Run;
+use super::run::{Run, Trouble};
 use super::state::State;
 use super::workers::{InHand, Status, UNKNOWN_DURATION_NS};
 use crate::base::ids::{Attempt, FamilyIx, TaskRef, WorkerId};
@@ -39,6 +39,7 @@ enum Place {
 impl Core {
     /// Hands out work until no worker has room or nothing is ready.
     pub(super) fn schedule(&mut self) {
+        self.serve_alone();
         for w in self.cx.refresh() {
             self.serve_local(w);
         }
@@ -343,7 +344,8 @@ impl Run {
             expected_ns: known_ns.unwrap_or(UNKNOWN_DURATION_NS),
             class: family.class,
             started: None,
-            stealing: false,
+            // One that is to run alone stays where that was arranged.
+            stealing: self.must_be_alone(i),
             suspect: self.trouble.get(&i).is_some_and(|t| !t.lost.is_empty()),
             reserved: demand.adds,
             result: demand.result,
@@ -354,7 +356,7 @@ impl Run {
                 worker.guessed.push(task);
             }
         }
-        let tries = self.trouble.get(&i).map_or(0, |t| t.failed);
+        let tries = self.trouble.get(&i).map_or(0, Trouble::tries);
         let attempt = Attempt { epoch: cx.epoch, n: self.attempt[i as usize] };
         let priority = self.priority(f, element);
         let batch = cx.batch(w);
