@@ -38,6 +38,42 @@ pub enum FailureKind {
     Result(String),
     /// It was ended because its worker ran out of memory.
     Memory(Box<Shortage>),
+    /// It ran out of memory and is not tried again: what was tried, and why no more.
+    Outgrown(Box<Outgrown>),
+}
+
+/// A task for which no worker had memory enough.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outgrown {
+    /// The attempts that were ended for memory, oldest first.
+    pub attempts: Vec<OutgrownAttempt>,
+    /// Why there is no further one.
+    pub end: NoMoreRoom,
+}
+
+/// One attempt of such a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutgrownAttempt {
+    /// The worker and its host, for people.
+    pub at: String,
+    /// Whether it had a worker to itself by order of the scheduler.
+    pub alone: bool,
+    /// How memory ran out.
+    pub shortage: Shortage,
+}
+
+/// Why a task that ran out of memory is not tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NoMoreRoom {
+    /// It has had its attempt alone.
+    Twice,
+    /// It had its worker to itself, and no other has more memory.
+    WasAlone,
+    /// What it reached, and a margin, is more than the largest limit among the workers that could run it.
+    BeyondAll {
+        /// That limit, bytes.
+        largest: u64,
+    },
 }
 
 /// How memory ran out, all in bytes.
@@ -67,6 +103,26 @@ impl fmt::Display for Shortage {
             write!(f, "{}{key} {}", if n == 0 { ", beside it ran " } else { ", " }, size(*bytes))?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Outgrown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, attempt) in self.attempts.iter().enumerate() {
+            let between = if n == 0 { "" } else { "; then, " };
+            let alone = if attempt.alone { "alone " } else { "" };
+            write!(f, "{between}{alone}on {}: {}", attempt.at, attempt.shortage)?;
+        }
+        match self.end {
+            NoMoreRoom::Twice => Ok(()),
+            NoMoreRoom::WasAlone => {
+                f.write_str("; not tried again: it had the worker to itself, and no other has more room")
+            }
+            NoMoreRoom::BeyondAll { largest } => {
+                let largest = ByteSize(largest);
+                write!(f, "; not tried again: no worker has more room, the largest limit is {largest}")
+            }
+        }
     }
 }
 
@@ -112,6 +168,7 @@ impl fmt::Display for FailureKind {
             FailureKind::Impossible(what) => write!(f, "cannot run anywhere: {what}"),
             FailureKind::Result(what) => write!(f, "{what}"),
             FailureKind::Memory(shortage) => write!(f, "{shortage}"),
+            FailureKind::Outgrown(outgrown) => write!(f, "{outgrown}"),
         }
     }
 }

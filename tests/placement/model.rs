@@ -185,7 +185,7 @@ impl Model {
             Happening::Executed(w, task, attempt, nbytes, duration) => {
                 self.node(w).coming -= nbytes;
                 self.outcome.made += nbytes;
-                let done = work::event::Done { task, attempt, outcome: Ok(nbytes), duration };
+                let done = work::event::Done { task, attempt, outcome: Ok(nbytes), memory: nbytes, duration };
                 self.tell_worker(w, work::event::Event::Done(vec![done]));
             }
             Happening::Fetched { from, to, tasks } => {
@@ -282,7 +282,7 @@ impl Model {
                 let duration = 2 * MESSAGE + Duration::from_nanos(bytes * 1_000_000_000 / NETWORK);
                 self.at(duration, Happening::Fetched { from: peer, to: w, tasks });
             }
-            Action::Kill { .. } | Action::Publish { .. } | Action::Discard { .. } | Action::Drop(_) => {}
+            Action::Kill { .. } | Action::Publish { .. } | Action::Discard { .. } | Action::Drop(_) | Action::Own(_) => {}
         }
     }
 

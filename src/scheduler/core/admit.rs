@@ -4,7 +4,7 @@
 
 use super::Core;
 use super::cx::Cx;
-use super::ready::Entry;
+use super::ready::{Class, Entry};
 use super::run::Run;
 use super::state::State;
 use super::workers::{Status, Worker};
@@ -67,7 +67,7 @@ impl Run {
     /// Memory that a task says it needs while it executes, bytes; the list goes by attempt.
     fn declared_memory(&self, i: u32) -> u64 {
         let declared = &self.families[self.place_of(i).0.index()].layer.memory;
-        let tries = self.trouble.get(&i).map_or(0, |t| t.failed as usize);
+        let tries = self.trouble.get(&i).map_or(0, |t| t.tries() as usize);
         declared.get(tries).or(declared.last()).copied().unwrap_or(0)
     }
 
@@ -132,13 +132,16 @@ impl Core {
     /// Lets the first held task run alone above every threshold. Returns whether there is reason to look
     /// again.
     fn push_one(&mut self) -> bool {
-        let classes = self.cx.ready.classes.iter().enumerate();
-        let heads = classes.filter_map(|(c, class)| Some((*class.held.peek()?, c)));
-        let Some((entry, class)) = heads.max() else { return false };
-        let able = |w: &&Worker| {
-            let class = &self.cx.ready.classes[class];
+        let able_for = |w: &Worker, class: &Class| {
             w.status != Status::Retiring && w.could_run(class.slots, &class.resources)
         };
+        let runs = |class: &Class| self.cx.workers.iter().flatten().any(|w| able_for(w, class));
+        let classes = self.cx.ready.classes.iter().enumerate();
+        // With every worker paused nobody has looked at what is ready.
+        let ready = |class: &Class| class.held.peek().max(class.heap.peek()).copied();
+        let heads = classes.filter_map(|(c, class)| Some((ready(class).filter(|_| runs(class))?, c)));
+        let Some((entry, class)) = heads.max() else { return false };
+        let able = |w: &&Worker| able_for(w, &self.cx.ready.classes[class]);
         // A paused worker is as good as none, but better than waiting for ever.
         let worth = |w: &Worker| (w.status == Status::Running, w.headroom().unwrap_or(u64::MAX));
         let all = self.cx.workers.iter().enumerate();
@@ -147,7 +150,13 @@ impl Core {
         let limits =
             self.cx.workers.iter().flatten().filter(able).map(|w| w.spec.memory_limit.unwrap_or(u64::MAX));
         let limit = limits.max().unwrap_or(u64::MAX);
-        self.cx.ready.classes[class].held.pop();
+        let queues = &mut self.cx.ready.classes[class];
+        let was_held = queues.held.peek() == Some(&entry);
+        if was_held {
+            queues.held.pop()
+        } else {
+            queues.heap.pop()
+        };
         let Some(run) = self.runs.get_mut(entry.task.run.index()).and_then(|r| r.as_mut()) else {
             return true;
         };

@@ -229,6 +229,12 @@ impl Core {
             if w.status != Status::Running {
                 return format!("is {}", w.status.name());
             }
+            if w.kept_for.is_some_and(|kept| kept != run.task(i)) {
+                return "is kept for a task that ran out of memory and is to be alone".into();
+            }
+            if run.must_be_alone(i) {
+                return "the task ran out of memory: it waits for a worker to itself".into();
+            }
             if layer.slots > w.spec.slots {
                 let (wants, has) = (threads(layer.slots.into()), threads(w.spec.slots.into()));
                 return format!("has {has} threads, the task wants {wants}");

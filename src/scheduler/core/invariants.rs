@@ -58,6 +58,14 @@ impl Core {
             if slots != worker.slots_in_hand || started != worker.started as usize {
                 return Err(format!("worker {w} counts its tasks wrongly"));
             }
+            let keeps = self.cx.ready.keepers.contains(&WorkerId(w as u32));
+            if keeps != worker.kept_for.is_some() {
+                return Err(format!("worker {w} is kept for {:?}, the list says {keeps}", worker.kept_for));
+            }
+            let has = worker.kept_for.is_some_and(|t| worker.processing.contains_key(&t));
+            if has && worker.processing.len() > 1 {
+                return Err(format!("{:?} is not alone on worker {w}", worker.kept_for));
+            }
             if worker.processing.is_empty() && worker.occupancy != 0 {
                 return Err(format!("worker {w} has nothing to do and is occupied"));
             }
@@ -102,6 +110,9 @@ impl Core {
             self.tasks_of(entry).iter().for_each(|task| {
                 queued.remove(task);
             });
+        }
+        for (_, task) in &self.cx.ready.alone {
+            queued.remove(task);
         }
         match queued.keys().next() {
             Some(task) => Err(format!("{task:?} is queued and in no queue")),

@@ -6,6 +6,7 @@
 
 pub mod action;
 mod admit;
+mod alone;
 mod clients;
 mod cx;
 mod domains;

@@ -6,7 +6,7 @@ use super::action::{Action, Assigned, Input};
 use super::admit::WORKERS_LOOKED_AT;
 use super::cx::Cx;
 use super::ready::Entry;
-use super::run::Run;
+use super::run::{Run, Trouble};
 use super::state::State;
 use super::workers::{InHand, Status, UNKNOWN_DURATION_NS, Worker};
 use crate::base::ids::{Attempt, FamilyIx, TaskRef, WorkerId};
@@ -49,6 +49,7 @@ enum Place {
 impl Core {
     /// Hands out work until no worker has room or nothing is ready.
     pub(super) fn schedule(&mut self) {
+        self.serve_alone();
         let changed = self.cx.refresh();
         changed.iter().for_each(|w| self.serve_local(*w, true));
         while let Some(class) = self.cx.ready.next_class() {
@@ -392,7 +393,8 @@ impl Run {
             expected_ns: known_ns.unwrap_or(UNKNOWN_DURATION_NS),
             class: family.class,
             started: None,
-            stealing: false,
+            // One that is to run alone stays where that was arranged.
+            stealing: self.must_be_alone(i),
             suspect: self.trouble.get(&i).is_some_and(|t| !t.lost.is_empty()),
             reserved: demand.adds,
             result: demand.result,
@@ -403,7 +405,7 @@ impl Run {
                 worker.guessed.push(task);
             }
         }
-        let tries = self.trouble.get(&i).map_or(0, |t| t.failed);
+        let tries = self.trouble.get(&i).map_or(0, Trouble::tries);
         let attempt = Attempt { epoch: cx.epoch, n: self.attempt[i as usize] };
         let priority = self.priority(f, element);
         let batch = cx.batch(w);

@@ -56,6 +56,10 @@ pub(super) struct Ready {
     pub(super) classes: Vec<Class>,
     /// For each worker and class, the load it stands under in `open`.
     listed: Vec<Vec<Option<u64>>>,
+    /// Ready tasks that are to have a worker to themselves.
+    pub(super) alone: BTreeSet<(Priority, TaskRef)>,
+    /// Workers that are kept for one of these, or have it.
+    pub(super) keepers: BTreeSet<WorkerId>,
     /// Workers with ready tasks of their own, longest queue last.
     pub(super) local: BTreeSet<(usize, WorkerId)>,
 }

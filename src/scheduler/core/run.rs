@@ -5,6 +5,7 @@
 use super::action::TaskFailure;
 use super::event::RunSpec;
 use super::state::{Packed, State};
+use crate::base::failure::OutgrownAttempt;
 use crate::base::ids::{ClientId, FamilyIx, RunId, TaskRef, WorkerId};
 use crate::base::priority::Priority;
 use crate::base::time::Time;
@@ -75,6 +76,8 @@ pub(super) struct Trouble {
     pub(super) failed: u32,
     /// Workers lost while it was executing: name and reason.
     pub(super) lost: Vec<String>,
+    /// Attempts that were ended for memory: the next one is alone, or there is none.
+    pub(super) outgrown: Vec<OutgrownAttempt>,
     /// How often its inputs could not be fetched.
     pub(super) inputs_missing: u32,
     /// Hosts it failed on.
@@ -83,6 +86,13 @@ pub(super) struct Trouble {
     pub(super) deferred: u32,
     /// The final failure's task, for dependents: which task is to blame.
     pub(super) blame: Option<u32>,
+}
+
+impl Trouble {
+    /// Attempts that ended badly, for what goes by attempt.
+    pub(super) fn tries(&self) -> u32 {
+        self.failed + self.outgrown.len() as u32
+    }
 }
 
 /// Figures kept while the run lasts.

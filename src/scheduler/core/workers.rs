@@ -91,6 +91,8 @@ pub(super) struct Worker {
     /// Copies of its results that were asked of others and have not arrived.
     pub(super) moving: IndexSet<TaskRef, FxBuildHasher>,
     pub(super) dismissed: bool,
+    /// It gets nothing but this task, which is to be alone there.
+    pub(super) kept_for: Option<TaskRef>,
     /// Bytes set aside for tasks in hand.
     pub(super) reserved: u64,
     /// What it said last about its memory.
@@ -118,6 +120,7 @@ impl Worker {
             retiring: None,
             moving: IndexSet::default(),
             dismissed: false,
+            kept_for: None,
             reserved: 0,
             memory: MemoryUse::default(),
         }
@@ -202,7 +205,7 @@ impl Worker {
 
     /// Whether it may be given one more task of a class. `saturation` widens the slots.
     pub(super) fn is_open(&self, slots: u32, resources: &BTreeMap<String, u64>, saturation: f64) -> bool {
-        if self.status != Status::Running || slots > self.spec.slots {
+        if self.status != Status::Running || self.kept_for.is_some() || slots > self.spec.slots {
             return false;
         }
         let width = u64::from(self.spec.slots);
