@@ -137,6 +137,35 @@ fn a_pause_ends_when_its_cause_does() {
 }
 
 #[test]
+fn declared_memory_is_a_hard_limit_where_it_is_enforced() {
+    let sandbox = Sandbox::new();
+    let on = [("HPCDAG_WORKER__MEMORY__ENFORCE", "true")];
+    let (_scheduler, mut worker) = cluster(&sandbox, "2GiB", &on);
+    // A fork of a large process is not twice as large.
+    let graph = r#"
+        version = 1
+        [task.greedy]
+        memory = "40MiB"
+        shell = "(head -c 120000000 /dev/zero; sleep 60) | tail | wc -c"
+        [task.modest]
+        memory = "100MiB"
+        shell = "x=$(head -c 60000000 /dev/zero | tr '\\0' x); (sleep 1; echo ${#x}) & sleep 1; wait"
+        [task.undeclared]
+        shell = "(head -c 120000000 /dev/zero; sleep 1) | tail | wc -c"
+        [task.grows]
+        memory = ["40MiB", "400MiB"]
+        retries = 1
+        shell = "(head -c 120000000 /dev/zero; sleep 1) | tail | wc -c"
+    "#;
+    let (code, summary) = submit(&sandbox, graph);
+    assert_eq!(code, 3, "{summary}");
+    assert_eq!((&summary["succeeded"], &summary["failed"]), (&3.into(), &1.into()), "{summary}");
+    let text = summary.to_string();
+    assert!(text.contains("declared 40 MiB and reached") && text.contains("enforced by"), "{text}");
+    assert!(worker.is_running());
+}
+
+#[test]
 fn without_thresholds_nothing_is_done() {
     let sandbox = Sandbox::new();
     let (_scheduler, worker) = cluster(&sandbox, "none", &[]);

@@ -38,6 +38,40 @@ pub enum FailureKind {
     Result(String),
     /// It was ended because its worker ran out of memory.
     Memory(Box<Shortage>),
+    /// It was ended because it took more memory than it had declared.
+    Overrun(Overrun),
+}
+
+/// How a task went beyond its declared memory, all in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overrun {
+    /// What it had declared.
+    pub declared: u64,
+    /// The most that it was seen to occupy.
+    pub reached: u64,
+    /// How that was found.
+    pub by: Enforced,
+}
+
+/// How a task's declared memory was enforced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Enforced {
+    /// By the kernel: a control group of its own, all memory of its processes.
+    Cgroup,
+    /// By looking at the anonymous memory of its processes, so often a second.
+    Watching(u32),
+}
+
+impl fmt::Display for Overrun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = |bytes| ByteSize(bytes).to_string();
+        let (declared, reached) = (size(self.declared), size(self.reached));
+        write!(f, "ended for memory: it declared {declared} and reached {reached}, ")?;
+        match self.by {
+            Enforced::Cgroup => f.write_str("enforced by a control group of its own"),
+            Enforced::Watching(times) => write!(f, "enforced by watching ({times} looks a second)"),
+        }
+    }
 }
 
 /// How memory ran out, all in bytes.
@@ -112,6 +146,7 @@ impl fmt::Display for FailureKind {
             FailureKind::Impossible(what) => write!(f, "cannot run anywhere: {what}"),
             FailureKind::Result(what) => write!(f, "{what}"),
             FailureKind::Memory(shortage) => write!(f, "{shortage}"),
+            FailureKind::Overrun(overrun) => write!(f, "{overrun}"),
         }
     }
 }

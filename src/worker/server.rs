@@ -3,6 +3,7 @@
 
 use super::directory::{Directory, local_directory};
 use super::driver::{Driver, End, Terms};
+use super::executor::cgroup::Groups;
 use super::executor::command::CommandExecutor;
 use super::executor::native::{NativeExecutor, Registry};
 use super::executor::pool::Pool;
@@ -11,8 +12,8 @@ use super::limits;
 use super::memory::monitor::Gauge;
 use super::memory::spiller::Spiller;
 use super::memory::{self, Memory, Parts};
-use super::prepare::Runner;
 use super::prepare::environment::{WorkerFacts, own_umask, task_environment};
+use super::prepare::{Enforce, Runner};
 use super::scheduler_link::{Answer, Link, Whereabouts, register};
 use super::store::Store;
 use super::store::spill::{self, RealDisk, Spill};
@@ -201,7 +202,9 @@ impl Life {
         let Bound { listener, address: own, reason } = bind(&listen_options(settings)).await?;
         tracing::info!(address = %own, "worker {name} listens: {reason}");
         let ended = Arc::new(Notify::new());
+        let enforce = enforce(settings, options.embedded, supervision.map(|s| s.nanny_pid));
         let runner = runner(settings, &name, &options.scheduler_file, &directory, options.natives);
+        let runner = runner.enforcing(enforce);
         let limit = limits::memory(settings.memory_limit, nthreads, &variable);
         tracing::debug!("{}", limit.found.join("; "));
         let memory_limit = limit.bytes;
@@ -415,6 +418,29 @@ fn runner(
     };
     let commands = CommandExecutor { kill_grace: settings.kill_grace.0, ..CommandExecutor::default() };
     Runner::new(facts, commands, NativeExecutor::new(Arc::new(natives)))
+}
+
+/// How declared memory is enforced. `nanny` is moved along with this process where control groups are used.
+fn enforce(settings: &Settings, embedded: bool, nanny: Option<i32>) -> Enforce {
+    if !settings.memory.enforce {
+        return Enforce::Never;
+    }
+    let ours: Vec<u32> =
+        nanny.and_then(|pid| u32::try_from(pid).ok()).into_iter().chain([std::process::id()]).collect();
+    let groups = match embedded {
+        true => Err("a program that embeds hpcdag is left in its group".into()),
+        false => Groups::find(&ours),
+    };
+    match groups {
+        Ok(groups) => {
+            tracing::info!("declared memory is a hard limit, kept by a control group for each task");
+            Enforce::Groups(groups)
+        }
+        Err(why) => {
+            tracing::info!("declared memory is a hard limit, kept by watching: {why}");
+            Enforce::Watching
+        }
+    }
 }
 
 fn listen_options(settings: &Settings) -> ListenOptions {

@@ -145,6 +145,7 @@ fn spec(name: &str, shell: &str, inputs: &[&str]) -> TaskSpec {
         ok_exit: vec![0],
         max_output: None,
         time_limit_ms: None,
+        memory: vec![],
         nthreads: 1,
         shell: vec![],
         nodes: None,

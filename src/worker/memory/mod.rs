@@ -10,11 +10,11 @@ use super::core::pressure::{Candidate, Pressure, Thresholds, Usage, choose};
 use super::executor::control::Control;
 use super::limits;
 use super::store::Store;
-use crate::base::failure::Shortage;
+use crate::base::failure::{Enforced, Overrun, Shortage};
 use crate::base::ids::{Attempt, TaskRef};
 use crate::base::units::ByteSize;
 use crate::config;
-use monitor::{Gauge, Reading};
+use monitor::{Gauge, LOOKS_PER_SECOND, Reading};
 use rustc_hash::FxHashMap;
 use spiller::Spiller;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -98,6 +98,8 @@ pub(super) struct Memory {
     ended: Option<(Id, Instant)>,
     /// The most that running tasks have been seen to occupy.
     peaks: FxHashMap<Id, u64>,
+    /// Processes whose memory is enforced by looking at it, and what they may have with those below them.
+    bounds: Vec<(i32, u64)>,
     unmanaged: u64,
     /// What the scheduler was told last: bytes on disk, bytes that are no results.
     told: (u64, u64),
@@ -128,7 +130,8 @@ impl Memory {
     pub(super) fn new(parts: Parts) -> Memory {
         let pressure = parts.thresholds.map(Pressure::new);
         let (peaks, paused_since, ended) = (FxHashMap::default(), None, None);
-        Memory { parts, pressure, paused_since, ended, peaks, unmanaged: 0, told: (0, 0) }
+        let bounds = Vec::new();
+        Memory { parts, pressure, paused_since, ended, peaks, bounds, unmanaged: 0, told: (0, 0) }
     }
 
     /// What lasts longer than this.
@@ -164,10 +167,25 @@ impl Memory {
     pub(super) fn look(&mut self, running: &[(TaskRef, Attempt, Arc<Control>)]) -> Reading {
         let reading = self.parts.gauge.read();
         let pids = || running.iter().filter_map(|(t, a, control)| Some(((*t, *a), control.pid()?)));
-        for (id, pid) in pids() {
-            let bytes = reading.sample.below(pid);
-            let peak = self.peaks.entry(id).or_default();
+        let mut bounds = Vec::new();
+        for (task, attempt, control) in running {
+            let Some(pid) = control.pid() else { continue };
+            let bytes = reading.sample.below(pid).saturating_sub(control.base_bytes());
+            let peak = self.peaks.entry((*task, *attempt)).or_default();
             *peak = bytes.max(*peak);
+            if let Some(declared) = control.bound_bytes() {
+                let bound = declared.saturating_add(control.base_bytes());
+                // One that has just begun was not counted exactly yet.
+                if bytes > declared && self.bounds.contains(&(pid, bound)) {
+                    let by = Enforced::Watching(LOOKS_PER_SECOND);
+                    control.end_for_overrun(Overrun { declared, reached: bytes, by });
+                }
+                bounds.push((pid, bound));
+            }
+        }
+        if self.bounds != bounds {
+            self.parts.gauge.be_exact_beyond(bounds.clone());
+            self.bounds = bounds;
         }
         self.unmanaged = reading.unmanaged(pids().map(|(_, pid)| pid));
         reading

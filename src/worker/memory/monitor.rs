@@ -8,8 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
 
+/// How often memory is looked at.
+pub(in crate::worker) const LOOKS_PER_SECOND: u32 = 10;
+
 /// Between two looks.
-const INTERVAL: Duration = Duration::from_millis(100);
+const INTERVAL: Duration = Duration::from_millis(1000 / LOOKS_PER_SECOND as u64);
 
 /// The gauges of this process, and whether a thread reads them: it lives while there are any.
 static GAUGES: Mutex<Gauges> = Mutex::new(Gauges { all: Vec::new(), read: false });
@@ -31,6 +34,8 @@ impl Gauges {
 pub(in crate::worker) struct Gauge {
     latest: Mutex<Reading>,
     exact_above: AtomicU64,
+    /// Processes that with those below them may have so many bytes.
+    bounds: Mutex<Vec<(i32, u64)>>,
     changed: Notify,
 }
 
@@ -63,6 +68,7 @@ impl Gauge {
         let gauge = Arc::new(Gauge {
             latest: Mutex::default(),
             exact_above: AtomicU64::new(u64::MAX),
+            bounds: Mutex::default(),
             changed: Notify::new(),
         });
         let mut gauges = lock(&GAUGES);
@@ -91,6 +97,11 @@ impl Gauge {
         self.exact_above.store(bytes, Ordering::Relaxed);
     }
 
+    /// Where a process with those below it has more than so many bytes, they are to be counted exactly.
+    pub fn be_exact_beyond(&self, bounds: Vec<(i32, u64)>) {
+        *lock(&self.bounds) = bounds;
+    }
+
     fn take(&self, reading: Reading) {
         *lock(&self.latest) = reading;
         self.changed.notify_one();
@@ -107,7 +118,9 @@ fn watch() {
         std::thread::sleep(INTERVAL);
         let gauges = lock(&GAUGES).living();
         let bounds = gauges.iter().map(|g| g.exact_above.load(Ordering::Relaxed));
-        let sample = Arc::new(sampler.sample(bounds.fold(0, u64::saturating_add)));
+        let mut sample = sampler.sample(bounds.fold(0, u64::saturating_add));
+        gauges.iter().for_each(|g| sample.be_exact_beyond(&lock(&g.bounds)));
+        let sample = Arc::new(sample);
         let sharers = gauges.len() as u64;
         gauges.iter().for_each(|g| g.take(Reading { sample: sample.clone(), sharers }));
         drop(gauges);

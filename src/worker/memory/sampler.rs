@@ -38,15 +38,33 @@ impl Sample {
 
     /// Bytes of a process and of all under it.
     pub fn below(&self, root: i32) -> u64 {
-        let (mut sum, mut next, mut seen) = (0, vec![root], FxHashSet::default());
+        let tree = self.tree(root);
+        self.processes.iter().filter(|p| tree.contains(&p.pid)).map(|p| p.bytes).sum()
+    }
+
+    /// A process and all under it.
+    fn tree(&self, root: i32) -> FxHashSet<i32> {
+        let (mut next, mut seen) = (vec![root], FxHashSet::default());
         while let Some(pid) = next.pop() {
             // A table read while processes come and go may hold a circle.
             if seen.insert(pid) {
-                sum += self.processes.iter().find(|p| p.pid == pid).map_or(0, |p| p.bytes);
                 next.extend(self.processes.iter().filter(|p| p.parent == pid).map(|p| p.pid));
             }
         }
-        sum
+        seen
+    }
+
+    /// Counts memory that processes share since a fork once, in those trees that have more than their bounds.
+    pub fn be_exact_beyond(&mut self, bounds: &[(i32, u64)]) {
+        for (root, bound) in bounds {
+            if self.below(*root) > *bound {
+                let tree = self.tree(*root);
+                let (mut inside, others) = self.processes.iter().partition(|p| tree.contains(&p.pid));
+                count_forks_once(&mut inside);
+                self.processes = others;
+                self.processes.append(&mut inside);
+            }
+        }
     }
 }
 
@@ -110,7 +128,7 @@ impl Sampler {
 }
 
 /// Where processes may share pages since a fork, takes their parts of these pages instead.
-fn count_forks_once(processes: &mut [Process]) {
+fn count_forks_once(processes: &mut Vec<Process>) {
     let pids: FxHashSet<i32> = processes.iter().map(|p| p.pid).collect();
     let parents: FxHashSet<i32> = processes.iter().map(|p| p.parent).collect();
     for process in processes {
