@@ -183,6 +183,11 @@ fn how_the_limit_is_found_can_be_asked() {
     let mut explain = sandbox.hpcdag(&["worker", "--explain-memory", "--memory-limit", "1GiB"]);
     explain.env("HPCDAG_WORKER__MEMORY__SPILL", "false");
     let text = sandbox.run("explain", explain, SOON);
+    let mut explain = sandbox.hpcdag(&["worker", "--explain-memory", "--memory-limit", "1GiB", "--json"]);
+    explain.env("HPCDAG_WORKER__MEMORY__SPILL", "false");
+    let json: Value = serde_json::from_str(&sandbox.run("json", explain, SOON)).expect("JSON");
+    assert_eq!((&json["limit"], &json["spill"]), (&(1 << 30).into(), &Value::Null), "{json}");
+    assert!(json["enforcement"]["enforcers"].is_array() && text.contains("enforced by "), "{text}{json}");
     for line in ["limit      1073741824 bytes", "target     644245094 bytes", "spill      off", "RAM: "] {
         assert!(text.contains(line), "{line}: {text}");
     }

@@ -70,8 +70,12 @@ fn ended_by(signal: &str) -> Error {
 /// What keeps it from starting; for the nanny, that it crashes again and again.
 pub fn worker(context: &Context, args: &WorkerArgs) -> Result<u8> {
     if args.explain_memory {
-        let mut out = Out::stdout();
-        worker::explain_memory(&context.loaded.config).into_iter().try_for_each(|line| out.line(line))?;
+        let (mut out, found) = (Out::stdout(), worker::explain_memory(&context.loaded.config));
+        if args.json.json {
+            out.json(&found)?;
+        } else {
+            found.lines().into_iter().try_for_each(|line| out.line(line))?;
+        }
         return Ok(0);
     }
     context.start_log(&Logger::Long(&args.log))?;

@@ -289,10 +289,10 @@ table! {
         kill_grace: Span,
         /// Time for an orderly end.
         retire_timeout: Span,
-        /// What the worker offers besides threads and memory.
-        resources: BTreeMap<String, Amount>,
         /// Whether native functions run in processes of their own.
         native_isolation: bool,
+        /// What the worker offers besides threads and memory.
+        resources: BTreeMap<String, Amount>,
         /// `[worker.memory]`
         memory: Memory,
     }

@@ -180,7 +180,7 @@ impl Runner {
     }
 
     fn run_native(&self, mut assignment: Assignment, control: &Control) -> Outcome {
-        // An executor runs one task after the other and cannot change groups; one inside the worker has no process.
+        // An executor runs one task after the other and cannot change groups; without one it has no process.
         if let (Some(declared), false) = (assignment.declared_bytes(), matches!(self.enforce, Enforce::Never))
         {
             control.set_bound(declared);
@@ -279,8 +279,8 @@ impl Runner {
         let words = family.command.render(place).map_err(say)?;
         let group = self.confine(assignment, control);
         let (argv, shown, capture) = match &spec.action {
-            // Pipe or file: see `executor::command`. What a task in a group writes to a memory file would count
-            // against its limit, and a result is no private memory.
+            // Pipe or file: see `executor::command`. What a task in a group writes to a memory file would
+            // count against its limit, and a result is no private memory.
             Action::Shell(_) => {
                 let shown = words.concat();
                 (shell.iter().cloned().chain(words).collect(), shown, Capture::Pipe)

@@ -9,6 +9,7 @@ use super::executor::native::{NativeExecutor, Registry};
 use super::executor::pool::Pool;
 use super::finish::{Finisher, Job};
 use super::limits;
+use super::memory::enforcement::Enforcement;
 use super::memory::monitor::Gauge;
 use super::memory::spiller::Spiller;
 use super::memory::{self, Memory, Parts};
@@ -482,5 +483,10 @@ fn memory_parts(settings: &Settings, limit: Option<u64>, directory: &Directory) 
     } else {
         None
     };
-    Ok(Parts { gauge: Gauge::start().map_err(fault)?, spiller, thresholds, store })
+    let gauge = Gauge::start().map_err(fault)?;
+    if Enforcement::find().every_mapping_counts {
+        tracing::info!("the job's memory is summed over processes: every mapping of a result counts");
+        gauge.count_every_mapping();
+    }
+    Ok(Parts { gauge, spiller, thresholds, store })
 }

@@ -169,9 +169,12 @@ pub struct WorkerArgs {
     /// Do without the parent process that restarts the worker after a crash and clears up after it
     #[arg(long)]
     pub no_nanny: bool,
-    /// Print how the memory limit is found here and what the thresholds are, and exit
+    /// Print how the memory limit is found here, what the thresholds are and who enforces the limit, and exit
     #[arg(long)]
     pub explain_memory: bool,
+    /// How that is printed.
+    #[command(flatten)]
+    pub json: JsonOption,
     /// Its width, memory and time.
     #[command(flatten)]
     pub worker: WorkerOptions,

@@ -2,6 +2,7 @@
 //! so at intervals, `spiller` brings results to disk, the rules are `core::pressure`'s. This file joins them
 //! for one registration: from what is measured to what happens. Results themselves are the store's.
 
+pub(super) mod enforcement;
 pub(super) mod monitor;
 pub(super) mod sampler;
 pub(super) mod spiller;
@@ -14,8 +15,10 @@ use crate::base::failure::{Enforced, Overrun, Shortage};
 use crate::base::ids::{Attempt, TaskRef};
 use crate::base::units::ByteSize;
 use crate::config;
+use enforcement::Enforcement;
 use monitor::{Gauge, LOOKS_PER_SECOND, Reading};
 use rustc_hash::FxHashMap;
+use serde::Serialize;
 use spiller::Spiller;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -46,24 +49,66 @@ pub(super) fn thresholds(settings: &config::Memory, limit: u64) -> Thresholds {
     }
 }
 
-/// How the memory of a worker with this configuration would be found, and its thresholds: lines of text.
-pub(super) fn explain(settings: &config::Worker) -> Vec<String> {
-    let variable = |name: &str| std::env::var(name).ok();
-    let threads = limits::threads(settings.nthreads, &variable);
-    let limit = limits::memory(settings.memory_limit, threads, &variable);
-    let mut lines = limit.found;
-    let Some(bytes) = limit.bytes else {
-        lines.push("no limit: nothing is spilled, paused or ended".into());
-        return lines;
-    };
-    lines.push(format!("limit      {bytes} bytes"));
-    let t = thresholds(&settings.memory, bytes);
-    let four = [("target", t.target), ("spill", t.spill), ("pause", t.pause), ("terminate", t.terminate)];
-    for (name, at) in four {
-        let at = at.map_or("off".into(), |at| format!("{at} bytes"));
-        lines.push(format!("{name:<10} {at}"));
+/// How the memory of a worker is found, its thresholds, and who enforces the limit.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Explanation {
+    /// What was looked at, a line for each.
+    pub found: Vec<String>,
+    /// The limit, bytes; `None` without one.
+    pub limit: Option<u64>,
+    /// Results beyond so many bytes go to disk.
+    pub target: Option<u64>,
+    /// Everything beyond so many bytes: results go to disk.
+    pub spill: Option<u64>,
+    /// Beyond so many bytes no task starts.
+    pub pause: Option<u64>,
+    /// Beyond so many bytes a task is ended.
+    pub terminate: Option<u64>,
+    /// Who enforces the limit.
+    pub enforcement: Enforcement,
+}
+
+impl Explanation {
+    /// For a worker with this configuration, here.
+    pub fn find(settings: &config::Worker) -> Explanation {
+        let variable = |name: &str| std::env::var(name).ok();
+        let threads = limits::threads(settings.nthreads, &variable);
+        let limit = limits::memory(settings.memory_limit, threads, &variable);
+        let t = limit.bytes.map(|bytes| thresholds(&settings.memory, bytes));
+        Explanation {
+            found: limit.found,
+            limit: limit.bytes,
+            target: t.and_then(|t| t.target),
+            spill: t.and_then(|t| t.spill),
+            pause: t.and_then(|t| t.pause),
+            terminate: t.and_then(|t| t.terminate),
+            enforcement: Enforcement::find(),
+        }
     }
-    lines
+
+    /// Lines for people.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = self.found.clone();
+        match self.limit {
+            None => lines.push("no limit: nothing is spilled, paused or ended".into()),
+            Some(bytes) => {
+                lines.push(format!("limit      {bytes} bytes"));
+                let four = [
+                    ("target", self.target),
+                    ("spill", self.spill),
+                    ("pause", self.pause),
+                    ("terminate", self.terminate),
+                ];
+                for (name, at) in four {
+                    let at = at.map_or("off".into(), |at| format!("{at} bytes"));
+                    lines.push(format!("{name:<10} {at}"));
+                }
+            }
+        }
+        lines.extend(self.enforcement.lines());
+        lines
+    }
 }
 
 /// What lasts as long as the worker.

@@ -3,7 +3,7 @@
 
 use super::sampler::{Sample, Sampler};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -36,6 +36,8 @@ pub(in crate::worker) struct Gauge {
     exact_above: AtomicU64,
     /// Processes that with those below them may have so many bytes.
     bounds: Mutex<Vec<(i32, u64)>>,
+    /// Whether memory that processes share counts in each of them.
+    every_mapping: AtomicBool,
     changed: Notify,
 }
 
@@ -69,6 +71,7 @@ impl Gauge {
             latest: Mutex::default(),
             exact_above: AtomicU64::new(u64::MAX),
             bounds: Mutex::default(),
+            every_mapping: AtomicBool::new(false),
             changed: Notify::new(),
         });
         let mut gauges = lock(&GAUGES);
@@ -97,6 +100,11 @@ impl Gauge {
         self.exact_above.store(bytes, Ordering::Relaxed);
     }
 
+    /// From now on shared memory counts in each process that maps it, results included.
+    pub fn count_every_mapping(&self) {
+        self.every_mapping.store(true, Ordering::Relaxed);
+    }
+
     /// Where a process with those below it has more than so many bytes, they are to be counted exactly.
     pub fn be_exact_beyond(&self, bounds: Vec<(i32, u64)>) {
         *lock(&self.bounds) = bounds;
@@ -118,6 +126,7 @@ fn watch() {
         std::thread::sleep(INTERVAL);
         let gauges = lock(&GAUGES).living();
         let bounds = gauges.iter().map(|g| g.exact_above.load(Ordering::Relaxed));
+        sampler.every_mapping = gauges.iter().any(|g| g.every_mapping.load(Ordering::Relaxed));
         let mut sample = sampler.sample(bounds.fold(0, u64::saturating_add));
         gauges.iter().for_each(|g| sample.be_exact_beyond(&lock(&g.bounds)));
         let sample = Arc::new(sample);

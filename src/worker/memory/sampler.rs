@@ -71,6 +71,9 @@ impl Sample {
 /// Reads `/proc` again and again.
 #[derive(Debug, Default)]
 pub(in crate::worker) struct Sampler {
+    /// Whether shared memory counts in each process that maps it, results of ours included: as whoever sums the
+    /// processes' resident memory sees it.
+    pub every_mapping: bool,
     /// By process: resident shared memory when it was last looked at closely, and how much is not ours.
     shared: FxHashMap<i32, (u64, u64)>,
 }
@@ -112,8 +115,8 @@ impl Sampler {
 
     /// Of `shared` bytes of resident shared memory, those that are no results of ours.
     fn foreign(&mut self, pid: i32, shared: u64) -> u64 {
-        if shared < SHARED_BYTES_MIN {
-            return 0;
+        if self.every_mapping || shared < SHARED_BYTES_MIN {
+            return if self.every_mapping { shared } else { 0 };
         }
         match self.shared.get(&pid) {
             Some((then, foreign)) if then.abs_diff(shared) < SHARED_BYTES_MIN => *foreign,
@@ -288,6 +291,8 @@ mod tests {
         assert!(shared >= 32 * MIB, "{shared}");
         let foreign = Sampler::default().foreign(own, shared);
         assert!(foreign < 30 * MIB, "{foreign}");
+        let mut summed = Sampler { every_mapping: true, ..Sampler::default() };
+        assert_eq!(summed.foreign(own, shared), shared);
     }
 
     #[test]
