@@ -30,10 +30,14 @@ fn submit(sandbox: &Sandbox, graph: &str) -> (i32, Value) {
     (code, summary.unwrap_or_else(|e| panic!("no summary ({e}): {}", process.output())))
 }
 
-fn memory(sandbox: &Sandbox) -> Value {
+fn worker_status(sandbox: &Sandbox) -> Value {
     let status = sandbox.hpcdag(&["status", "--scheduler-file", "s.json", "--json"]);
     let status: Value = serde_json::from_str(&sandbox.run("status", status, SOON)).expect("JSON");
-    status["workers"][0]["memory"].clone()
+    status["workers"][0].clone()
+}
+
+fn memory(sandbox: &Sandbox) -> Value {
+    worker_status(sandbox)["memory"].clone()
 }
 
 /// Two hundred megabytes of results, all of them needed at once, then each by itself.
@@ -162,6 +166,52 @@ fn declared_memory_is_a_hard_limit_where_it_is_enforced() {
     assert_eq!((&summary["succeeded"], &summary["failed"]), (&3.into(), &1.into()), "{summary}");
     let text = summary.to_string();
     assert!(text.contains("declared 40 MiB and reached") && text.contains("enforced by"), "{text}");
+    assert!(worker.is_running());
+}
+
+/// Ten gigabytes leaked on half a gigabyte: executors are replaced, and the worker never notices.
+#[test]
+fn functions_that_leak_cost_executors_and_nothing_else() {
+    let sandbox = Sandbox::new();
+    let on = [("HPCDAG_WORKER__NATIVE_ISOLATION", "true"), ("HPCDAG_WORKER__MEMORY__ENFORCE", "true")];
+    let (_scheduler, mut worker) = cluster(&sandbox, "512MiB", &on);
+    let leak = r#"
+        version = 1
+        [task.leak]
+        for-each = { range = [0, 10000] }
+        native = "leak"
+        args = { size = "1 MiB" }
+    "#;
+    let (code, summary) = submit(&sandbox, leak);
+    assert_eq!((code, &summary["succeeded"]), (0, &10_000.into()), "{summary}{}", worker.output());
+    let mut status = Value::Null;
+    wait_until("the executors are counted", SOON, || {
+        status = worker_status(&sandbox);
+        status["executors"]["replaced"].as_u64() > Some(100)
+    });
+    assert_eq!((&status["executors"]["died"], &status["memory"]["paused-seconds"]), (&0.into(), &0.0.into()));
+    assert!(status["memory"]["peak-total"].as_u64() < Some(300 << 20), "{status}");
+    // In a process of its own a function can be ended, for the worker's limit and for its own.
+    let greedy = r#"
+        version = 1
+        [task.greedy]
+        native = "transient"
+        args = { size = "800 MiB", seconds = 600 }
+        [task.beyond]
+        native = "transient"
+        args = { size = "200 MiB", seconds = 600 }
+        memory = "100 MiB"
+        after = ["modest"]
+        [task.modest]
+        for-each = { range = [0, 100] }
+        native = "sleep"
+        args = { seconds = 0.01 }
+    "#;
+    let (code, summary) = submit(&sandbox, greedy);
+    assert_eq!(code, 3, "{summary}");
+    assert_eq!((&summary["succeeded"], &summary["failed"]), (&100.into(), &2.into()), "{summary}");
+    let text = summary.to_string();
+    assert!(text.contains("limit is 512 MiB") && text.contains("declared 100 MiB and reached"), "{text}");
     assert!(worker.is_running());
 }
 

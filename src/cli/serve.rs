@@ -11,6 +11,7 @@ use crate::net::{discovery, state_dir};
 use crate::scheduler::{self, Scheduler};
 use crate::worker;
 use crate::worker::executor::native::Registry;
+use crate::worker::executor::processes::{self, Program};
 use crate::worker::nanny::{self, NannyOptions};
 use crate::worker::process;
 use crate::worker::supervision::Supervision;
@@ -96,10 +97,19 @@ pub fn worker(context: &Context, args: &WorkerArgs) -> Result<u8> {
         name: args.name.clone(),
         nthreads: None,
         natives: Registry::default(),
+        executor: Some(Program::this()),
         embedded: false,
         supervision,
         job_id: state_dir::batch_job_id(),
     })
+}
+
+/// `executor`: runs native functions for the worker that has started this process.
+///
+/// # Errors
+/// No worker has.
+pub fn executor() -> Result<u8> {
+    processes::serve(Registry::default())
 }
 
 /// Runs this same command line again as the worker, and stays as its nanny. On the main thread, before any

@@ -248,6 +248,7 @@ impl Driver {
             peak_total: self.peaks.total(),
             spill_written: self.work.spill_written(),
             paused_seconds: self.peaks.paused(now).as_secs_f64(),
+            executors: self.work.executors(),
         };
         match self.link.sender.try_send(FromWorker::Heartbeat(heartbeat)) {
             // The receiver finds out as well, and what is queued shows that we live.

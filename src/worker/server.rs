@@ -7,6 +7,7 @@ use super::executor::cgroup::Groups;
 use super::executor::command::CommandExecutor;
 use super::executor::native::{NativeExecutor, Registry};
 use super::executor::pool::Pool;
+use super::executor::processes::{IsolatedNatives, Program, idle_bytes};
 use super::finish::{Finisher, Job};
 use super::limits;
 use super::memory::enforcement::Enforcement;
@@ -59,6 +60,8 @@ pub struct Options {
     pub nthreads: Option<u32>,
     /// The native functions that it can run.
     pub natives: Registry,
+    /// What runs them where they are isolated; it must know the same ones.
+    pub executor: Option<Program>,
     /// Whether it is part of a larger program: then it changes nothing that belongs to the whole process.
     pub embedded: bool,
     /// What its nanny says.
@@ -204,12 +207,13 @@ impl Life {
         tracing::info!(address = %own, "worker {name} listens: {reason}");
         let ended = Arc::new(Notify::new());
         let enforce = enforce(settings, options.embedded, supervision.map(|s| s.nanny_pid));
-        let runner = runner(settings, &name, &options.scheduler_file, &directory, options.natives);
-        let runner = runner.enforcing(enforce);
         let limit = limits::memory(settings.memory_limit, nthreads, &variable);
         tracing::debug!("{}", limit.found.join("; "));
         let memory_limit = limit.bytes;
         let memory = memory_parts(settings, memory_limit, &directory)?;
+        let facts = facts(settings, &name, &options.scheduler_file, &directory);
+        let natives = Natives { registry: options.natives, program: options.executor };
+        let runner = runner(settings, facts, natives, &memory)?.enforcing(enforce);
         let store = memory.store.clone();
         let (executor, notify) = (Arc::new(Finisher::new(runner, memory.clone())), ended.clone());
         let pool = Pool::start(nthreads as usize, executor, move || notify.notify_one());
@@ -398,17 +402,16 @@ impl Life {
     }
 }
 
-/// What runs tasks.
-fn runner(
+/// What tasks are told of this worker.
+fn facts(
     settings: &Settings,
     name: &str,
     scheduler_file: &std::path::Path,
     directory: &Directory,
-    natives: Registry,
-) -> Runner {
+) -> WorkerFacts {
     let own = std::env::vars_os().filter(|(name, _)| !is_internal_variable(name));
     let file = std::path::absolute(scheduler_file).unwrap_or_else(|_| scheduler_file.into());
-    let facts = WorkerFacts {
+    WorkerFacts {
         name: name.to_string(),
         scheduler_file: Some(file),
         local_directory: directory.path().to_path_buf(),
@@ -416,9 +419,33 @@ fn runner(
         env: task_environment(own),
         umask: own_umask(),
         launcher: Vec::new(),
+    }
+}
+
+/// Native functions, and the program that has them too.
+struct Natives {
+    registry: Registry,
+    program: Option<Program>,
+}
+
+/// What runs tasks.
+fn runner(settings: &Settings, facts: WorkerFacts, natives: Natives, memory: &Parts) -> Result<Runner> {
+    let grace = settings.kill_grace.0;
+    let commands = CommandExecutor { kill_grace: grace, ..CommandExecutor::default() };
+    if !settings.native_isolation {
+        return Ok(Runner::new(facts, commands, NativeExecutor::new(Arc::new(natives.registry))));
+    }
+    let Some(program) = natives.program else {
+        let text = "native functions cannot be isolated: this program names none that executes them";
+        return Err(Error::new(Kind::Config, text).hint("set worker.native-isolation = false"));
     };
-    let commands = CommandExecutor { kill_grace: settings.kill_grace.0, ..CommandExecutor::default() };
-    Runner::new(facts, commands, NativeExecutor::new(Arc::new(natives)))
+    let mut env = facts.env.clone();
+    env.insert("HPCDAG_WORKER".into(), facts.name.clone().into());
+    env.insert("HPCDAG_EXECUTOR".into(), "1".into());
+    let limit = memory.thresholds.map(|t| t.limit);
+    let keeps = settings.memory.executor_idle.map_or_else(|| idle_bytes(limit), |size| size.0);
+    let natives = IsolatedNatives::new(program, env, grace, keeps, memory.executors.clone());
+    Ok(Runner::new(facts, commands, natives))
 }
 
 /// How declared memory is enforced. `nanny` is moved along with this process where control groups are used.
@@ -488,5 +515,5 @@ fn memory_parts(settings: &Settings, limit: Option<u64>, directory: &Directory) 
         tracing::info!("the job's memory is summed over processes: every mapping of a result counts");
         gauge.count_every_mapping();
     }
-    Ok(Parts { gauge, spiller, thresholds, store })
+    Ok(Parts { gauge, spiller, thresholds, store, executors: Arc::default() })
 }

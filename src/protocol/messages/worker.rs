@@ -136,6 +136,8 @@ pub struct Heartbeat {
     pub spill_written: u64,
     /// Seconds so far in which no task could start for want of memory.
     pub paused_seconds: f64,
+    /// Executor processes so far: started, replaced because they had grown, died of a task.
+    pub executors: (u64, u64, u64),
 }
 
 /// Families that tasks to come belong to.

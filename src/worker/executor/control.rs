@@ -22,6 +22,16 @@ pub struct Control {
     base: AtomicU64,
     bound: AtomicU64,
     capture: Mutex<Option<RawFd>>,
+    announce: Mutex<Option<Announce>>,
+}
+
+/// Tells somebody else of a memory file.
+struct Announce(Box<dyn Fn(&std::fs::File) + Send + Sync>);
+
+impl std::fmt::Debug for Announce {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Announce")
+    }
 }
 
 impl Control {
@@ -40,6 +50,7 @@ impl Control {
             base: AtomicU64::new(0),
             bound: AtomicU64::new(0),
             capture: Mutex::new(None),
+            announce: Mutex::new(None),
         }
     }
 
@@ -156,8 +167,16 @@ impl Control {
         self.bound.store(bytes, Ordering::Relaxed);
     }
 
+    /// Has memory files told to somebody else as soon as they are written to.
+    pub(super) fn announce_captures(&self, announce: impl Fn(&std::fs::File) + Send + Sync + 'static) {
+        *lock(&self.announce) = Some(Announce(Box::new(announce)));
+    }
+
     /// Names the memory file that is being written; `None` before it is closed.
     pub(super) fn set_capture(&self, file: Option<&std::fs::File>) {
+        if let (Some(file), Some(announce)) = (file, &*lock(&self.announce)) {
+            (announce.0)(file);
+        }
         *lock(&self.capture) = file.map(AsRawFd::as_raw_fd);
     }
 }

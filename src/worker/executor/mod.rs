@@ -9,6 +9,7 @@ pub mod control;
 pub mod native;
 pub mod pool;
 mod process;
+pub mod processes;
 mod program;
 mod streams;
 

@@ -9,6 +9,7 @@ pub(super) mod spiller;
 
 use super::core::pressure::{Candidate, Pressure, Thresholds, Usage, choose};
 use super::executor::control::Control;
+use super::executor::processes::Counts;
 use super::limits;
 use super::store::Store;
 use crate::base::failure::{Enforced, Overrun, Shortage};
@@ -122,6 +123,8 @@ pub(super) struct Parts {
     pub thresholds: Option<Thresholds>,
     /// Results.
     pub store: Arc<Mutex<Store>>,
+    /// What became of executor processes.
+    pub executors: Arc<Counts>,
 }
 
 impl Parts {
