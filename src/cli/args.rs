@@ -137,7 +137,7 @@ pub enum Command {
     /// Print a completion script for your shell
     Completions(CompletionsArgs),
     /// Run native functions for the worker that starts this
-    #[command(hide = true, after_help = "Example:\n  hpcdag executor: started by workers only")]
+    #[command(hide = true)]
     Executor,
 }
 

@@ -33,8 +33,8 @@ pub struct LocalOptions {
     pub config: Arc<Config>,
     /// The native functions that tasks can name.
     pub natives: Registry,
-    /// A program that calls [`crate::worker::executor::processes::serve`] with the same functions, for running
-    /// them in processes of their own (`worker.native-isolation`).
+    /// A program that calls [`crate::worker::executor::processes::serve`] with the same functions, for
+    /// running them in processes of their own (`worker.native-isolation`).
     pub executor: Option<Program>,
 }
 

@@ -1,6 +1,6 @@
-//! Control groups (v2) of single tasks: a hard limit that the kernel keeps. Owns finding out whether this worker
-//! may make such groups, making them, and reading afterwards whether the limit was hit. Which tasks get one is
-//! `prepare`'s business.
+//! Control groups (v2) of single tasks: a hard limit that the kernel keeps. Owns finding out whether this
+//! worker may make such groups, making them, and reading afterwards whether the limit was hit. Which tasks
+//! get one is `prepare`'s business.
 
 use crate::base::failure::{Enforced, Overrun};
 use std::fs;
@@ -34,9 +34,9 @@ impl Groups {
         Groups::take_over(root, &own, ours)
     }
 
-    /// Takes over the group of this process for its tasks. `root` is where v2 is mounted, `own` the content of
-    /// `/proc/self/cgroup`, `ours` the processes that may be moved: the worker and its nanny. To be called before
-    /// other processes are started. Changes nothing if it fails.
+    /// Takes over the group of this process for its tasks. `root` is where v2 is mounted, `own` the content
+    /// of `/proc/self/cgroup`, `ours` the processes that may be moved: the worker and its nanny. To be
+    /// called before other processes are started. Changes nothing if it fails.
     ///
     /// # Errors
     /// Why it cannot be done here, in words.
@@ -133,7 +133,8 @@ impl Drop for Group {
                 tracing::debug!("cannot remove {}: {error}", self.dir.display());
                 return;
             }
-            // Known since 5.14; elsewhere the process group has been ended, and what left it has to end itself.
+            // Known since 5.14; elsewhere the process group has been ended, and what left it has to end
+            // itself.
             let _ = fs::write(self.dir.join("cgroup.kill"), "1");
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -1,6 +1,6 @@
-//! Who ends a job that takes too much memory, and what counts for him: a control group, somebody who sums what
-//! processes have resident or mapped, the limit of address space, or nobody. Owns the judgement over what was
-//! read and the reading; the size of the limit is `limits`' business.
+//! Who ends a job that takes too much memory, and what counts for him: a control group, somebody who sums
+//! what processes have resident or mapped, the limit of address space, or nobody. Owns the judgement over
+//! what was read and the reading; the size of the limit is `limits`' business.
 
 use crate::base::units::ByteSize;
 use serde::Serialize;
@@ -104,7 +104,7 @@ impl Enforcement {
         match readings.batch {
             Batch::Slurm => found.judge_slurm(readings.slurm.as_deref()),
             Batch::Pbs if found.enforcers.is_empty() => found.notes.push(
-                "PBS may sum resident memory ($enforce in pbs_mom's configuration); that cannot be seen from here"
+                "PBS may sum resident memory ($enforce in pbs_mom's configuration): not seen from here"
                     .into(),
             ),
             _ => {}

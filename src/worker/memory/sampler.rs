@@ -71,8 +71,8 @@ impl Sample {
 /// Reads `/proc` again and again.
 #[derive(Debug, Default)]
 pub(in crate::worker) struct Sampler {
-    /// Whether shared memory counts in each process that maps it, results of ours included: as whoever sums the
-    /// processes' resident memory sees it.
+    /// Whether shared memory counts in each process that maps it, results of ours included: as whoever sums
+    /// the processes' resident memory sees it.
     pub every_mapping: bool,
     /// By process: resident shared memory when it was last looked at closely, and how much is not ours.
     shared: FxHashMap<i32, (u64, u64)>,

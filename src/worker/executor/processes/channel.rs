@@ -1,6 +1,6 @@
 //! Frames between a worker and an executor process over a unix socket: a fixed header, a control part in
-//! MessagePack, raw bytes, and descriptors beside them. Owns the frame and nothing about its meaning; blocking,
-//! with time limits, the same code on both sides. `docs/protocol.md` has the layout.
+//! MessagePack, raw bytes, and descriptors beside them. Owns the frame and nothing about its meaning;
+//! blocking, with time limits, the same code on both sides. `docs/protocol.md` has the layout.
 
 use bytes::Bytes;
 use nix::cmsg_space;

@@ -1,6 +1,6 @@
-//! What a worker and an executor process say to each other: the control parts of their frames, and how results
-//! travel in them. Owns tags and fields, which `docs/protocol.md` documents for executors in other languages;
-//! nothing about when something is said.
+//! What a worker and an executor process say to each other: the control parts of their frames, and how
+//! results travel in them. Owns tags and fields, which `docs/protocol.md` documents for executors in other
+//! languages; nothing about when something is said.
 
 use super::channel::{Channel, DESCRIPTORS_MAX, Frame};
 use crate::graph::items::Item;

@@ -1,7 +1,7 @@
-//! Executor processes: native functions run in processes of their own, kept warm from one task to the next, so
-//! that one that crashes or leaks costs its task and not the worker. Owns the pool of these processes: who gets
-//! which task, who has grown too large and is replaced. `channel` and `messages` are the protocol, `warm` one
-//! process, `serve` what runs inside of it.
+//! Executor processes: native functions run in processes of their own, kept warm from one task to the next,
+//! so that one that crashes or leaks costs its task and not the worker. Owns the pool of these processes:
+//! who gets which task, who has grown too large and is replaced. `channel` and `messages` are the protocol,
+//! `warm` one process, `serve` what runs inside of it.
 
 mod channel;
 mod messages;
@@ -92,8 +92,8 @@ pub struct IsolatedNatives {
 }
 
 impl IsolatedNatives {
-    /// With the environment that executors start with, the time a function has to stop when it is asked to, and
-    /// what an idle executor may keep beyond its start, bytes. Processes are started as tasks need them.
+    /// With the environment that executors start with, the time a function has to stop when it is asked to,
+    /// and what an idle executor may keep beyond its start, bytes. Processes are started as tasks need them.
     pub fn new(
         program: Program,
         mut env: BTreeMap<OsString, OsString>,

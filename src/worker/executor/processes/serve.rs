@@ -1,5 +1,5 @@
-//! The executor's side: a process that runs native functions one after the other for the worker that started it.
-//! Owns its whole life; ends when the worker closes the connection, whatever it is doing.
+//! The executor's side: a process that runs native functions one after the other for the worker that started
+//! it. Owns its whole life; ends when the worker closes the connection, whatever it is doing.
 
 use super::channel::{Channel, Frame};
 use super::messages::{Done, End, Hello, Run, Task, VERSIONS, Welcome, send_done, tag, take_inputs};
@@ -25,7 +25,7 @@ pub fn serve(registry: Registry) -> Result<u8> {
     let fault = |e: io::Error| Error::os("an executor cannot talk to its worker", e);
     greet(&channel).map_err(fault)?;
     let (orders, coming) = mpsc::channel();
-    let running: Arc<Mutex<Option<(u64, Arc<Control>)>>> = Arc::default();
+    let running: Arc<Running> = Arc::default();
     let (ear, told) = (channel.clone(), running.clone());
     std::thread::Builder::new()
         .name("orders".into())

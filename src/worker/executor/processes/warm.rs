@@ -1,5 +1,5 @@
-//! One executor process, from the worker's side: started, greeted, given tasks, asked to trim, ended. Owns the
-//! process and its connection; which task goes where is the pool's business.
+//! One executor process, from the worker's side: started, greeted, given tasks, asked to trim, ended. Owns
+//! the process and its connection; which task goes where is the pool's business.
 
 use super::Program;
 use super::channel::{Channel, Frame};
@@ -38,6 +38,8 @@ pub(super) struct Warm {
     stderr: Tail,
     /// Its anonymous memory when it had started, bytes.
     started_with: u64,
+    /// The same when it was looked at last.
+    occupied: u64,
     tasks: u64,
     /// How it ended, once it was reaped.
     exit: Option<Exit>,
@@ -73,7 +75,7 @@ impl Warm {
         drop(command);
         let process = Process::of(&child);
         process.raise_oom_score();
-        let mut warm = Warm { channel, process, stderr, started_with: 0, tasks: 0, exit: None };
+        let mut warm = Warm { channel, process, stderr, started_with: 0, occupied: 0, tasks: 0, exit: None };
         if let Err(why) = warm.greet() {
             let (exit, text) = warm.bury();
             let end = exit.map_or_else(String::new, |exit| format!(" ({})", kind_of(exit)));
@@ -81,7 +83,8 @@ impl Warm {
             let text = if text.is_empty() { text } else { format!(": {text}") };
             return Err(format!("the executor {} does not start: {why}{end}{text}", program.path.display()));
         }
-        warm.started_with = warm.anonymous_bytes();
+        warm.occupied = warm.anonymous_bytes();
+        warm.started_with = warm.occupied;
         Ok(warm)
     }
 
@@ -118,8 +121,9 @@ impl Warm {
     }
 
     /// Anonymous memory beyond what it started with, bytes.
-    pub fn grown_bytes(&self) -> u64 {
-        self.anonymous_bytes().saturating_sub(self.started_with)
+    pub fn grown_bytes(&mut self) -> u64 {
+        self.occupied = self.anonymous_bytes();
+        self.occupied.saturating_sub(self.started_with)
     }
 
     fn anonymous_bytes(&self) -> u64 {
@@ -135,7 +139,7 @@ impl Warm {
     /// Runs a task. A function that does not end `grace` after it was asked to is ended with its process.
     pub fn run(&mut self, job: &NativeJob, control: &Control, grace: Duration) -> Ran {
         self.tasks += 1;
-        control.set_base(self.anonymous_bytes());
+        control.set_base(self.occupied);
         control.set_pid(self.pid());
         let mut capture = None;
         let ran = match self.order(job) {
