@@ -152,8 +152,11 @@ fn declared_memory_is_a_hard_limit_where_it_is_enforced() {
         memory = "40MiB"
         shell = "(head -c 120000000 /dev/zero; sleep 60) | tail | wc -c"
         [task.modest]
-        memory = "100MiB"
-        shell = "x=$(head -c 60000000 /dev/zero | tr '\\0' x); (sleep 1; echo ${#x}) & sleep 1; wait"
+        memory = "200MiB"
+        shell = """
+        x=$(head -c 60000000 /dev/zero | tr '\\0' x)
+        for i in 1 2 3 4; do (sleep 1; echo ${#x}) & done
+        sleep 1; wait"""
         [task.undeclared]
         shell = "(head -c 120000000 /dev/zero; sleep 1) | tail | wc -c"
         [task.grows]

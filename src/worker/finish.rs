@@ -25,7 +25,7 @@ pub(super) struct Job {
     pub assignment: Assignment,
     /// Its family.
     pub family: Arc<Family>,
-    /// Inputs that are not in memory: whose, and where among the assignment's inputs.
+    /// Inputs that should come back into memory: whose, and where among the assignment's inputs.
     pub on_disk: Vec<(TaskRef, usize, usize)>,
 }
 

@@ -499,6 +499,7 @@ fn memory_parts(settings: &Settings, limit: Option<u64>, directory: &Directory) 
     let fault = |e| Error::os("cannot start the threads that look after memory", e);
     let thresholds = limit.map(|limit| memory::thresholds(&settings.memory, limit));
     let store = Arc::new(Mutex::new(Store::default()));
+    let gauge = Gauge::start().map_err(fault)?;
     let spills = thresholds.is_some_and(|t| t.target.is_some() || t.spill.is_some());
     let spiller = if spills {
         if let Some(complaint) = spill::complaint(directory.path()) {
@@ -506,11 +507,12 @@ fn memory_parts(settings: &Settings, limit: Option<u64>, directory: &Directory) 
         }
         let bytes_max = settings.memory.max_spill.map(|size| size.0);
         let spill = Spill::new(directory.path(), bytes_max, RealDisk);
-        Some(Arc::new(Spiller::start(store.clone(), spill).map_err(fault)?))
+        let freed = Arc::downgrade(&gauge);
+        let tell = move || freed.upgrade().iter().for_each(|gauge| gauge.poke());
+        Some(Arc::new(Spiller::start(store.clone(), spill, tell).map_err(fault)?))
     } else {
         None
     };
-    let gauge = Gauge::start().map_err(fault)?;
     if Enforcement::find().every_mapping_counts {
         tracing::info!("the job's memory is summed over processes: every mapping of a result counts");
         gauge.count_every_mapping();

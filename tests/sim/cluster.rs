@@ -451,7 +451,7 @@ impl Sim {
                 *self.executed.entry(w).or_default() += 1;
                 self.at(Duration::from_micros(us), Happening::Executed(w, start.task, start.attempt));
             }
-            Action::Kill { .. } => {}
+            Action::Kill { .. } | Action::Own(_) => {}
             Action::Fetch { peer, tasks } => {
                 let broken = self.rng.f64() < self.faults.fetch_failures;
                 let delay = Duration::from_micros(self.rng.u64(100..2000));
@@ -475,7 +475,8 @@ impl Sim {
     fn executed(&mut self, w: WorkerId, task: TaskRef, attempt: Attempt) {
         let Some(node) = self.nodes.get(&w) else { return };
         let (_, us, outcome) = node.running.get(&(task, attempt.n)).expect("it ran").clone();
-        let done = work::event::Done { task, attempt, outcome, duration: Duration::from_micros(us) };
+        let (memory, duration) = (*outcome.as_ref().unwrap_or(&0), Duration::from_micros(us));
+        let done = work::event::Done { task, attempt, outcome, memory, duration };
         self.tell_worker(w, work::event::Event::Done(vec![done]));
     }
 

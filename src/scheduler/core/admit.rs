@@ -13,7 +13,7 @@ use crate::base::ids::{FamilyIx, WorkerId};
 use std::sync::Arc;
 
 /// Open workers looked at, besides the preferred one, for one that has the memory.
-const WORKERS_LOOKED_AT: usize = 8;
+pub(super) const WORKERS_LOOKED_AT: usize = 8;
 /// Held tasks looked at when memory may have become free.
 const HELD_LOOKED_AT: usize = 4;
 
@@ -78,18 +78,20 @@ impl Run {
 
     /// The preferred worker if it has the memory for a task, else another open one that has.
     pub(super) fn admitted(&self, cx: &Cx, class: usize, i: u32, w: WorkerId) -> Option<WorkerId> {
-        let (f, element) = self.place_of(i);
-        let fits = |w: WorkerId| {
-            let Some(worker) = cx.worker(w) else { return false };
-            let Some(headroom) = worker.headroom() else { return true };
-            let demand = self.demand(f, element, w);
-            demand.adds <= demand.frees || demand.adds + worker.margin(demand.result) <= headroom
-        };
-        if fits(w) {
+        if self.fits(cx, i, w) {
             return Some(w);
         }
         let others = cx.ready.classes[class].open.iter().map(|(_, w)| *w).filter(|x| *x != w);
-        others.take(WORKERS_LOOKED_AT).find(|x| fits(*x))
+        others.take(WORKERS_LOOKED_AT).find(|x| self.fits(cx, i, *x))
+    }
+
+    /// Whether a worker has the memory for a task.
+    pub(super) fn fits(&self, cx: &Cx, i: u32, w: WorkerId) -> bool {
+        let Some(worker) = cx.worker(w) else { return false };
+        let Some(headroom) = worker.headroom() else { return true };
+        let (f, element) = self.place_of(i);
+        let demand = self.demand(f, element, w);
+        demand.adds <= demand.frees || demand.adds + worker.margin(demand.result) <= headroom
     }
 }
 
@@ -146,9 +148,17 @@ impl Core {
             self.cx.workers.iter().flatten().filter(able).map(|w| w.spec.memory_limit.unwrap_or(u64::MAX));
         let limit = limits.max().unwrap_or(u64::MAX);
         self.cx.ready.classes[class].held.pop();
-        let i = entry.task.index;
         let Some(run) = self.runs.get_mut(entry.task.run.index()).and_then(|r| r.as_mut()) else {
             return true;
+        };
+        let i = match entry.as_pool() {
+            Some(_) if run.cancelled.is_some() => return true,
+            Some(pool) => {
+                let Some(i) = run.next_root(pool, w) else { return true };
+                self.cx.ready.classes[class].held.push(entry);
+                i
+            }
+            None => entry.task.index,
         };
         if entry.end > i + 1 && run.cancelled.is_none() {
             let (f, element) = run.place_of(i + 1);

@@ -157,9 +157,8 @@ impl Core {
         let unable = |c: &&super::ready::Class| !workers().any(|w| w.could_run(c.slots, &c.resources));
         self.cx.ready.classes.iter().filter(unable).find_map(|class| {
             let entries = class.heap.iter().chain(&class.held).take(ENTRIES_LOOKED_AT);
-            let mut ready =
-                entries.filter(|e| e.task.run == run && r.state_of(e.task.index) == State::Queued);
-            let (f, _) = r.place_of(ready.next()?.task.index);
+            let mut ready = entries.filter(|e| e.task.run == run).filter_map(|e| r.first_queued(e));
+            let (f, _) = r.place_of(ready.next()?);
             let name = r.names.get(f.index()).map_or("a task", String::as_str);
             let amount = |n: u64| n as f64 / f64::from(crate::graph::layer::SLOT);
             let mut wants = vec![format!("{} threads", amount(class.slots.into()))];
@@ -253,6 +252,15 @@ impl Core {
 }
 
 impl Run {
+    /// A queued task of an entry.
+    fn first_queued(&self, entry: &super::ready::Entry) -> Option<u32> {
+        let queued = |i: &u32| self.state_of(*i) == State::Queued;
+        match entry.as_pool() {
+            Some(pool) => self.pooled(pool).find(queued),
+            None => Some(entry.task.index).filter(queued),
+        }
+    }
+
     fn view(&self, now: Time) -> RunView {
         let families = self.families.iter().enumerate().map(|(f, family)| {
             let name = self.names.get(f).cloned().unwrap_or_default();

@@ -8,6 +8,7 @@ pub mod action;
 mod admit;
 mod clients;
 mod cx;
+mod domains;
 pub mod event;
 pub mod explain;
 mod families;

@@ -31,6 +31,8 @@ pub(super) struct Run {
     max_processing: u64,
     /// Ready tasks that wait because as many as are allowed are handed out: class and entry.
     pub(super) parked: Vec<(u32, super::ready::Entry)>,
+    /// Roots that are given out by domain.
+    pub(super) pools: Vec<super::domains::Pool>,
     pub(super) generation: u32,
     pub(super) submitted: Time,
     pub(super) families: Vec<Family>,
@@ -175,6 +177,7 @@ impl Run {
             max_fails: spec.max_fails,
             max_processing: spec.max_processing.map_or(u64::MAX, |n| u64::from(n.max(1))),
             parked: Vec::new(),
+            pools: Vec::new(),
             generation,
             submitted: now,
             families,
@@ -216,6 +219,11 @@ impl Run {
     /// Whether as many of its tasks are handed out as are allowed.
     pub(super) fn is_full(&self) -> bool {
         self.count(State::Processing) >= self.max_processing
+    }
+
+    /// Whether as many tasks may be handed out as workers take.
+    pub(super) fn max_processing_is_off(&self) -> bool {
+        self.max_processing == u64::MAX
     }
 
     /// Tasks that still have something to do.

@@ -7,7 +7,7 @@ use crate::base::ids::{TaskRef, WorkerId};
 use crate::base::time::Time;
 use indexmap::{IndexMap, IndexSet};
 use rustc_hash::FxBuildHasher;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Work a worker may hold beyond its slots, measured in time: enough that it never waits for the scheduler.
@@ -81,7 +81,7 @@ pub(super) struct Worker {
     /// Named resources of the tasks in hand.
     pub(super) booked: BTreeMap<String, u64>,
     /// Ready tasks that are better off waiting for this worker than moving their inputs elsewhere.
-    pub(super) local: BinaryHeap<Entry>,
+    pub(super) local: BTreeSet<Entry>,
     /// A steal request to it has not been answered.
     pub(super) robbed: bool,
     /// Nothing is stolen from it before.
@@ -112,7 +112,7 @@ impl Worker {
             suspects: 0,
             guessed: Vec::new(),
             booked: BTreeMap::new(),
-            local: BinaryHeap::new(),
+            local: BTreeSet::new(),
             robbed: false,
             steal_after: Time::ZERO,
             retiring: None,

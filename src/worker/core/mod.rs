@@ -8,6 +8,7 @@ mod data;
 pub mod event;
 mod invariants;
 pub mod pressure;
+mod room;
 mod tasks;
 
 #[cfg(test)]
@@ -17,9 +18,10 @@ use crate::base::ids::{TaskRef, WorkerId};
 use data::{Datum, Peer};
 use event::{Action, Event, Report};
 use indexmap::IndexMap;
+use room::Room;
 use rustc_hash::FxBuildHasher;
 use std::collections::{BTreeMap, BinaryHeap};
-use tasks::{Hand, Ranked};
+use tasks::{Hand, Ranked, Zombie};
 
 /// The worker's state.
 pub struct Core {
@@ -29,8 +31,8 @@ pub struct Core {
     busy: u32,
     /// Tasks in hand.
     hands: IndexMap<TaskRef, Hand, FxBuildHasher>,
-    /// Cancelled attempts that still execute, with the slots they occupy.
-    zombies: IndexMap<(TaskRef, u32), u32, FxBuildHasher>,
+    /// Cancelled attempts that still execute.
+    zombies: IndexMap<(TaskRef, u32), Zombie, FxBuildHasher>,
     /// Tasks whose inputs are all here.
     ready: BinaryHeap<Ranked>,
     data: IndexMap<TaskRef, Datum, FxBuildHasher>,
@@ -38,6 +40,7 @@ pub struct Core {
     report: Report,
     actions: Vec<Action>,
     paused: bool,
+    room: Room,
 }
 
 impl Core {
@@ -54,6 +57,7 @@ impl Core {
             report: Report::default(),
             actions: Vec::new(),
             paused: false,
+            room: Room::default(),
         }
     }
 
@@ -68,6 +72,7 @@ impl Core {
             Event::Replicate { tasks, from } => self.on_replicate(&tasks, from),
             Event::Fetched { peer, outcomes } => self.on_fetched(peer, outcomes),
             Event::Lost { tasks, here } => self.on_lost(&tasks, here),
+            Event::Shed { bytes, here } => self.on_shed(bytes, here),
             Event::Done(done) => done.into_iter().for_each(|d| self.on_done(d)),
         }
         self.start_ready();
@@ -88,7 +93,8 @@ impl Core {
     #[must_use]
     pub fn start_one(&mut self) -> Vec<Action> {
         if self.paused && self.busy == 0 {
-            self.start_next();
+            self.ready.extend(self.room.held.drain(..));
+            self.start_next(true);
         }
         std::mem::take(&mut self.actions)
     }

@@ -165,6 +165,29 @@ pub(super) struct Running {
     pub control: Arc<Control>,
 }
 
+/// Results of a worker, bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Results {
+    /// In memory, those included that are being made or fetched.
+    pub managed: u64,
+    /// What of those being made and fetched is still to come, without what is free then.
+    pub rest: i64,
+    /// What the task that is next is expected to add.
+    pub next: i64,
+}
+
+impl Results {
+    /// By how much all of them are more than results may have.
+    pub fn excess(&self, target: u64) -> u64 {
+        self.managed.saturating_add_signed(self.growth()).saturating_sub(target)
+    }
+
+    /// By how much they are about to grow.
+    fn growth(&self) -> i64 {
+        self.rest + self.next.max(0)
+    }
+}
+
 /// What follows from a look at memory.
 #[derive(Debug, Default)]
 pub(super) struct Due {
@@ -172,6 +195,8 @@ pub(super) struct Due {
     pub paused: Option<bool>,
     /// One task may start although it is paused.
     pub start_one: bool,
+    /// What tasks that start may add, bytes; `None` if nothing bounds it.
+    pub room: Option<i64>,
 }
 
 impl Memory {
@@ -224,9 +249,9 @@ impl Memory {
             if let Some(declared) = control.bound_bytes() {
                 let bound = declared.saturating_add(control.base_bytes());
                 // One that has just begun was not counted exactly yet.
-                if bytes > declared && self.bounds.contains(&(pid, bound)) {
-                    let by = Enforced::Watching(LOOKS_PER_SECOND);
-                    control.end_for_overrun(Overrun { declared, reached: bytes, by });
+                if let Some(bytes) = reading.sample.beyond(pid, bound) {
+                    let (reached, by) = (bytes - control.base_bytes(), Enforced::Watching(LOOKS_PER_SECOND));
+                    control.end_for_overrun(Overrun { declared, reached, by });
                 }
                 bounds.push((pid, bound));
             }
@@ -244,11 +269,23 @@ impl Memory {
         self.peaks.remove(&id)
     }
 
-    /// Does what is due with so many bytes of results in memory. `running` is asked when a task has to end.
-    pub(super) fn act(&mut self, managed: u64, idle: bool, running: impl FnOnce() -> Vec<Running>) -> Due {
+    /// Results beyond this go to disk, bytes.
+    pub(super) fn target(&self) -> Option<u64> {
+        self.parts.thresholds.and_then(|t| t.target)
+    }
+
+    /// Does what is due with these results. `running` is asked when a task has to end.
+    pub(super) fn act(
+        &mut self,
+        results: Results,
+        idle: bool,
+        running: impl FnOnce() -> Vec<Running>,
+    ) -> Due {
+        let managed = results.managed;
         let Some(pressure) = &mut self.pressure else { return Due::default() };
         let fault = self.parts.spiller.as_ref().and_then(|s| s.fault());
-        let usage = Usage { managed, unmanaged: self.unmanaged, disk_fails: fault.is_some() };
+        let expected = results.growth();
+        let usage = Usage { managed, unmanaged: self.unmanaged, expected, disk_fails: fault.is_some() };
         let verdict = pressure.assess(usage);
         let limit = pressure.thresholds().limit;
         if let Some(first) = pressure.thresholds().first_of_all() {
@@ -258,9 +295,9 @@ impl Memory {
             // What is being made or fetched cannot go to disk: the rest has to make room for it.
             let stored = self.parts.store.lock().unwrap_or_else(PoisonError::into_inner).managed_bytes();
             let elsewhere = managed.saturating_sub(stored);
-            spiller.keep(verdict.keep.map(|keep| keep.saturating_sub(elsewhere)));
+            spiller.keep(verdict.keep.map(|keep| keep.saturating_sub(elsewhere)), verdict.over);
         }
-        let mut due = Due::default();
+        let mut due = Due { room: self.room(results, idle), ..Due::default() };
         if verdict.paused != self.paused_since.is_some() {
             due.paused = Some(verdict.paused);
             self.paused_since = verdict.paused.then(Instant::now);
@@ -279,6 +316,21 @@ impl Memory {
             }
         }
         due
+    }
+
+    /// What tasks that start may add: as much as fits under the target. If waiting makes no more room, what
+    /// fits under the pause; and if nothing runs whose end could make some, the next task starts all the same.
+    fn room(&self, results: Results, idle: bool) -> Option<i64> {
+        let (t, spiller) = (self.parts.thresholds?, self.parts.spiller.as_ref()?);
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let held = signed(results.managed).saturating_add(results.rest);
+        let room = signed(t.target?).saturating_sub(held);
+        if room >= results.next || spiller.is_hopeful() {
+            return Some(room);
+        }
+        let room =
+            signed(t.pause.unwrap_or(t.limit)).saturating_sub(held).saturating_sub(signed(self.unmanaged));
+        Some(if idle { room.max(results.next) } else { room })
     }
 
     fn say(&self, paused: bool, usage: Usage, limit: u64, fault: Option<&str>) {

@@ -95,6 +95,11 @@ impl Gauge {
         self.changed.notified().await;
     }
 
+    /// Wakes whoever waits for the next look, without one.
+    pub fn poke(&self) {
+        self.changed.notify_one();
+    }
+
     /// Beyond so many bytes that are no results, forked processes are to be counted exactly.
     pub fn be_exact_above(&self, bytes: u64) {
         self.exact_above.store(bytes, Ordering::Relaxed);
@@ -150,7 +155,7 @@ mod tests {
     fn workers_of_one_process_share_what_is_its_own() {
         let process = |pid, parent, bytes| Process { pid, parent, bytes };
         let processes = vec![process(2, 1, 10), process(3, 2, 5), process(4, 1, 7)];
-        let sample = Arc::new(Sample { own: 100, processes });
+        let sample = Arc::new(Sample::of(100, processes));
         let alone = Reading { sample: sample.clone(), sharers: 1 };
         assert_eq!(alone.unmanaged(std::iter::empty()), 122);
         assert_eq!(Reading { sample, sharers: 2 }.unmanaged([2].into_iter()), 50 + 15);

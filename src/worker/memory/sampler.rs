@@ -28,9 +28,23 @@ pub(in crate::worker) struct Sample {
     pub own: u64,
     /// The processes under it.
     pub processes: Vec<Process>,
+    /// Trees that were counted exactly if they have more than so many bytes.
+    bounds: Vec<(i32, u64)>,
 }
 
 impl Sample {
+    /// What this process and those under it occupy.
+    #[cfg(test)]
+    pub fn of(own: u64, processes: Vec<Process>) -> Sample {
+        Sample { own, processes, bounds: Vec::new() }
+    }
+
+    /// Bytes of a process and of all under it, if they are more than these and that is exact.
+    pub fn beyond(&self, root: i32, bound: u64) -> Option<u64> {
+        let bytes = self.below(root);
+        (bytes > bound && self.bounds.contains(&(root, bound))).then_some(bytes)
+    }
+
     /// Bytes of all processes.
     pub fn total(&self) -> u64 {
         self.own + self.processes.iter().map(|p| p.bytes).sum::<u64>()
@@ -56,6 +70,7 @@ impl Sample {
 
     /// Counts memory that processes share since a fork once, in those trees that have more than their bounds.
     pub fn be_exact_beyond(&mut self, bounds: &[(i32, u64)]) {
+        self.bounds.extend_from_slice(bounds);
         for (root, bound) in bounds {
             if self.below(*root) > *bound {
                 let tree = self.tree(*root);
@@ -94,8 +109,10 @@ impl Sampler {
     pub fn sample(&mut self, exact_above: u64) -> Sample {
         let own_pid = i32::try_from(std::process::id()).unwrap_or(0);
         let Some(own) = status(own_pid) else { return Sample::default() };
-        let mut sample =
-            Sample { own: own.anonymous + self.foreign(own_pid, own.shared), processes: Vec::new() };
+        // Results on the heap are counted as results.
+        let anonymous = own.anonymous.saturating_sub(crate::worker::store::heap_bytes());
+        let own_bytes = anonymous + self.foreign(own_pid, own.shared);
+        let mut sample = Sample { own: own_bytes, ..Sample::default() };
         for pid in descendants(own_pid) {
             // It may have ended meanwhile.
             let Some(found) = status(pid).filter(|s| !s.zombie) else { continue };
