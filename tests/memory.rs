@@ -6,7 +6,7 @@ mod support;
 use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
-use support::{Process, Sandbox, wait_until};
+use support::{Process, Sandbox, children, wait_until};
 
 const SOON: Duration = Duration::from_secs(60);
 const LIMIT: Duration = Duration::from_secs(240);
@@ -216,6 +216,14 @@ fn functions_that_leak_cost_executors_and_nothing_else() {
     let text = summary.to_string();
     assert!(text.contains("limit is 512 MiB") && text.contains("declared 100 MiB and reached"), "{text}");
     assert!(worker.is_running());
+    // None of them outlives the worker, however that ends.
+    let executors = children(worker.pid());
+    assert!(!executors.is_empty());
+    worker.kill();
+    let stat = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    wait_until("the executors end", SOON, || {
+        executors.iter().all(|pid| stat(pid).is_empty() || stat(pid).contains(") Z "))
+    });
 }
 
 #[test]

@@ -213,7 +213,7 @@ impl Life {
         let memory = memory_parts(settings, memory_limit, &directory)?;
         let facts = facts(settings, &name, &options.scheduler_file, &directory);
         let natives = Natives { registry: options.natives, program: options.executor };
-        let runner = runner(settings, facts, natives, &memory)?.enforcing(enforce);
+        let runner = runner(settings, facts, natives, &memory, nthreads)?.enforcing(enforce);
         let store = memory.store.clone();
         let (executor, notify) = (Arc::new(Finisher::new(runner, memory.clone())), ended.clone());
         let pool = Pool::start(nthreads as usize, executor, move || notify.notify_one());
@@ -429,7 +429,13 @@ struct Natives {
 }
 
 /// What runs tasks.
-fn runner(settings: &Settings, facts: WorkerFacts, natives: Natives, memory: &Parts) -> Result<Runner> {
+fn runner(
+    settings: &Settings,
+    facts: WorkerFacts,
+    natives: Natives,
+    memory: &Parts,
+    slots: u32,
+) -> Result<Runner> {
     let grace = settings.kill_grace.0;
     let commands = CommandExecutor { kill_grace: grace, ..CommandExecutor::default() };
     if !settings.native_isolation {
@@ -443,7 +449,7 @@ fn runner(settings: &Settings, facts: WorkerFacts, natives: Natives, memory: &Pa
     env.insert("HPCDAG_WORKER".into(), facts.name.clone().into());
     env.insert("HPCDAG_EXECUTOR".into(), "1".into());
     let limit = memory.thresholds.map(|t| t.limit);
-    let keeps = settings.memory.executor_idle.map_or_else(|| idle_bytes(limit), |size| size.0);
+    let keeps = settings.memory.executor_idle.map_or_else(|| idle_bytes(limit, slots), |size| size.0);
     let natives = IsolatedNatives::new(program, env, grace, keeps, memory.executors.clone());
     Ok(Runner::new(facts, commands, natives))
 }

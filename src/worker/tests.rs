@@ -273,6 +273,15 @@ impl Played {
 }
 
 #[tokio::test]
+async fn isolation_needs_a_program_that_has_the_functions() {
+    let mut played = played().await;
+    played.config.worker.native_isolation = true;
+    let error = soon(Worker::start(played.options("w", 1))).await.err().unwrap();
+    assert_eq!(error.kind, crate::base::error::Kind::Config);
+    assert!(error.message.contains("cannot be isolated"), "{error}");
+}
+
+#[tokio::test]
 async fn a_command_runs_and_its_result_is_served() {
     let mut played = played().await;
     let start = tokio::spawn(Worker::start(played.options("w", 2)));

@@ -22,10 +22,13 @@ use std::time::Duration;
 use warm::{Ran, Warm};
 
 /// Bounds of what an idle executor may keep, bytes, where none is configured.
-const IDLE_BYTES: (u64, u64) = (16 << 20, 256 << 20);
+const IDLE_BYTES: (u64, u64) = (8 << 20, 256 << 20);
 
 /// The same as a part of the memory limit: one of this many.
 const IDLE_PART: u64 = 20;
+
+/// All of them together, where there are many: one of this many.
+const IDLE_PART_OF_ALL: u64 = 5;
 
 /// How many executors a task is offered that end before they have it.
 const STARTS_MAX: u32 = 3;
@@ -140,10 +143,11 @@ impl IsolatedNatives {
     }
 }
 
-/// What an idle executor may keep beyond its start, bytes, for a memory limit.
-pub fn idle_bytes(limit: Option<u64>) -> u64 {
+/// What an idle executor may keep beyond its start, bytes, for a memory limit and so many slots.
+pub fn idle_bytes(limit: Option<u64>, slots: u32) -> u64 {
     let (least, most) = IDLE_BYTES;
-    limit.map_or(most, |limit| (limit / IDLE_PART).clamp(least, most))
+    let share = |limit: u64| (limit / IDLE_PART).min(limit / IDLE_PART_OF_ALL / u64::from(slots.max(1)));
+    limit.map_or(most, |limit| share(limit).clamp(least, most))
 }
 
 impl Executor<NativeJob> for IsolatedNatives {

@@ -197,6 +197,7 @@ fn what_an_idle_one_keeps_is_given_back_or_it_is_replaced() {
 
 #[test]
 fn the_bound_follows_the_limit() {
-    assert_eq!([None, Some(1 << 40), Some(1 << 20)].map(idle_bytes), [256 << 20, 256 << 20, 16 << 20]);
-    assert_eq!(idle_bytes(Some(1000 << 20)), 50 << 20);
+    let of = |limit| idle_bytes(limit, 4);
+    assert_eq!([None, Some(1 << 40), Some(1 << 20)].map(of), [256 << 20, 256 << 20, 8 << 20]);
+    assert_eq!([1, 4, 10].map(|slots| idle_bytes(Some(1000 << 20), slots)), [50, 50, 20].map(|n| n << 20));
 }
