@@ -40,6 +40,8 @@ pub enum FailureKind {
     Memory(Box<Shortage>),
     /// It ran out of memory and is not tried again: what was tried, and why no more.
     Outgrown(Box<Outgrown>),
+    /// It was ended because it took more memory than it had declared.
+    Overrun(Overrun),
 }
 
 /// A task for which no worker had memory enough.
@@ -74,6 +76,38 @@ pub enum NoMoreRoom {
         /// That limit, bytes.
         largest: u64,
     },
+}
+
+/// How a task went beyond its declared memory, all in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overrun {
+    /// What it had declared.
+    pub declared: u64,
+    /// The most that it was seen to occupy.
+    pub reached: u64,
+    /// How that was found.
+    pub by: Enforced,
+}
+
+/// How a task's declared memory was enforced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Enforced {
+    /// By the kernel: a control group of its own, all memory of its processes.
+    Cgroup,
+    /// By looking at the anonymous memory of its processes, so often a second.
+    Watching(u32),
+}
+
+impl fmt::Display for Overrun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = |bytes| ByteSize(bytes).to_string();
+        let (declared, reached) = (size(self.declared), size(self.reached));
+        write!(f, "ended for memory: it declared {declared} and reached {reached}, ")?;
+        match self.by {
+            Enforced::Cgroup => f.write_str("enforced by a control group of its own"),
+            Enforced::Watching(times) => write!(f, "enforced by watching ({times} looks a second)"),
+        }
+    }
 }
 
 /// How memory ran out, all in bytes.
@@ -169,6 +203,7 @@ impl fmt::Display for FailureKind {
             FailureKind::Result(what) => write!(f, "{what}"),
             FailureKind::Memory(shortage) => write!(f, "{shortage}"),
             FailureKind::Outgrown(outgrown) => write!(f, "{outgrown}"),
+            FailureKind::Overrun(overrun) => write!(f, "{overrun}"),
         }
     }
 }

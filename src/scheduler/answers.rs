@@ -126,6 +126,11 @@ impl Driver {
                 "spill-read-seconds": figures.spill_read_seconds,
                 "paused-seconds": figures.paused_seconds,
             },
+            "executors": {
+                "started": figures.executors.0,
+                "replaced": figures.executors.1,
+                "died": figures.executors.2,
+            },
             "cpu-seconds": figures.cpu_seconds,
             "bytes-in": figures.bytes_in,
             "bytes-out": figures.bytes_out,

@@ -252,6 +252,7 @@ impl Driver {
             spill_write_seconds: disk.writing.as_secs_f64(),
             spill_read: disk.read,
             spill_read_seconds: disk.reading.as_secs_f64(),
+            executors: self.work.executors(),
         };
         match self.link.sender.try_send(FromWorker::Heartbeat(heartbeat)) {
             // The receiver finds out as well, and what is queued shows that we live.

@@ -136,7 +136,7 @@ fn what_one_worker_has_no_room_for_goes_to_a_larger_one() {
         let memory = Memory { limits: vec![LIMIT / 6, LIMIT], sudden: Some((0, 3, 12.5)), ..memory() };
         let graph = graphs::chain(12, 2);
         let (names, most) =
-            run(seed, graph, Faults { workers: 2, memory: Some(memory), ..Faults::default() });
+            run(seed, graph, Faults { memory: Some(memory), ..Faults::slow(2) });
         assert_eq!(names, [], "seed {seed}");
         ended += most.ended;
     }

@@ -142,6 +142,8 @@ pub struct Heartbeat {
     pub spill_read: u64,
     /// Seconds so far in which they were.
     pub spill_read_seconds: f64,
+    /// Executor processes so far: started, replaced because they had grown, died of a task.
+    pub executors: (u64, u64, u64),
 }
 
 /// Families that tasks to come belong to.
