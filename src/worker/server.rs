@@ -182,7 +182,7 @@ impl Life {
         let config = options.config;
         let settings = &config.worker;
         let variable = |name: &str| std::env::var(name).ok();
-        let host = hostname::get().map_or_else(|_| "unknown".into(), |h| h.to_string_lossy().into_owned());
+        let host = host_name(&variable);
         let supervision = options.supervision.as_ref();
         let incarnation = supervision.map_or_else(Incarnation::new_v4, |s| s.incarnation);
         let name = match options.name {
@@ -202,7 +202,7 @@ impl Life {
         tracing::info!(address = %own, "worker {name} listens: {reason}");
         let ended = Arc::new(Notify::new());
         let runner = runner(settings, &name, &options.scheduler_file, &directory, options.natives);
-        let limit = limits::memory(settings.memory_limit, nthreads, &variable);
+        let limit = limits::memory(settings.memory_limit, settings.memory_reserve, nthreads, &variable);
         tracing::debug!("{}", limit.found.join("; "));
         let memory_limit = limit.bytes;
         let memory = memory_parts(settings, memory_limit, &directory)?;
@@ -392,6 +392,13 @@ impl Life {
             _ => {}
         }
     }
+}
+
+/// What this worker's host is called: the batch system's name for it, by which its users know it, else its
+/// own.
+fn host_name(variable: &dyn Fn(&str) -> Option<String>) -> String {
+    let own = || hostname::get().map_or_else(|_| "unknown".into(), |h| h.to_string_lossy().into_owned());
+    variable("SLURMD_NODENAME").filter(|name| !name.trim().is_empty()).unwrap_or_else(own)
 }
 
 /// What runs tasks.
