@@ -114,8 +114,8 @@ pub fn end(records: &[Record], patience: Duration) -> usize {
         let of_kind = records.iter().filter(move |r| r.step.is_some() == steps);
         of_kind.filter(|r| r.is_running())
     };
-    // `srun` kills its tasks when it gets a signal, and its whole job when it is killed: Slurm itself is asked
-    // to end a step.
+    // `srun` kills its tasks when it gets a signal, and its whole job when it is killed: Slurm itself is
+    // asked to end a step.
     let asked = running(true).filter(|r| r.step.as_ref().is_some_and(cancel_step)).count();
     if asked + running(false).filter(|r| tell(r, Signal::SIGTERM)).count() > 0 {
         wait(Duration::from_secs(if asked > 0 { 10 } else { 5 }));

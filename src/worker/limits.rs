@@ -1,6 +1,7 @@
 //! What this process may use: processors and memory. Owns finding out; the settings that override it are the
 //! configuration's, and what happens when memory is short is not decided here.
 
+use super::process::online_processors;
 use crate::base::units::ByteSize;
 use crate::config::{MemoryLimit, Nthreads};
 use nix::sys::resource::{Resource, getrlimit};
@@ -122,7 +123,7 @@ fn bounds(threads: u32, variable: &dyn Fn(&str) -> Option<String>) -> Vec<Bound>
     let whole = |name: &str, bytes| Bound { name: name.into(), bytes, share: 1.0, shared: String::new() };
     bounds.extend(address_space().map(|bytes| whole("ulimit -v", bytes)));
     bounds.extend(ram().map(|bytes| {
-        let processors = processors();
+        let processors = online_processors();
         let share = (f64::from(threads) / f64::from(processors)).min(1.0);
         let shared = match share < 1.0 {
             true => format!("{threads} of {processors} processors"),
@@ -131,13 +132,6 @@ fn bounds(threads: u32, variable: &dyn Fn(&str) -> Option<String>) -> Vec<Bound>
         Bound { share, shared, ..whole("RAM", bytes) }
     }));
     bounds
-}
-
-/// Processors of the machine, whoever may use them.
-fn processors() -> u32 {
-    // SAFETY: a plain query without pointers.
-    let found = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
-    u32::try_from(found).unwrap_or(1).max(1)
 }
 
 /// How many workers of the same job step run on this node: Slurm's tasks, as in `2(x3),1`.
@@ -264,15 +258,15 @@ mod tests {
         };
         assert_eq!(threads(Nthreads::Auto, &slurm), 1);
         let shared = |name: &str| match name {
-            "SLURM_CPUS_ON_NODE" | "SLURM_CPUS_PER_TASK" => Some(processors().to_string()),
-            "SLURM_STEP_TASKS_PER_NODE" => Some(processors().to_string()),
+            "SLURM_CPUS_ON_NODE" | "SLURM_CPUS_PER_TASK" => Some(online_processors().to_string()),
+            "SLURM_STEP_TASKS_PER_NODE" => Some(online_processors().to_string()),
             _ => None,
         };
         assert_eq!(threads(Nthreads::Auto, &shared), 1, "as many workers as processors");
         assert_eq!(threads(Nthreads::Count(NonZeroU32::new(7).unwrap()), &slurm), 7);
         assert!(threads(Nthreads::Auto, &|_| None) >= 1);
         assert_eq!(batch(&slurm).map(|(_, bytes)| bytes), Some(20 << 20));
-        let threads = processors();
+        let threads = online_processors();
         let found = |setting| memory(setting, None, threads, &slurm).bytes;
         assert_eq!(found(MemoryLimit::Auto), Some(20 << 20));
         assert_eq!(found(MemoryLimit::Fraction(Fraction(0.5))), Some(10 << 20));
@@ -281,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_shared_by_its_workers_and_a_machine_by_processors() {
+    fn a_job_is_shared_by_its_workers_and_a_machine_by_online_processors() {
         let slurm = |node: &'static str| {
             move |name: &str| match name {
                 "SLURM_STEP_TASKS_PER_NODE" => Some("2(x3),4".to_string()),
@@ -292,14 +286,15 @@ mod tests {
         };
         assert_eq!([workers_here(&slurm("0")), workers_here(&slurm("2"))], [2, 2]);
         assert_eq!([workers_here(&slurm("3")), workers_here(&|_| None)], [4, 1]);
-        let limit = memory(MemoryLimit::Auto, None, processors(), &slurm("3"));
+        let limit = memory(MemoryLimit::Auto, None, online_processors(), &slurm("3"));
         assert_eq!(limit.bytes, Some(10 << 20));
-        let less =
-            |reserve| memory(MemoryLimit::Auto, Some(ByteSize(reserve)), processors(), &slurm("3")).bytes;
+        let less = |reserve| {
+            memory(MemoryLimit::Auto, Some(ByteSize(reserve)), online_processors(), &slurm("3")).bytes
+        };
         assert_eq!([less(4 << 20), less(1 << 40)], [Some(9 << 20), Some((10 << 20) * 3 / 4)]);
         let text = limit.found.join("\n");
         assert!(text.contains("SLURM_MEM_PER_NODE: 40 MiB, shared by 4 workers: 10 MiB"), "{text}");
         let ram = bounds(1, &|_| None).into_iter().find(|b| b.name == "RAM").unwrap();
-        assert_eq!(ram.own(), (ram.bytes as f64 / f64::from(processors())) as u64);
+        assert_eq!(ram.own(), (ram.bytes as f64 / f64::from(online_processors())) as u64);
     }
 }
