@@ -110,6 +110,7 @@ impl LocalCluster {
                 embedded: true,
                 supervision: None,
                 job_id: None,
+                job_end: None,
             });
             self.workers.push(worker.await?);
         }

@@ -1,6 +1,8 @@
 //! Putting workers on nodes. Owns the seam: what every way of starting workers is asked for and answers. The
 //! way without a batch system, processes of this machine, is in `cli` beside the code that detaches
-//! processes; `srun`, `sbatch`, `qsub` and `ssh` will stand here as further implementations.
+//! processes; what batch systems are like stands in modules of their own.
+
+pub mod slurm;
 
 use crate::base::error::Result;
 use std::ffi::OsString;

@@ -145,6 +145,7 @@ impl Model {
                 resources: BTreeMap::new(),
                 memory_limit: None,
                 memory_target: self.setting.target,
+                leaves: None,
             };
             let event = sched::event::Event::WorkerRegistered { worker, spec };
             self.at(MESSAGE, Happening::ToScheduler(event));

@@ -377,6 +377,7 @@ impl Sim {
             resources: BTreeMap::new(),
             memory_limit: rules.map(|r| r.limit),
             memory_target: rules.map_or(self.faults.memory_target, |r| r.admission_bound()),
+            leaves: None,
         };
         let event = sched::event::Event::WorkerRegistered { worker, spec };
         self.send(Some(worker), None, Happening::ToScheduler(Some(worker), event));

@@ -154,9 +154,17 @@ impl Core {
         if !workers().any(|w| w.status == Status::Running) {
             return Some("every worker is paused or leaving".into());
         }
+        let late = self.cx.ready.classes.iter().flat_map(|c| c.late.iter()).take(ENTRIES_LOOKED_AT);
+        let mut late = late.filter(|e| e.task.run == run).filter_map(|e| r.first_queued(e));
+        if let Some(i) = late.next() {
+            let (f, _) = r.place_of(i);
+            let name = r.names.get(f.index()).map_or("a task", String::as_str);
+            let need = r.time_needed(f).unwrap_or_default().as_secs_f64();
+            return Some(format!("{name} may take {need:.0} s, and every worker leaves before"));
+        }
         let unable = |c: &&super::ready::Class| !workers().any(|w| w.could_run(c.slots, &c.resources));
         self.cx.ready.classes.iter().filter(unable).find_map(|class| {
-            let entries = class.heap.iter().chain(&class.held).take(ENTRIES_LOOKED_AT);
+            let entries = class.entries().take(ENTRIES_LOOKED_AT);
             let mut ready = entries.filter(|e| e.task.run == run).filter_map(|e| r.first_queued(e));
             let (f, _) = r.place_of(ready.next()?);
             let name = r.names.get(f.index()).map_or("a task", String::as_str);
@@ -247,6 +255,11 @@ impl Core {
                     return format!("has {has} {name}, {booked} in use, the task wants {wants}");
                 }
             }
+            if !w.has_time(self.cx.now, run.time_needed(f), layer.slots) {
+                let left = w.spec.leaves.map_or(0, |at| at.since(self.cx.now).as_secs());
+                let need = run.time_needed(f).unwrap_or_default().as_secs();
+                return format!("leaves in {left} s, the task may take {need} s");
+            }
             if hosts.contains(&w.spec.host) {
                 return "the task failed on this host".into();
             }
@@ -258,6 +271,11 @@ impl Core {
 }
 
 impl Run {
+    /// The family of an entry's first task.
+    pub(super) fn family_of(&self, entry: &super::ready::Entry) -> Option<FamilyIx> {
+        self.first_queued(entry).map(|i| self.place_of(i).0)
+    }
+
     /// A queued task of an entry.
     fn first_queued(&self, entry: &super::ready::Entry) -> Option<u32> {
         let queued = |i: &u32| self.state_of(*i) == State::Queued;

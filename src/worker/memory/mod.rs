@@ -75,7 +75,7 @@ impl Explanation {
     pub fn find(settings: &config::Worker) -> Explanation {
         let variable = |name: &str| std::env::var(name).ok();
         let threads = limits::threads(settings.nthreads, &variable);
-        let limit = limits::memory(settings.memory_limit, threads, &variable);
+        let limit = limits::memory(settings.memory_limit, settings.memory_reserve, threads, &variable);
         let t = limit.bytes.map(|bytes| thresholds(&settings.memory, bytes));
         Explanation {
             found: limit.found,
