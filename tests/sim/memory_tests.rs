@@ -46,8 +46,8 @@ const SETS: [[Option<f64>; 4]; 4] =
     [ALL, [None, None, Some(0.80), Some(0.95)], [Some(0.60), None, None, None], [None; 4]];
 
 /// What the most that a worker held may be, as a part of its limit, with all thresholds set and a disk that
-/// works: what may be begun just below `pause` comes on top of it. That is two fetches from each of the others,
-/// of 64 MiB or one result each, and in each slot a task with its result.
+/// works: what may be begun just below `pause` comes on top of it. That is two fetches from each of the
+/// others, of 64 MiB or one result each, and in each slot a task with its result.
 fn bound(memory: &Memory, workers: u32) -> f64 {
     let grown = memory.sudden.map_or(1.0, |(.., factor)| factor.max(1.0));
     let result = memory.usual as f64 * 1.5 * grown;
@@ -166,12 +166,12 @@ fn expectations_may_be_wrong() {
 #[test]
 fn a_disk_may_fill_or_be_slow() {
     let faults = |seed: u64| {
-        let (fills, slow) = (seed % 3 != 0, seed % 2 == 0);
+        let (fills, slow) = (seed % 3 == 2, seed.is_multiple_of(2));
         let after = std::time::Duration::from_millis(seed % 40);
         let memory = Memory {
             usual: LIMIT / 12,
             disk: if seed % 3 == 1 { LIMIT / 4 } else { u64::MAX },
-            disk_full_at: (fills && seed % 3 == 2).then_some(after),
+            disk_full_at: fills.then_some(after),
             disk_speed: if slow { LIMIT / 500 } else { LIMIT / 10 },
             ..memory()
         };

@@ -210,8 +210,8 @@ fn label(worker: &Worker) -> String {
     format!("{} on {}", worker.spec.name, worker.spec.host)
 }
 
-/// Whether a task had all that its worker has: no task beside it, and next to no results that may be elsewhere
-/// or on disk the next time.
+/// Whether a task had all that its worker has: no task beside it, and next to no results that may be
+/// elsewhere or on disk the next time.
 fn had_all(shortage: &Shortage) -> bool {
     shortage.neighbours.is_empty() && shortage.results <= shortage.limit / MORE_PART
 }
