@@ -130,10 +130,9 @@ fn run_on(name: &str, shape: Shape, (workers, threads): (u32, u32), limit: u64) 
     let peak = o.peak as f64 / setting.target.unwrap_or(u64::MAX) as f64;
     let moved = o.moved as f64 / o.made as f64;
     let beyond = o.beyond / MIB;
+    let (seconds, on) = (o.seconds, format!("{name} on {workers} workers of {threads}"));
     println!(
-        "{name} on {workers} workers of {threads}: peak {peak:.2} of the target, moved {moved:.3} of what was \
-         made, {beyond} MiB beyond the target, {:.2} s",
-        o.seconds
+        "{on}: held {peak:.2} of the target, {beyond} MiB beyond it; moved {moved:.3} of all; {seconds:.2} s"
     );
     (moved, peak)
 }

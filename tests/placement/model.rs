@@ -283,7 +283,8 @@ impl Model {
                 let duration = 2 * MESSAGE + Duration::from_nanos(bytes * 1_000_000_000 / NETWORK);
                 self.at(duration, Happening::Fetched { from: peer, to: w, tasks });
             }
-            Action::Kill { .. } | Action::Publish { .. } | Action::Discard { .. } | Action::Drop(_) | Action::Own(_) => {}
+            Action::Kill { .. } | Action::Publish { .. } | Action::Discard { .. } => {}
+            Action::Drop(_) | Action::Own(_) => {}
         }
     }
 

@@ -134,6 +134,9 @@ impl Own {
     }
 }
 
+/// A task that failed (family and element), and why.
+pub type Failed = ((u32, u32), String);
+
 /// The most that workers held, bytes and as parts of their limits.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Most {
@@ -299,8 +302,9 @@ impl Sim {
     }
 
     /// With memory that is short: every output arrived or its task failed by name, for memory or because of
-    /// one that did. Returns the tasks that failed themselves.
-    pub fn check_memory_end(&self) -> Vec<(u32, u32)> {
+    /// one that did. Returns the tasks that failed
+    /// themselves, and why.
+    pub fn check_memory_end(&self) -> Vec<Failed> {
         let summary = self.summary.as_ref().expect("the run is over");
         assert_eq!(summary.cancelled, 0);
         let expected = self.graph.evaluate();
@@ -326,6 +330,7 @@ impl Sim {
             assert!(for_memory, "{}[{}]: {kind}", failure.family, failure.element);
         }
         self.check_nothing_left();
-        summary.failures.iter().map(|f| (f.family.0, f.element)).collect()
+        let failed = |f: &sched::action::TaskFailure| ((f.family.0, f.element), f.failure.to_string());
+        summary.failures.iter().map(failed).collect()
     }
 }

@@ -9,6 +9,7 @@ use super::state::State;
 use super::workers::{Status, Worker};
 use crate::base::failure::{Failure, FailureKind, NoMoreRoom, Outgrown, OutgrownAttempt, Shortage};
 use crate::base::ids::{TaskRef, WorkerId};
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 /// More room than a task had reached means so much more, as one of this many parts of it: it was ended while
@@ -69,7 +70,7 @@ impl Run {
     fn could_give_room(&self, worker: &Worker, i: u32) -> bool {
         let layer = &self.families[self.place_of(i).0.index()].layer;
         let last = self.trouble.get(&i).and_then(|t| t.outgrown.last());
-        let had_all = last.is_some_and(|a| a.shortage.neighbours.is_empty() && a.at == label(worker));
+        let had_all = last.is_some_and(|a| a.at == label(worker) && had_all(&a.shortage));
         worker.status != Status::Retiring
             && worker.could_run(layer.slots, &layer.resources)
             && worker.spec.memory_limit.is_none_or(|limit| limit >= self.need(i))
@@ -157,20 +158,18 @@ impl Core {
         if worker.processing.contains_key(&task) {
             return;
         }
-        // Only with nothing else to hope for a paused one will do.
-        let usable = match worker.status {
-            Status::Running => true,
-            Status::Paused => self.cx.in_hand == 0,
-            Status::Retiring => false,
-        };
+        let status = worker.status;
         let is_empty = worker.processing.is_empty();
         let run = self.runs.get_mut(task.run.index()).and_then(|r| r.as_deref_mut());
         let waits = |run: &&mut Run| run.has(task.index) && run.state_of(task.index) == State::Queued;
-        let Some(run) = run.filter(waits).filter(|run| usable && !run.is_full()) else {
+        let Some(run) = run.filter(waits).filter(|run| status != Status::Retiring && !run.is_full()) else {
             self.let_go(w);
             return;
         };
-        if is_empty {
+        if status == Status::Paused && self.cx.in_hand > 0 {
+            // Another may be as good by now; if none is, this one is kept anew until its pause is over.
+            self.let_go(w);
+        } else if is_empty {
             let (f, element) = run.place_of(task.index);
             self.cx.ready.alone.remove(&(run.priority(f, element), task));
             run.assign(&mut self.cx, task.index, w);
@@ -186,21 +185,21 @@ impl Core {
         self.cx.relist(w);
     }
 
-    /// Of the workers that are not kept and could give a task room, the one that is best now: that has the
-    /// room, is empty, or will be soon.
+    /// Of the workers that are not kept and could give a task room, the one that is best now: it has the
+    /// room and the highest limit, is empty or will be soon.
     fn roomiest(&self, task: TaskRef) -> Option<WorkerId> {
         let run = self.run(task.run)?;
         let need = run.need(task.index);
         let all = self.cx.workers.iter().enumerate();
-        let able = all.filter_map(|(k, x)| Some((WorkerId(k as u32), x.as_ref()?))).filter(|(_, x)| {
-            let usable = x.status == Status::Running || self.cx.in_hand == 0;
-            usable && x.kept_for.is_none() && run.could_give_room(x, task.index)
-        });
+        let able = all
+            .filter_map(|(k, x)| Some((WorkerId(k as u32), x.as_ref()?)))
+            .filter(|(_, x)| x.kept_for.is_none() && run.could_give_room(x, task.index));
         let worth = |x: &Worker| {
             let results = x.nbytes.saturating_sub(x.memory.spilled);
             let free = x.spec.memory_limit.map_or(u64::MAX, |limit| limit.saturating_sub(results));
-            let running = x.status == Status::Running;
-            (running, free >= need, x.processing.is_empty(), std::cmp::Reverse(x.load()), free)
+            let (running, limit) = (x.status == Status::Running, x.spec.memory_limit.unwrap_or(u64::MAX));
+            // It has this one attempt: the largest is worth waiting for.
+            (limit, running, free >= need, x.processing.is_empty(), Reverse(x.load()), free)
         };
         able.max_by_key(|(_, x)| worth(x)).map(|(w, _)| w)
     }
@@ -209,4 +208,10 @@ impl Core {
 /// A worker as people know it.
 fn label(worker: &Worker) -> String {
     format!("{} on {}", worker.spec.name, worker.spec.host)
+}
+
+/// Whether a task had all that its worker has: no task beside it, and next to no results that may be
+/// elsewhere or on disk the next time.
+fn had_all(shortage: &Shortage) -> bool {
+    shortage.neighbours.is_empty() && shortage.results <= shortage.limit / MORE_PART
 }

@@ -2,13 +2,13 @@
 //! together. Owns the division of roots into stretches, one for each worker; whether a worker may take one
 //! more is decided in `place` and `admit`.
 //!
-//! A run's root families (no inputs, results that others join) share a *pool*. The pool's width, positions 0 to
-//! 2^32 along every family, is divided into domains. A worker that wants a root takes the next one of its
+//! A run's root families (no inputs, results that others join) share a *pool*. The pool's width, positions 0
+//! to 2^32 along every family, is divided into domains. A worker that wants a root takes the next one of its
 //! own domain: of all families the one whose position comes first, so that what is joined elementwise stays
-//! near. A worker without a domain gets half of the largest: the far half, to be walked the other
-//! way. So neighbours on both sides of every boundary are made at about the same time, and nothing has to wait in memory
-//! for the other side of it. A window over n elements moves inputs only at the boundaries, of which there are
-//! about as many as workers.
+//! near. A worker without a domain gets half of the largest: the far half, to be walked the other way. So
+//! neighbours on both sides of every boundary are made at about the same time, and nothing has to wait in
+//! memory for the other side of it. A window over n elements moves inputs only at the boundaries, of which
+//! there are about as many as workers.
 
 use super::run::Run;
 use super::state::State;

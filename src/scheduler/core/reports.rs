@@ -152,6 +152,8 @@ impl Core {
         if paused {
             self.drain_local(w);
             self.ask_back(w);
+        } else {
+            self.cx.relief = true;
         }
     }
 

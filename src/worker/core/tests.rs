@@ -227,6 +227,20 @@ fn a_paused_worker_starts_one_when_it_must() {
 }
 
 #[test]
+fn a_paused_worker_fetches_nothing_unless_nothing_else_can_go_on() {
+    let fetches = |actions: &[Action]| actions.iter().filter(|a| matches!(a, Action::Fetch { .. })).count();
+    let mut s = Story::new(2);
+    let _ = s.0.set_paused(true);
+    assert_eq!(fetches(&s.compute(&[assigned(1, &[(7, &[3]), (8, &[4])]), assigned(2, &[])])), 0);
+    assert_eq!(started(&s.0.start_one()), [2], "what is ready goes first");
+    let _ = s.done(2, 1);
+    assert_eq!(fetches(&s.0.start_one()), 1);
+    assert_eq!(fetches(&s.0.start_one()), 0, "one is on its way");
+    assert_eq!(fetches(&s.0.set_paused(false)), 1);
+    s.0.check().expect("invariants");
+}
+
+#[test]
 fn who_needs_a_lost_result_goes_back() {
     let mut s = Story::new(1);
     s.compute(&[assigned(0, &[])]);

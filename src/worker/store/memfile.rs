@@ -201,7 +201,8 @@ impl MemFile {
 }
 
 impl MemFile {
-    /// All of the content, mapped at once, and zeroes up to a multiple of `alignment` (of which a page is one).
+    /// All of the content, mapped at once, and zeroes up to a multiple of `alignment` (of which a page is
+    /// one).
     pub fn map_aligned(&self, alignment: usize) -> io::Result<memmap2::Mmap> {
         let len = usize::try_from(self.len).map_err(io::Error::other)?.next_multiple_of(alignment);
         // SAFETY: the file is sealed against writing and shrinking, so the mapped bytes cannot change; the
