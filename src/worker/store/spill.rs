@@ -122,9 +122,7 @@ impl Spill {
         let _busy = self.writing.begin();
         let shares = |data: &Data| match data {
             Data::Heap(bytes) => !bytes.is_empty(),
-            Data::File(file) => {
-                file.len() < OWN_FILE_BYTES_MIN || FILES.load(Ordering::Relaxed) >= files_max()
-            }
+            Data::File(file) => file.len() < OWN_FILE_BYTES_MIN || is_crowded(),
             Data::Spilled(_) | Data::InPlace { .. } => false,
         };
         // Asked once for each part: the answer depends on how many files there are.
@@ -221,6 +219,13 @@ impl Spill {
 
     /// Room for a new file, and it. Dropping the first gives the room back.
     fn new_file(self: &Arc<Self>, len: u64) -> io::Result<(SpillFile, File)> {
+        let (files, most) = (FILES.load(Ordering::Relaxed), memfile::descriptors());
+        // Tasks and connections need some too.
+        if files >= most / 8 * 3 {
+            let text =
+                format!("{files} files of spilled results are open and the limit is {most} for all files");
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, text));
+        }
         self.reserve(len)?;
         let lost = AtomicBool::new(false);
         FILES.fetch_add(1, Ordering::Relaxed);
@@ -254,9 +259,10 @@ fn parts_of(results: &[Arc<TaskResult>]) -> impl Iterator<Item = &Data> {
     results.iter().flat_map(|r| &r.parts).map(|(_, data)| data)
 }
 
-/// Files of spilled results that may be open at once; beyond them also large parts share files.
-fn files_max() -> u64 {
-    memfile::descriptors() / 4
+/// Whether there are so many files of spilled results, a quarter of all that may be open, that also large parts
+/// should share one, and many results be written at once.
+pub fn is_crowded() -> bool {
+    FILES.load(Ordering::Relaxed) >= memfile::descriptors() / 4
 }
 
 /// Makes writes go past the page cache, or not any more; whether they do.
@@ -590,6 +596,55 @@ pub(in crate::worker) mod tests {
             assert!(data.reopen().is_err() && spill.take_lost());
             assert!(data.read_at(0, 10).is_err() && spill.take_lost());
         }
+    }
+
+    #[test]
+    fn a_truncated_file_is_noticed_before_it_is_mapped() {
+        let dir = tempfile::tempdir().unwrap();
+        let spill = Spill::new(dir.path(), None, RealDisk);
+        let after = spill.write(&[sample(1)]).unwrap();
+        let Data::Spilled(extent) = &after[0].parts[2].1 else { panic!("{after:?}") };
+        let path = extent.path().unwrap().unwrap();
+        let whole = extent.bytes().unwrap();
+        assert_eq!(whole.len() as u64, extent.len(), "it can be read in place");
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 20).unwrap();
+        assert!(extent.bytes().is_err() && spill.take_lost() && extent.is_lost());
+        assert!(extent.reopen().is_err() && extent.recall().is_err() && extent.read_at(2 << 20, 9).is_err());
+    }
+
+    #[test]
+    fn what_is_mapped_stays_when_the_result_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let spill = Spill::new(dir.path(), None, RealDisk);
+        let before = sample(3);
+        let after = spill.write(std::slice::from_ref(&before)).unwrap();
+        let bytes = after[0].parts[2].1.bytes().unwrap();
+        drop(after);
+        assert_eq!(spill.used(), bytes.len() as u64, "its room is not free yet");
+        assert!(bytes == before.parts[2].1.bytes().unwrap());
+        drop(bytes);
+        assert_eq!(spill.used(), 0);
+    }
+
+    #[test]
+    fn a_disk_that_does_not_take_direct_writes_gets_others() {
+        #[derive(Debug)]
+        struct OldDisk;
+        impl Disk for OldDisk {
+            fn write(&self, file: &File, block: &[u8], at: u64) -> io::Result<()> {
+                use nix::fcntl::{FcntlArg, OFlag, fcntl};
+                let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL).unwrap());
+                if flags.contains(OFlag::O_DIRECT) {
+                    return Err(io::Error::from_raw_os_error(libc::EINVAL));
+                }
+                file.write_all_at(block, at)
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let before = sample(5);
+        let after = Spill::new(dir.path(), None, OldDisk).write(std::slice::from_ref(&before)).unwrap();
+        assert!(after[0].parts[2].1.bytes().unwrap() == before.parts[2].1.bytes().unwrap());
     }
 
     #[test]
