@@ -135,7 +135,7 @@ fn many_results_do_not_use_up_the_descriptors() {
         "--local-directory",
         "local",
         "--memory-limit",
-        "40MiB",
+        "64MiB",
     ]);
     let mut few = sandbox.command("bash");
     few.args(["-c", "ulimit -n 160 && exec \"$@\"", "bash"]);
@@ -145,7 +145,7 @@ fn many_results_do_not_use_up_the_descriptors() {
     let graph = r#"
         version = 1
         [task.make]
-        for-each = { range = [100, 500] }
+        for-each = { range = [100, 800] }
         shell = "head -c 99993 /dev/zero | tr '\\0' x; echo {item}abc"
         [task.all]
         from = { make = "all" }
@@ -157,7 +157,7 @@ fn many_results_do_not_use_up_the_descriptors() {
     let (code, summary) = submit(&sandbox, graph);
     assert_eq!((code, &summary["failed"]), (0, &Value::from(0)), "{summary}{}", worker.output());
     let words: Vec<_> = sandbox.read("all.txt").split_whitespace().map(str::to_owned).collect();
-    assert_eq!(words, ["400", "400", "40000000"]);
+    assert_eq!(words, ["700", "700", "70000000"]);
 }
 
 #[test]

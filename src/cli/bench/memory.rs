@@ -55,7 +55,8 @@ struct Report {
     peak_managed_fraction: f64,
     peak_total_fraction: f64,
     spilled_bytes: u64,
-    /// A worker's mean while it writes; and what the same disk does for one plain writer, as `dd` measures it.
+    /// A worker's mean while it writes; and what the same disk does for one plain writer, as `dd` measures
+    /// it.
     spill_write_bytes_per_second: Option<f64>,
     disk_write_bytes_per_second: Option<f64>,
     spill_write_ratio: Option<f64>,

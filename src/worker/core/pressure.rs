@@ -7,7 +7,8 @@ use crate::base::ids::{Attempt, TaskRef};
 /// this many.
 const HYSTERESIS_PART: u64 = 20;
 
-/// Results below this part of the limit (one of so many) do not matter when it is not they that occupy memory.
+/// Results below this part of the limit (one of so many) do not matter when it is not they that occupy
+/// memory.
 const MATTERS_PART: u64 = 100;
 
 /// When to act, in bytes; `None` for never.

@@ -253,7 +253,8 @@ impl Memory {
     }
 
     /// What tasks that start may add: as much as fits under the target. If waiting makes no more room, what
-    /// fits under the pause; and if nothing runs whose end could make some, the next task starts all the same.
+    /// fits under the pause; and if nothing runs whose end could make some, the next task starts all the
+    /// same.
     fn room(&self, results: Results, idle: bool) -> Option<i64> {
         let (t, spiller) = (self.parts.thresholds?, self.parts.spiller.as_ref()?);
         let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);

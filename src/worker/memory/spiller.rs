@@ -69,8 +69,8 @@ impl Spiller {
         Ok(spiller)
     }
 
-    /// Lets results go to disk until those in memory have `keep` bytes; `None` stops that. With `replicas` also
-    /// those that other workers have.
+    /// Lets results go to disk until those in memory have `keep` bytes; `None` stops that. With `replicas`
+    /// also those that other workers have.
     pub fn keep(&self, keep: Option<u64>, replicas: bool) {
         let mut state = lock(&self.shared.state);
         if state.keep == keep && keep.is_none() {

@@ -185,7 +185,8 @@ impl MemFile {
 }
 
 impl MemFile {
-    /// All of the content, mapped at once, and zeroes up to a multiple of `alignment` (of which a page is one).
+    /// All of the content, mapped at once, and zeroes up to a multiple of `alignment` (of which a page is
+    /// one).
     pub fn map_aligned(&self, alignment: usize) -> io::Result<memmap2::Mmap> {
         let len = usize::try_from(self.len).map_err(io::Error::other)?.next_multiple_of(alignment);
         // SAFETY: the file is sealed against writing and shrinking, so the mapped bytes cannot change; the
@@ -219,6 +220,13 @@ pub(super) fn read_small(writer: &MemWriter, len: u64) -> io::Result<Bytes> {
         }
     }
     Ok(content.into())
+}
+
+/// The same in memory of its own, which the system has back as soon as it is dropped.
+pub(super) fn read_mapped(writer: &MemWriter, len: u64) -> io::Result<Bytes> {
+    let mut content = memmap2::MmapMut::map_anon(usize::try_from(len).map_err(io::Error::other)?)?;
+    writer.file().read_exact_at(&mut content, 0)?;
+    Ok(Bytes::from_owner(content.make_read_only()?))
 }
 
 #[cfg(test)]

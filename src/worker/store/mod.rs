@@ -230,9 +230,9 @@ impl Store {
         }
     }
 
-    /// Chooses at least `bytes` of results to leave memory, as far as there are any that nobody reads: what is
-    /// on disk already, then the longest unused; what was fetched only if `replicas` may be written too. At
-    /// most `at_once` bytes of them (or one) are to be written.
+    /// Chooses at least `bytes` of results to leave memory, as far as there are any that nobody reads: what
+    /// is on disk already, then the longest unused; what was fetched only if `replicas` may be written too.
+    /// At most `at_once` bytes of them (or one) are to be written.
     pub fn choose(&mut self, bytes: u64, at_once: u64, replicas: bool) -> Chosen {
         let (mut chosen, mut free) = (Chosen::default(), 0);
         let (mut taken, mut gone) = (Vec::new(), Vec::new());
