@@ -170,6 +170,49 @@ fn a_task_that_needs_more_than_its_part_is_tried_again_alone() {
     assert!(log.contains("ended for memory"), "{log}");
 }
 
+/// More results than the worker may have descriptors, each large enough for a memory file.
+#[test]
+fn many_results_do_not_use_up_the_descriptors() {
+    let sandbox = Sandbox::new();
+    let scheduler = ["scheduler", "--scheduler-file", "s.json", "--host", "127.0.0.1"];
+    let _scheduler = sandbox.start("scheduler", sandbox.hpcdag(&scheduler));
+    let worker = sandbox.hpcdag(&[
+        "worker",
+        "--scheduler-file",
+        "s.json",
+        "--host",
+        "127.0.0.1",
+        "--no-nanny",
+        "--nthreads",
+        "2",
+        "--local-directory",
+        "local",
+        "--memory-limit",
+        "64MiB",
+    ]);
+    let mut few = sandbox.command("bash");
+    few.args(["-c", "ulimit -n 160 && exec \"$@\"", "bash"]);
+    few.arg(worker.get_program()).args(worker.get_args());
+    let worker = sandbox.start("worker", few);
+    // Part of them stays in memory, part goes to disk.
+    let graph = r#"
+        version = 1
+        [task.make]
+        for-each = { range = [100, 800] }
+        shell = "head -c 99993 /dev/zero | tr '\\0' x; echo {item}abc"
+        [task.all]
+        from = { make = "all" }
+        stdin = "inputs"
+        shell = "wc"
+        [output]
+        all = "all.txt"
+    "#;
+    let (code, summary) = submit(&sandbox, graph);
+    assert_eq!((code, &summary["failed"]), (0, &Value::from(0)), "{summary}{}", worker.output());
+    let words: Vec<_> = sandbox.read("all.txt").split_whitespace().map(str::to_owned).collect();
+    assert_eq!(words, ["700", "700", "70000000"]);
+}
+
 #[test]
 fn a_pause_ends_when_its_cause_does() {
     let sandbox = Sandbox::new();

@@ -2,7 +2,7 @@
 //! does not take it; how much has to leave memory it is told.
 
 use crate::worker::store::Store;
-use crate::worker::store::spill::Spill;
+use crate::worker::store::spill::{Spill, is_crowded};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -127,7 +127,9 @@ impl Shared {
                 Some(keep) if !resting => {
                     let mut store = lock(&self.store);
                     let over = store.managed_bytes().saturating_sub(keep).saturating_sub(state.leaving);
-                    store.choose(over, BATCH_BYTES, state.replicas)
+                    // Few of them at a time would be many files.
+                    let least = if over > 0 && is_crowded() { BATCH_BYTES } else { 0 };
+                    store.choose(over.max(least), BATCH_BYTES, state.replicas)
                 }
                 _ => Default::default(),
             };

@@ -18,7 +18,7 @@ const CROWDED_BYTES_MAX: u64 = 64 << 20;
 /// One part of a result. Cheap to clone: the content is shared.
 #[derive(Clone, Debug)]
 pub enum Data {
-    /// Small: on the heap.
+    /// Small, or when descriptors run short: anonymous memory.
     Heap(Bytes),
     /// Large: a sealed memory file.
     File(Arc<MemFile>),
@@ -71,8 +71,11 @@ impl Data {
     /// their part of the descriptors, content of medium size moves to the heap too.
     pub fn of_writer(writer: MemWriter) -> io::Result<Data> {
         let len = writer.size()?;
-        if len <= HEAP_BYTES_MAX || (len <= CROWDED_BYTES_MAX && memfile::is_crowded()) {
+        if len <= HEAP_BYTES_MAX {
             return Ok(Data::Heap(read_small(&writer, len)?));
+        }
+        if len <= CROWDED_BYTES_MAX && memfile::is_crowded() {
+            return Ok(Data::Heap(memfile::read_mapped(&writer, len)?));
         }
         Ok(Data::File(Arc::new(writer.seal()?)))
     }

@@ -238,6 +238,13 @@ pub(super) fn read_small(writer: &MemWriter, len: u64) -> io::Result<Bytes> {
     Ok(content.into())
 }
 
+/// The same in memory of its own, which the system has back as soon as it is dropped.
+pub(super) fn read_mapped(writer: &MemWriter, len: u64) -> io::Result<Bytes> {
+    let mut content = memmap2::MmapMut::map_anon(usize::try_from(len).map_err(io::Error::other)?)?;
+    writer.file().read_exact_at(&mut content, 0)?;
+    Ok(Bytes::from_owner(content.make_read_only()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,8 +20,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Bytes under one checksum.
-pub const BLOCK_BYTES: usize = 1 << 20;
+/// Bytes under one checksum in a file of one part.
+const BLOCK_BYTES: usize = 1 << 20;
+
+/// The same where parts share a file: reading one of them reads whole blocks.
+const SHARED_BLOCK_BYTES: usize = 64 << 10;
 
 /// Bytes written at once past the page cache: each write waits for the disk.
 const DIRECT_BYTES: usize = 8 * BLOCK_BYTES;
@@ -122,9 +125,7 @@ impl Spill {
         let _busy = self.writing.begin();
         let shares = |data: &Data| match data {
             Data::Heap(bytes) => !bytes.is_empty(),
-            Data::File(file) => {
-                file.len() < OWN_FILE_BYTES_MIN || FILES.load(Ordering::Relaxed) >= files_max()
-            }
+            Data::File(file) => file.len() < OWN_FILE_BYTES_MIN || is_crowded(),
             Data::Spilled(_) | Data::InPlace { .. } => false,
         };
         // Asked once for each part: the answer depends on how many files there are.
@@ -161,10 +162,13 @@ impl Spill {
 
     /// Writes pieces, one after the other, to a new file.
     fn write_shared(self: &Arc<Self>, pieces: &[Bytes]) -> io::Result<Arc<SpillFile>> {
-        let (mut new, file) = self.new_file(pieces.iter().map(|p| p.len() as u64).sum())?;
+        let (mut new, file) =
+            self.new_file(pieces.iter().map(|p| p.len() as u64).sum(), SHARED_BLOCK_BYTES)?;
         let mut at = 0;
         let mut put = |block: &[u8]| -> io::Result<()> {
-            self.put(&mut new, &file, block, block.len(), at)?;
+            self.disk.write(&file, block, at)?;
+            new.sums.extend(block.chunks(new.block).map(crc32fast::hash));
+            self.writing.count(block.len() as u64);
             begin_writeback(&file, at, block.len());
             at += block.len() as u64;
             Ok(())
@@ -190,51 +194,82 @@ impl Spill {
     /// Writes a memory file to a new file, past the page cache where the file system can do that.
     fn write_direct(self: &Arc<Self>, memory: &MemFile) -> io::Result<Arc<SpillFile>> {
         let len = usize::try_from(memory.len()).map_err(io::Error::other)?;
-        let (mut new, file) = self.new_file(memory.len())?;
+        let (mut new, file) = self.new_file(memory.len(), BLOCK_BYTES)?;
         let pages = memory.map_aligned(ALIGNMENT)?;
-        let mut direct = set_direct(&file, true);
-        let mut at = 0;
-        while at < len {
-            let n = (len - at).min(DIRECT_BYTES);
-            let end = if direct { (at + DIRECT_BYTES).min(pages.len()) } else { at + n };
-            match self.put(&mut new, &file, &pages[at..end], n, at as u64) {
-                // It can be opened like that, but not written.
-                Err(error) if direct && error.raw_os_error() == Some(libc::EINVAL) => {
-                    direct = false;
-                    set_direct(&file, false);
-                    continue;
-                }
-                put => put?,
-            }
-            if !direct {
-                begin_writeback(&file, at as u64, n);
-            }
-            at += n;
-        }
+        let direct = set_direct(&file, true);
+        let mut written = self.write_halves(&file, &pages, len, direct);
         if direct {
             set_direct(&file, false);
-            // The last page was written whole.
-            file.set_len(memory.len())?;
+            written = match written {
+                // It can be opened like that, but not written.
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+                    self.write_halves(&file, &pages, len, false)
+                }
+                // The last page was written whole.
+                written => written.and_then(|sums| file.set_len(memory.len()).map(|()| sums)),
+            };
         }
+        new.sums = written?;
         new.complete(file)
     }
 
+    /// Writes both halves at once: the sums of one are made while the disk has the other. Returns the sums.
+    fn write_halves(&self, file: &File, pages: &[u8], len: usize, direct: bool) -> io::Result<Vec<u32>> {
+        let middle = (len / 2).next_multiple_of(DIRECT_BYTES).min(len);
+        let write = |from, to| self.write_pages(file, pages, from, to, direct);
+        if middle == len {
+            return write(0, len);
+        }
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("spill-half".into());
+            let Ok(second) = thread.spawn_scoped(scope, || write(middle, len)) else { return write(0, len) };
+            let mut sums = write(0, middle);
+            let second = second.join().unwrap_or_else(|_| Err(io::Error::other("a writing thread panicked")));
+            if let Ok(sums) = &mut sums {
+                sums.extend(second?);
+            }
+            sums
+        })
+    }
+
+    /// Writes the pages of these bytes; past the page cache, the last one whole. Returns the sums.
+    fn write_pages(
+        &self,
+        file: &File,
+        pages: &[u8],
+        from: usize,
+        to: usize,
+        direct: bool,
+    ) -> io::Result<Vec<u32>> {
+        let mut sums = Vec::with_capacity((to - from).div_ceil(BLOCK_BYTES));
+        for at in (from..to).step_by(DIRECT_BYTES) {
+            let end = (at + DIRECT_BYTES).min(to);
+            sums.extend(pages[at..end].chunks(BLOCK_BYTES).map(crc32fast::hash));
+            let whole = if direct { end.next_multiple_of(ALIGNMENT) } else { end };
+            self.disk.write(file, &pages[at..whole], at as u64)?;
+            self.writing.count((end - at) as u64);
+            if !direct {
+                begin_writeback(file, at as u64, end - at);
+            }
+        }
+        Ok(sums)
+    }
+
     /// Room for a new file, and it. Dropping the first gives the room back.
-    fn new_file(self: &Arc<Self>, len: u64) -> io::Result<(SpillFile, File)> {
+    fn new_file(self: &Arc<Self>, len: u64, block: usize) -> io::Result<(SpillFile, File)> {
+        let (files, most) = (FILES.load(Ordering::Relaxed), memfile::descriptors());
+        // Tasks and connections need some too.
+        if files >= most / 8 * 3 {
+            let text =
+                format!("{files} files of spilled results are open and the limit is {most} for all files");
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, text));
+        }
         self.reserve(len)?;
         let lost = AtomicBool::new(false);
         FILES.fetch_add(1, Ordering::Relaxed);
-        let new = SpillFile { file: None, len, sums: Vec::new(), lost, spill: self.clone() };
+        let new = SpillFile { file: None, len, block, sums: Vec::new(), lost, spill: self.clone() };
         let file = create(&self.directory)?;
         Ok((new, file))
-    }
-
-    /// Writes a piece of which the first `len` bytes count.
-    fn put(&self, new: &mut SpillFile, file: &File, piece: &[u8], len: usize, at: u64) -> io::Result<()> {
-        self.disk.write(file, piece, at)?;
-        new.sums.extend(piece[..len].chunks(BLOCK_BYTES).map(crc32fast::hash));
-        self.writing.count(len as u64);
-        Ok(())
     }
 
     fn reserve(&self, len: u64) -> io::Result<()> {
@@ -254,9 +289,10 @@ fn parts_of(results: &[Arc<TaskResult>]) -> impl Iterator<Item = &Data> {
     results.iter().flat_map(|r| &r.parts).map(|(_, data)| data)
 }
 
-/// Files of spilled results that may be open at once; beyond them also large parts share files.
-fn files_max() -> u64 {
-    memfile::descriptors() / 4
+/// Whether there are so many files of spilled results, a quarter of all that may be open, that also large
+/// parts should share one, and many results be written at once.
+pub fn is_crowded() -> bool {
+    FILES.load(Ordering::Relaxed) >= memfile::descriptors() / 4
 }
 
 /// Makes writes go past the page cache, or not any more; whether they do.
@@ -299,6 +335,8 @@ struct SpillFile {
     /// `None` while it is being written.
     file: Option<File>,
     len: u64,
+    /// Bytes under one checksum.
+    block: usize,
     sums: Vec<u32>,
     /// It could not be read back.
     lost: AtomicBool,
@@ -327,8 +365,8 @@ impl SpillFile {
 
     /// A block, checked, in place of what `block` held.
     fn read_block(&self, n: usize, block: &mut Vec<u8>) -> io::Result<()> {
-        let at = n as u64 * BLOCK_BYTES as u64;
-        let len = self.len.saturating_sub(at).min(BLOCK_BYTES as u64);
+        let at = n as u64 * self.block as u64;
+        let len = self.len.saturating_sub(at).min(self.block as u64);
         block.resize(usize::try_from(len).unwrap_or(0), 0);
         let read = self.spill.disk.read(self.file()?, block, at);
         let sound = read.and_then(|()| match self.sums.get(n) {
@@ -384,9 +422,10 @@ impl Extent {
         }
         let _busy = self.file.spill.reading.begin();
         let (at, mut block) = (self.offset + offset, Vec::new());
-        self.file.read_block((at / BLOCK_BYTES as u64) as usize, &mut block)?;
+        let size = self.file.block as u64;
+        self.file.read_block((at / size) as usize, &mut block)?;
         let block = Bytes::from(block);
-        let start = ((at % BLOCK_BYTES as u64) as usize).min(block.len());
+        let start = ((at % size) as usize).min(block.len());
         Ok(block.slice(start..block.len().min(start.saturating_add(left))))
     }
 
@@ -454,11 +493,11 @@ impl Extent {
     fn pieces(&self, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         let _busy = self.file.spill.reading.begin();
         let (mut at, end) = (self.offset, self.offset + self.len);
-        let mut block = Vec::new();
+        let (mut block, size) = (Vec::new(), self.file.block as u64);
         while at < end {
-            let n = at / BLOCK_BYTES as u64;
+            let n = at / size;
             self.file.read_block(n as usize, &mut block)?;
-            let start = ((at % BLOCK_BYTES as u64) as usize).min(block.len());
+            let start = ((at % size) as usize).min(block.len());
             let left = usize::try_from(end - at).unwrap_or(usize::MAX);
             let piece = &block[start..block.len().min(start.saturating_add(left))];
             if piece.is_empty() {
@@ -590,6 +629,55 @@ pub(in crate::worker) mod tests {
             assert!(data.reopen().is_err() && spill.take_lost());
             assert!(data.read_at(0, 10).is_err() && spill.take_lost());
         }
+    }
+
+    #[test]
+    fn a_truncated_file_is_noticed_before_it_is_mapped() {
+        let dir = tempfile::tempdir().unwrap();
+        let spill = Spill::new(dir.path(), None, RealDisk);
+        let after = spill.write(&[sample(1)]).unwrap();
+        let Data::Spilled(extent) = &after[0].parts[2].1 else { panic!("{after:?}") };
+        let path = extent.path().unwrap().unwrap();
+        let whole = extent.bytes().unwrap();
+        assert_eq!(whole.len() as u64, extent.len(), "it can be read in place");
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 20).unwrap();
+        assert!(extent.bytes().is_err() && spill.take_lost() && extent.is_lost());
+        assert!(extent.reopen().is_err() && extent.recall().is_err() && extent.read_at(2 << 20, 9).is_err());
+    }
+
+    #[test]
+    fn what_is_mapped_stays_when_the_result_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let spill = Spill::new(dir.path(), None, RealDisk);
+        let before = sample(3);
+        let after = spill.write(std::slice::from_ref(&before)).unwrap();
+        let bytes = after[0].parts[2].1.bytes().unwrap();
+        drop(after);
+        assert_eq!(spill.used(), bytes.len() as u64, "its room is not free yet");
+        assert!(bytes == before.parts[2].1.bytes().unwrap());
+        drop(bytes);
+        assert_eq!(spill.used(), 0);
+    }
+
+    #[test]
+    fn a_disk_that_does_not_take_direct_writes_gets_others() {
+        #[derive(Debug)]
+        struct OldDisk;
+        impl Disk for OldDisk {
+            fn write(&self, file: &File, block: &[u8], at: u64) -> io::Result<()> {
+                use nix::fcntl::{FcntlArg, OFlag, fcntl};
+                let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL).unwrap());
+                if flags.contains(OFlag::O_DIRECT) {
+                    return Err(io::Error::from_raw_os_error(libc::EINVAL));
+                }
+                file.write_all_at(block, at)
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let before = sample(5);
+        let after = Spill::new(dir.path(), None, OldDisk).write(std::slice::from_ref(&before)).unwrap();
+        assert!(after[0].parts[2].1.bytes().unwrap() == before.parts[2].1.bytes().unwrap());
     }
 
     #[test]
