@@ -5,6 +5,7 @@
 mod bench;
 mod cluster;
 mod look;
+mod placement;
 mod submit;
 mod value;
 
@@ -18,6 +19,7 @@ pub use look::{
     CancelArgs, CompletionsArgs, ConfigArgs, ConfigCommand, ConfigShowArgs, ExplainArgs, FetchArgs,
     StatusArgs, StoryArgs, WaitArgs,
 };
+pub use placement::{LauncherName, Per, PlacementOptions};
 pub use submit::{Stdout, SubmitArgs};
 pub use value::{Array, ArrayPart, Assignment};
 

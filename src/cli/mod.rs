@@ -1,5 +1,6 @@
 //! The command line: argument parsing and the wiring of everything else. Nobody uses it except `main`.
 
+mod allocation;
 pub mod args;
 mod background;
 mod bench;
@@ -7,6 +8,7 @@ mod command_graph;
 pub mod completions;
 mod context;
 pub mod detach;
+mod gather;
 mod look;
 pub mod output;
 mod processes;

@@ -104,6 +104,7 @@ impl LocalCluster {
                 embedded: true,
                 supervision: None,
                 job_id: None,
+                job_end: None,
             });
             self.workers.push(worker.await?);
         }

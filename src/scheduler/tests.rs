@@ -94,6 +94,7 @@ fn register(name: &str) -> Register {
         memory_limit: Some(1 << 30),
         memory_target: None,
         job_id: None,
+        leaves_in_ms: None,
         predecessor: None,
         holds: Vec::new(),
     }

@@ -36,9 +36,9 @@ use crate::protocol::credentials::Role;
 use crate::protocol::messages::worker::Register;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
@@ -63,6 +63,8 @@ pub struct Options {
     pub supervision: Option<Supervision>,
     /// The batch job that it runs in.
     pub job_id: Option<String>,
+    /// When that ends, if it does and this is known.
+    pub job_end: Option<SystemTime>,
 }
 
 /// How a worker ended.
@@ -81,8 +83,8 @@ pub enum Ending {
 /// What the owner of a worker wants of it.
 #[derive(Debug)]
 pub(super) enum Request {
-    /// Leave in order, for a reason.
-    Retire(String),
+    /// Leave in order, for a reason, within this time if not as configured.
+    Retire(String, Option<Duration>),
     /// Leave now.
     Stop,
 }
@@ -91,6 +93,7 @@ pub(super) enum Request {
 pub struct Worker {
     name: String,
     requests: mpsc::UnboundedSender<Request>,
+    signalled: Arc<AtomicBool>,
     task: Option<JoinHandle<Result<Ending>>>,
     ending: Option<Result<Ending>>,
 }
@@ -112,16 +115,24 @@ impl Worker {
             }
         };
         let (requests, asked) = mpsc::unbounded_channel();
-        let name = life.name.clone();
+        let (name, signalled) = (life.name.clone(), life.signalled.clone());
         let task = tokio::spawn(life.live(*link, asked));
-        Ok(Worker { name, requests, task: Some(task), ending: None })
+        Ok(Worker { name, requests, signalled, task: Some(task), ending: None })
     }
 
     /// Asks it to leave in order: what has not started goes back, results are copied, then it ends. Returns
     /// at once; the second and later requests change nothing.
     pub fn retire(&self, reason: &str) {
         // It may have ended already.
-        let _ = self.requests.send(Request::Retire(reason.to_string()));
+        let _ = self.requests.send(Request::Retire(reason.to_string(), None));
+    }
+
+    /// The same after a signal, which a batch system sends to the tasks too: those that end by it have not
+    /// failed but run elsewhere. `within` is how long there is; a later request may shorten it.
+    pub fn retire_signalled(&self, reason: &str, within: Option<Duration>) {
+        self.signalled.store(true, Ordering::Release);
+        // It may have ended already.
+        let _ = self.requests.send(Request::Retire(reason.to_string(), within));
     }
 
     /// Ends its tasks and leaves. Returns at once.
@@ -162,8 +173,10 @@ struct Life {
     embedded: bool,
     incarnation: Incarnation,
     predecessor: Option<Predecessor>,
-    /// When its lifetime is over.
-    until: Option<tokio::time::Instant>,
+    /// When its lifetime is over, and why.
+    until: Option<(tokio::time::Instant, &'static str)>,
+    /// Whether a signal has asked it to leave.
+    signalled: Arc<AtomicBool>,
     pool: Arc<Pool<Job>>,
     store: Arc<Mutex<Store>>,
     ended: Arc<Notify>,
@@ -182,7 +195,7 @@ impl Life {
         let config = options.config;
         let settings = &config.worker;
         let variable = |name: &str| std::env::var(name).ok();
-        let host = hostname::get().map_or_else(|_| "unknown".into(), |h| h.to_string_lossy().into_owned());
+        let host = host_name(&variable);
         let supervision = options.supervision.as_ref();
         let incarnation = supervision.map_or_else(Incarnation::new_v4, |s| s.incarnation);
         let name = match options.name {
@@ -202,12 +215,15 @@ impl Life {
         tracing::info!(address = %own, "worker {name} listens: {reason}");
         let ended = Arc::new(Notify::new());
         let runner = runner(settings, &name, &options.scheduler_file, &directory, options.natives);
-        let limit = limits::memory(settings.memory_limit, nthreads, &variable);
+        let limit = limits::memory(settings.memory_limit, settings.memory_reserve, nthreads, &variable);
         tracing::debug!("{}", limit.found.join("; "));
         let memory_limit = limit.bytes;
         let memory = memory_parts(settings, memory_limit, &directory)?;
         let store = memory.store.clone();
-        let (executor, notify) = (Arc::new(Finisher::new(runner, memory.clone())), ended.clone());
+        let signalled = Arc::new(AtomicBool::new(false));
+        // Only there are tasks sent the signals that are meant for their worker.
+        let watched = options.job_id.as_ref().map(|_| signalled.clone());
+        let (executor, notify) = (Arc::new(Finisher::new(runner, memory.clone(), watched)), ended.clone());
         let pool = Pool::start(nthreads as usize, executor, move || notify.notify_one());
         let pool = Arc::new(pool.map_err(|e| Error::os("cannot start the slot threads", e))?);
         let (epoch, traffic) = (AtomicU32::new(0), Arc::new(Traffic::default()));
@@ -216,7 +232,8 @@ impl Life {
             whereabouts: Whereabouts { file: options.scheduler_file, address },
             slots: nthreads.saturating_mul(SLOT),
             memory_limit,
-            until: lifetime(settings).map(|time| tokio::time::Instant::now() + time),
+            until: leaves_at(settings, options.job_end),
+            signalled,
             predecessor: options.supervision.and_then(|s| s.predecessor),
             job_id: options.job_id,
             embedded: options.embedded,
@@ -300,6 +317,10 @@ impl Life {
             memory_limit: self.memory_limit,
             memory_target: self.memory.thresholds.and_then(|t| t.admission_bound()),
             job_id: self.job_id.clone(),
+            leaves_in_ms: self.until.map(|(at, _)| {
+                let left = at.saturating_duration_since(tokio::time::Instant::now());
+                u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
+            }),
             predecessor: self.predecessor.clone().map(|p| (p.incarnation, p.end)),
             // Coming back with data is for later; until then a lost connection costs the results.
             holds: Vec::new(),
@@ -394,6 +415,13 @@ impl Life {
     }
 }
 
+/// What this worker's host is called: the batch system's name for it, by which its users know it, else its
+/// own.
+fn host_name(variable: &dyn Fn(&str) -> Option<String>) -> String {
+    let own = || hostname::get().map_or_else(|_| "unknown".into(), |h| h.to_string_lossy().into_owned());
+    variable("SLURMD_NODENAME").filter(|name| !name.trim().is_empty()).unwrap_or_else(own)
+}
+
 /// What runs tasks.
 fn runner(
     settings: &Settings,
@@ -422,6 +450,20 @@ fn listen_options(settings: &Settings) -> ListenOptions {
     let interface = Some(settings.interface.join(",")).filter(|list| list != "auto");
     let port = PortRange { first: settings.port.first, last: settings.port.last };
     ListenOptions { host: settings.host.clone(), interface, port }
+}
+
+/// When a worker is to leave, and why: its lifetime is over, or its job is about to end.
+fn leaves_at(
+    settings: &Settings,
+    job_end: Option<SystemTime>,
+) -> Option<(tokio::time::Instant, &'static str)> {
+    let now = tokio::time::Instant::now();
+    let lifetime = lifetime(settings).map(|time| (now + time, "its lifetime is over"));
+    let job = job_end.map(|end| {
+        let left = end.duration_since(SystemTime::now()).unwrap_or_default();
+        (now + left.saturating_sub(settings.walltime_margin.0.min(left / 4)), "its batch job is about to end")
+    });
+    [lifetime, job].into_iter().flatten().min_by_key(|(at, _)| *at)
 }
 
 /// The lifetime, varied by up to its stagger in both directions.

@@ -84,6 +84,7 @@ impl Played {
             embedded: true,
             supervision: None,
             job_id: None,
+            job_end: None,
         }
     }
 
@@ -644,6 +645,7 @@ fn worker_process() {
         embedded: false,
         supervision: None,
         job_id: None,
+        job_end: None,
     };
     std::process::exit(super::run_worker_process(options).map_or(99, i32::from));
 }

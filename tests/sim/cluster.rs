@@ -328,6 +328,7 @@ impl Sim {
             resources: BTreeMap::new(),
             memory_limit: None,
             memory_target: self.faults.memory_target,
+            leaves: None,
         };
         let event = sched::event::Event::WorkerRegistered { worker, spec };
         self.send(Some(worker), None, Happening::ToScheduler(Some(worker), event));

@@ -1,6 +1,6 @@
 //! Arguments of the commands that run, start and end schedulers and workers.
 
-use super::value::positive;
+use super::placement::PlacementOptions;
 use super::{JsonOption, SchedulerOptions, Setting, collect};
 use crate::base::units::Span;
 use clap::{Args, Subcommand};
@@ -200,7 +200,7 @@ pub struct WorkersArgs {
 /// What can be done with workers.
 #[derive(Clone, Debug, Subcommand)]
 pub enum WorkersCommand {
-    /// Start workers on this machine
+    /// Start workers: on the nodes of the allocation that this is in, or on this machine
     Start(Box<WorkersStartArgs>),
     /// List the workers of a cluster
     List(WorkersListArgs),
@@ -212,14 +212,19 @@ pub enum WorkersCommand {
 
 /// `hpcdag workers start`
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Example:
-  hpcdag workers start -n 2 --nthreads 8 --memory-limit 30GiB
+#[command(after_help = "Examples:
+  hpcdag workers start                       inside a Slurm job: one on each of its nodes
+  hpcdag workers start --per numa --min-workers 60 --start-timeout 2m
+  hpcdag workers start --launcher local -n 2 --nthreads 8 --memory-limit 30GiB
 
-Without --nthreads the workers share the processors of this machine among them.")]
+Without --nthreads the workers of a node share its processors among them.")]
 pub struct WorkersStartArgs {
-    /// How many workers
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = positive())]
-    pub nworkers: u32,
+    /// Where they go.
+    #[command(flatten)]
+    pub placement: PlacementOptions,
+    /// How long the workers may take to connect
+    #[arg(long, value_name = "TIME", default_value = "5m", help_heading = "Placement")]
+    pub start_timeout: Span,
     /// What they are like.
     #[command(flatten)]
     pub worker: WorkerOptions,
@@ -289,15 +294,17 @@ pub struct WorkersWaitArgs {
 /// `hpcdag up`
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
-  hpcdag up -n 4                             four workers on this machine
+  hpcdag up                                  inside a Slurm job: a worker on each of its nodes
+  hpcdag up --launcher local -n 4            four workers on this machine
   hpcdag up --nthreads 8 --memory-limit 16GiB
   hpcdag down                                ends what `up` started
 
-Without --nthreads the workers share the processors of this machine among them.")]
+Without --nthreads the workers of a node share its processors among them. In a Slurm job whose shell is not \
+on one of its nodes, the scheduler runs on the first of them.")]
 pub struct UpArgs {
-    /// How many workers
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = positive())]
-    pub nworkers: u32,
+    /// Where the workers go.
+    #[command(flatten)]
+    pub placement: PlacementOptions,
     /// Scheduler file to write, if not the usual one that your other commands find by themselves
     #[arg(long, value_name = "FILE")]
     pub scheduler_file: Option<PathBuf>,
@@ -305,7 +312,7 @@ pub struct UpArgs {
     #[arg(long, value_name = "NAME[,NAME]")]
     pub interface: Option<String>,
     /// Give up if the cluster is not complete after this long
-    #[arg(long, value_name = "TIME", default_value = "5m")]
+    #[arg(long, value_name = "TIME", default_value = "5m", visible_alias = "start-timeout")]
     pub timeout: Span,
     /// What the workers are like.
     #[command(flatten)]

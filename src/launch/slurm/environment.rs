@@ -157,8 +157,8 @@ impl Share {
             n => format!("{n} workers of its step share them"),
         };
         Some(format!(
-            "this worker may use {own} processors, but the job has {} on this node and {workers}: start it by \
-             srun --cpus-per-task={meant} (-c {meant}), or set SRUN_CPUS_PER_TASK={meant}",
+            "this worker may use {own} processors, but the job has {} on this node and {workers}: start it \
+             by srun --cpus-per-task={meant} (-c {meant}), or set SRUN_CPUS_PER_TASK={meant}",
             self.job_cpus
         ))
     }

@@ -90,6 +90,8 @@ pub struct Register {
     pub memory_target: Option<u64>,
     /// Batch job it belongs to.
     pub job_id: Option<String>,
+    /// In how many milliseconds it is going to leave, if it knows.
+    pub leaves_in_ms: Option<u64>,
     /// The life before this one under the same nanny, and how it ended.
     pub predecessor: Option<(Incarnation, String)>,
     /// Results it holds: run, family, element, bytes. (Used once workers can come back with their data.)

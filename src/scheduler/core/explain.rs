@@ -154,9 +154,17 @@ impl Core {
         if !workers().any(|w| w.status == Status::Running) {
             return Some("every worker is paused or leaving".into());
         }
+        let late = self.cx.ready.classes.iter().flat_map(|c| c.late.iter()).take(ENTRIES_LOOKED_AT);
+        let mut late = late.filter(|e| e.task.run == run && r.state_of(e.task.index) == State::Queued);
+        if let Some(entry) = late.next() {
+            let (f, _) = r.place_of(entry.task.index);
+            let name = r.names.get(f.index()).map_or("a task", String::as_str);
+            let need = r.time_needed(f).unwrap_or_default().as_secs_f64();
+            return Some(format!("{name} may take {need:.0} s, and every worker leaves before"));
+        }
         let unable = |c: &&super::ready::Class| !workers().any(|w| w.could_run(c.slots, &c.resources));
         self.cx.ready.classes.iter().filter(unable).find_map(|class| {
-            let entries = class.heap.iter().chain(&class.held).take(ENTRIES_LOOKED_AT);
+            let entries = class.entries().take(ENTRIES_LOOKED_AT);
             let mut ready =
                 entries.filter(|e| e.task.run == run && r.state_of(e.task.index) == State::Queued);
             let (f, _) = r.place_of(ready.next()?.task.index);
@@ -241,6 +249,11 @@ impl Core {
                     let (wants, has, booked) = (threads(*amount), threads(has), threads(booked));
                     return format!("has {has} {name}, {booked} in use, the task wants {wants}");
                 }
+            }
+            if !w.has_time(self.cx.now, run.time_needed(f), layer.slots) {
+                let left = w.spec.leaves.map_or(0, |at| at.since(self.cx.now).as_secs());
+                let need = run.time_needed(f).unwrap_or_default().as_secs();
+                return format!("leaves in {left} s, the task may take {need} s");
             }
             if hosts.contains(&w.spec.host) {
                 return "the task failed on this host".into();

@@ -97,7 +97,7 @@ impl Core {
                 }
             }
         }
-        let in_heaps = self.cx.ready.classes.iter().flat_map(|c| c.heap.iter().chain(c.held.iter()));
+        let in_heaps = self.cx.ready.classes.iter().flat_map(|c| c.entries());
         let in_local = self.cx.workers.iter().flatten().flat_map(|w| w.local.iter());
         let parked = self.runs.iter().flatten().flat_map(|run| run.parked.iter().map(|(_, entry)| entry));
         for entry in in_heaps.chain(in_local).chain(parked) {

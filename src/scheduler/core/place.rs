@@ -4,7 +4,7 @@
 use super::Core;
 use super::action::{Action, Assigned, Input};
 use super::cx::Cx;
-use super::ready::Entry;
+use super::ready::{Entry, Pile};
 use super::run::Run;
 use super::state::State;
 use super::workers::{InHand, Status, UNKNOWN_DURATION_NS};
@@ -32,8 +32,8 @@ enum Place {
     Local(WorkerId),
     /// Look again later.
     Later,
-    /// Nobody has the memory.
-    Held,
+    /// Nobody has the memory, or the time.
+    Stays(Pile),
 }
 
 impl Core {
@@ -70,8 +70,8 @@ impl Core {
     fn place_local(&mut self, run: usize, class: u32, entry: Entry, w: WorkerId) {
         let Some(run) = self.runs[run].as_mut() else { return };
         match run.admitted(&self.cx, class as usize, entry.task.index, w) {
-            Some(w) => run.assign(&mut self.cx, entry.task.index, w),
-            None => self.cx.ready.classes[class as usize].held.push(entry),
+            Ok(w) => run.assign(&mut self.cx, entry.task.index, w),
+            Err(pile) => self.cx.ready.classes[class as usize].pile(pile).push(entry),
         }
     }
 
@@ -103,22 +103,20 @@ impl Core {
         Some((task.run.index(), run.families[run.place_of(task.index).0.index()].class))
     }
 
-    /// Places the first task of an entry and puts the rest of the stretch back; returns whether it was not
-    /// held back for memory.
-    pub(super) fn dispatch(&mut self, class: usize, entry: Entry) -> bool {
-        let Some(run) = self.runs.get_mut(entry.task.run.index()).and_then(|r| r.as_mut()) else {
-            return true;
-        };
+    /// Places the first task of an entry and puts the rest of the stretch back; returns the pile to which it
+    /// was added instead, if it was.
+    pub(super) fn dispatch(&mut self, class: usize, entry: Entry) -> Option<Pile> {
+        let run = self.runs.get_mut(entry.task.run.index()).and_then(|r| r.as_mut())?;
         let i = entry.task.index;
         let queued = run.state_of(i) == State::Queued;
         if queued && run.is_full() {
             run.parked.push((class as u32, entry));
-            return true;
+            return None;
         }
         let place = if queued { run.choose(&mut self.cx, class, i) } else { Place::Later };
-        if queued && matches!(place, Place::Held) {
-            self.cx.ready.classes[class].held.push(entry);
-            return false;
+        if queued && let Place::Stays(pile) = place {
+            self.cx.ready.classes[class].pile(pile).push(entry);
+            return Some(pile);
         }
         if entry.end > i + 1 && run.cancelled.is_none() {
             let next = i + 1;
@@ -127,7 +125,7 @@ impl Core {
             self.cx.ready.push(class as u32, rest);
         }
         if !queued {
-            return true;
+            return None;
         }
         match place {
             Place::Here(w) => run.assign(&mut self.cx, i, w),
@@ -137,9 +135,9 @@ impl Core {
                 let until = self.cx.now.after(AVOID_DELAY);
                 self.cx.delayed.insert((until, entry.task));
             }
-            Place::Held => {}
+            Place::Stays(_) => {}
         }
-        true
+        None
     }
 
     /// Workers with room take what waits for others.
@@ -208,7 +206,7 @@ impl Run {
     /// The worker for a queued task of a class that has at least one open worker.
     fn choose(&mut self, cx: &mut Cx, class: usize, i: u32) -> Place {
         match self.prefer(cx, class, i) {
-            Place::Here(w) => self.admitted(cx, class, i, w).map_or(Place::Held, Place::Here),
+            Place::Here(w) => self.admitted(cx, class, i, w).map_or_else(Place::Stays, Place::Here),
             place => place,
         }
     }

@@ -34,8 +34,34 @@ pub(super) struct Class {
     pub(super) heap: BinaryHeap<Entry>,
     /// Ready tasks for which no worker has the memory.
     pub(super) held: BinaryHeap<Entry>,
+    /// Ready tasks that no worker with room would have done before it leaves.
+    pub(super) late: BinaryHeap<Entry>,
     /// Workers with room for one more such task, least loaded first.
     pub(super) open: BTreeSet<(u64, WorkerId)>,
+}
+
+/// Why a ready task stays where it is though workers have room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Pile {
+    /// None of them has the memory.
+    Held,
+    /// All of them leave too soon.
+    Late,
+}
+
+impl Class {
+    /// The tasks that stay for a reason.
+    pub(super) fn pile(&mut self, pile: Pile) -> &mut BinaryHeap<Entry> {
+        match pile {
+            Pile::Held => &mut self.held,
+            Pile::Late => &mut self.late,
+        }
+    }
+
+    /// All entries, wherever they are.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.heap.iter().chain(&self.held).chain(&self.late)
+    }
 }
 
 /// The queues.
@@ -60,6 +86,7 @@ impl Ready {
             resources: resources.clone(),
             heap: BinaryHeap::new(),
             held: BinaryHeap::new(),
+            late: BinaryHeap::new(),
             open: BTreeSet::new(),
         });
         self.classes.len() as u32 - 1

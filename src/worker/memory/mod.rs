@@ -50,7 +50,7 @@ pub(super) fn thresholds(settings: &config::Memory, limit: u64) -> Thresholds {
 pub(super) fn explain(settings: &config::Worker) -> Vec<String> {
     let variable = |name: &str| std::env::var(name).ok();
     let threads = limits::threads(settings.nthreads, &variable);
-    let limit = limits::memory(settings.memory_limit, threads, &variable);
+    let limit = limits::memory(settings.memory_limit, settings.memory_reserve, threads, &variable);
     let mut lines = limit.found;
     let Some(bytes) = limit.bytes else {
         lines.push("no limit: nothing is spilled, paused or ended".into());
