@@ -3,6 +3,7 @@
 //! processes; what batch systems are like stands in modules of their own.
 
 pub mod dialect;
+pub mod jobs;
 pub mod settings;
 pub mod slurm;
 pub mod template;

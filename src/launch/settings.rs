@@ -23,7 +23,7 @@ pub struct Settings {
     pub project: Option<String>,
     /// How long jobs may run.
     pub walltime: Option<Duration>,
-    /// How long before its end a job's workers are told to leave (Slurm).
+    /// How long before its end a job gets SIGTERM (Slurm). Workers know their end without it.
     pub warning: Option<Duration>,
     /// Processors on each node.
     pub cpus: Option<u32>,
@@ -93,7 +93,7 @@ impl Settings {
         }
         let place = format!("launch.{}", system.key());
         let table = match launch.get(system.key()) {
-            None => return Ok(Settings { warning: Some(WARNING), ..Settings::default() }),
+            None => return Ok(Settings::default()),
             Some(Value::Table(table)) => table,
             Some(_) => {
                 let what = format!("{}: '{place}': expected a table of settings", origin(&place));
@@ -108,9 +108,6 @@ impl Settings {
         read.all()
     }
 }
-
-/// How long before its end a Slurm job's workers are told to leave, unless the site says otherwise.
-pub const WARNING: Duration = Duration::from_secs(90);
 
 fn unknown(place: &str, name: &str, known: &[&str], origin: &dyn Fn(&str) -> String) -> Error {
     let key = format!("{place}.{name}");
@@ -156,7 +153,7 @@ impl Reading<'_> {
                 .transpose()?,
             warning: match self.table.get("warning") {
                 Some(Value::Boolean(false)) => None,
-                _ => Some(self.get::<Span>("warning")?.map_or(WARNING, |span| span.0)),
+                _ => self.get::<Span>("warning")?.map(|span| span.0),
             },
             cpus: count("cpus")?,
             memory: self.get::<ByteSize>("memory")?.map(|size| size.0),
@@ -237,7 +234,9 @@ mod tests {
         assert_eq!((settings.prologue.as_str(), settings.epilogue.as_str()), ("module load a\nb", "c"));
         assert_eq!(settings.remove_directives, ["--mem"]);
         assert_eq!(read(System::Pbs, "[slurm]\ncpus = 1").unwrap().cpus, None);
-        assert_eq!(read(System::Slurm, "").unwrap().warning, Some(WARNING));
+        assert_eq!(read(System::Slurm, "").unwrap(), Settings::default());
+        let warned = read(System::Slurm, "[slurm]\nwarning = '90s'").unwrap();
+        assert_eq!(warned.warning, Some(Duration::from_secs(90)));
     }
 
     #[test]

@@ -38,8 +38,6 @@ pub struct Context {
     pub jobs: u32,
     /// Processors on each node, if that was said.
     pub cpus: Option<u32>,
-    /// ` --cpus-per-task=N` for the step of workers, or nothing.
-    pub step_cpus: String,
     /// The program: a path, or `hpcdag`.
     pub program: String,
     /// The path of the scheduler file as a word of the shell.
@@ -73,7 +71,6 @@ impl Context {
         lines.extend(self.settings_file.iter().map(|f| format!("export HPCDAG_CONFIG={}", shell_quoted(f))));
         lines.push("exec \"$@\"".into());
         self.node_prologue = lines.join("\n");
-        self.step_cpus = self.cpus.map_or(String::new(), |n| format!(" --cpus-per-task={n}"));
         self
     }
 }
