@@ -257,7 +257,7 @@ fn script(
         }
     };
     // Each worker of a step has a log of its own.
-    let log = place.file("-%j-%N.log").to_string_lossy().into_owned();
+    let log = place.file("-%j-%N-%t.log").to_string_lossy().into_owned();
     let template_context = template::Context {
         system: system.key().into(),
         directives: system.directives(request)?,

@@ -26,7 +26,7 @@ struct Plan {
 /// `workers stop`: names are those of workers, or ids of jobs.
 pub(in crate::cli) fn stop(context: &Context, args: &WorkersStopArgs) -> Result<u8> {
     let wish = context.wish(&args.scheduler)?;
-    let (stopped, cancelled) = run_short(async {
+    let (stopped, ended, cancelled) = run_short(async {
         let path = absolute(&discovery::find(&wish).await?.path)?;
         let client = Client::open(&path, &wish, &context.loaded.config).await?;
         let kept = records::read(&super::directory(&path, client.scheduler())?)?;
@@ -46,9 +46,12 @@ pub(in crate::cli) fn stop(context: &Context, args: &WorkersStopArgs) -> Result<
             gone(&client, &plan.workers, context.loaded.config.worker.retire_timeout.0).await?;
         }
         client.close().await;
-        Ok((stopped, jobs::cancel(&plan.records)?))
+        let ids: Vec<String> = plan.records.iter().map(|r| r.id.clone()).collect();
+        Ok((stopped, ids, jobs::cancel(&plan.records)?))
     })?;
     let mut json = stopped;
+    json["jobs"] = json!(ended);
+    // The others had ended by themselves when their workers had left.
     json["cancelled"] = json!(cancelled);
     Out::stdout().value(args.json.json, &json, |json| {
         let names: Vec<&str> =
@@ -57,8 +60,8 @@ pub(in crate::cli) fn stop(context: &Context, args: &WorkersStopArgs) -> Result<
         if !names.is_empty() {
             lines.push(format!("leaving: {}", names.join(", ")));
         }
-        if !cancelled.is_empty() {
-            lines.push(format!("cancelled: {}", cancelled.join(", ")));
+        if !ended.is_empty() {
+            lines.push(format!("jobs that end: {}", ended.join(", ")));
         }
         match lines.is_empty() {
             true => "no worker is connected".into(),
