@@ -11,6 +11,9 @@ use crate::net::scheduler_file::SchedulerFile;
 use serde_json::{Value, json};
 use std::path::Path;
 
+/// The longest reason that the table shows, in characters; `--json` has all.
+const REASON_MAX: usize = 60;
+
 /// A submission and what is known of its jobs.
 pub(in crate::cli) struct Known {
     record: Record,
@@ -97,6 +100,14 @@ pub(super) fn belongs(record: &Record, statuses: &[JobStatus], job: &str) -> boo
     job == record.id || statuses.iter().any(|s| s.id == job || s.inner_id.as_deref() == Some(job))
 }
 
+/// A reason as the table shows it: Grid Engine names every queue that has no room.
+fn cut(text: String) -> String {
+    match text.char_indices().nth(REASON_MAX) {
+        Some((at, _)) => format!("{}...", &text[..at]),
+        None => text,
+    }
+}
+
 /// The table of jobs.
 pub(in crate::cli) fn table(all: &[Known], workers: &[Value]) -> Table {
     let mut table = Table::new([
@@ -121,7 +132,7 @@ pub(in crate::cli) fn table(all: &[Known], workers: &[Value]) -> Table {
                 size,
                 s.state.words().into(),
                 s.word.clone(),
-                text(&s.reason),
+                cut(text(&s.reason)),
                 text(&s.start_estimate),
                 text(&s.end),
                 known.workers(Some(s), workers).len().to_string(),

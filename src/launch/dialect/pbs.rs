@@ -5,7 +5,7 @@ use super::call::{Answer, call};
 use super::{CommandLine, JobState, JobStatus, Request, System, clock, meaningful, mebibytes, value};
 use crate::base::error::{Error, Kind, Result};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What PBS writes as the exit status of a job whose time was up.
 const EXIT_WALLTIME: i64 = -29;
@@ -72,7 +72,7 @@ pub(super) fn status(ids: &[String]) -> Result<Vec<JobStatus>> {
         answer = ask(&["-t", "-f", "-F", "json"])?;
     }
     if let Some(found) = from_json(&answer.stdout) {
-        return Ok(found);
+        return Ok(without_arrays(found));
     }
     let flags: Vec<&str> = ["-t", "-f"].iter().chain(history).copied().collect();
     let answer = ask(&flags)?;
@@ -81,7 +81,15 @@ pub(super) fn status(ids: &[String]) -> Result<Vec<JobStatus>> {
         return Err(Error::new(Kind::Launch, format!("qstat failed: {}", answer.said()))
             .hint("PBS's server may be down; `qstat -B` tells"));
     }
-    Ok(found)
+    Ok(without_arrays(found))
+}
+
+/// Without the arrays whose jobs are there one by one.
+fn without_arrays(mut found: Vec<JobStatus>) -> Vec<JobStatus> {
+    let has_jobs: BTreeSet<String> =
+        found.iter().filter(|s| s.id != s.submission).map(|s| s.submission.clone()).collect();
+    found.retain(|s| s.id != s.submission || !has_jobs.contains(&s.id));
+    found
 }
 
 /// The jobs in the answer of `qstat -f -F json`; `None` when it is not JSON.
