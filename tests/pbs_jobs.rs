@@ -67,7 +67,7 @@ json stopped hpcdag workers stop --json 1
 until_ok sh -c "hpcdag workers list --jobs --json | grep -q '\"state\": \"finished\"'"
 json left hpcdag workers list --json
 hpcdag down > /dev/null
-until_ok sh -c '! grep -L F pbs/[1-9]*/state | grep .'
+until_ok sh -c 'qstat -x -f -F json "2[].login"; ! grep -L F pbs/[1-9]*/state | grep .'
 say other $(cat pbs/$other/state)
 say rerun $(cat pbs/1.login/rerun)
 qdel $other
