@@ -29,6 +29,12 @@ pub const END_VARIABLE: &str = "HPCDAG_INTERNAL_JOB_END";
 /// # Errors
 /// `Usage` when one is asked for where there is none; `Launch` when the environment makes no sense.
 pub fn detect(placement: &PlacementOptions) -> Result<Option<Allocation>> {
+    if let Some(LauncherName::Sbatch | LauncherName::Qsub | LauncherName::Pbs | LauncherName::Sge) =
+        placement.launcher
+    {
+        return Err(Error::new(Kind::Usage, "a cluster's scheduler is not started by a job of its workers")
+            .hint("first `hpcdag scheduler --detach`, then `hpcdag workers start` with this launcher"));
+    }
     if placement.launcher == Some(LauncherName::Local) {
         if placement.per == Some(Per::Numa) {
             let what = "--per numa is for workers on the nodes of an allocation";

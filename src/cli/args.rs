@@ -4,6 +4,7 @@
 
 mod bench;
 mod cluster;
+mod jobs;
 mod look;
 mod placement;
 mod submit;
@@ -15,6 +16,7 @@ pub use cluster::{
     WorkerOptions, WorkersArgs, WorkersCommand, WorkersListArgs, WorkersStartArgs, WorkersStopArgs,
     WorkersWaitArgs,
 };
+pub use jobs::JobOptions;
 pub use look::{
     CancelArgs, CompletionsArgs, ConfigArgs, ConfigCommand, ConfigShowArgs, ExplainArgs, FetchArgs,
     StatusArgs, StoryArgs, WaitArgs,

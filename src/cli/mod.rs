@@ -9,6 +9,7 @@ pub mod completions;
 mod context;
 pub mod detach;
 mod gather;
+mod jobs;
 mod look;
 pub mod output;
 mod processes;
@@ -64,7 +65,7 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Workers(args) => match &args.command {
             WorkersCommand::Start(args) => up::workers_start(&context, args),
             WorkersCommand::List(args) => look::workers_list(&context, args),
-            WorkersCommand::Stop(args) => steer::workers_stop(&context, args),
+            WorkersCommand::Stop(args) => jobs::stop::stop(&context, args),
             WorkersCommand::Wait(args) => steer::workers_wait(&context, args),
         },
         Command::Up(args) => up::up(&context, args),

@@ -5,6 +5,7 @@ use super::allocation;
 use super::args::{SchedulerArgs, WorkerArgs};
 use super::background::{self, SchedulerOrder};
 use super::context::{Context, Logger, run_long, run_short};
+use super::jobs;
 use super::output::{self, Out};
 use super::signals::Requests;
 use crate::base::error::{Error, Kind, Result};
@@ -87,6 +88,9 @@ pub fn worker(context: &Context, args: &WorkerArgs) -> Result<u8> {
     }
     context.start_log(&Logger::Long(&args.log))?;
     let supervision = Supervision::from_env();
+    if supervision.is_none() && has_nothing_to_join(context, args)? {
+        return Ok(0);
+    }
     let job_end = allocation::end_for_worker();
     if context.loaded.config.worker.nanny && supervision.is_none() {
         return supervise(context, job_end);
@@ -119,6 +123,17 @@ pub fn worker(context: &Context, args: &WorkerArgs) -> Result<u8> {
 /// No worker has.
 pub fn executor() -> Result<u8> {
     processes::serve(Registry::default())
+}
+
+/// Says why, if the cluster that this worker's job was submitted for has ended.
+fn has_nothing_to_join(context: &Context, args: &WorkerArgs) -> Result<bool> {
+    let wish = context.wish(&args.scheduler)?;
+    let (Some(cluster), Some(found)) = (&args.join, wish.named()) else { return Ok(false) };
+    let why = jobs::join::why_not(&found.path, cluster, wish.address.as_ref())?;
+    if let Some(why) = &why {
+        output::say(&format!("cluster {cluster} has ended: {why}"));
+    }
+    Ok(why.is_some())
 }
 
 /// Says so if Slurm gave this worker fewer processors than it was meant to have.

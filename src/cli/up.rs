@@ -9,6 +9,7 @@ use super::args::{
 use super::background::{Local, SchedulerOrder, StartedScheduler, start_scheduler, worker_args};
 use super::context::{Context, absolute, run_short};
 use super::gather::{self, Gathered, Source};
+use super::jobs;
 use super::output::{self, Align, Out, Table};
 use super::processes::{self, Record};
 use super::serve::tell;
@@ -105,6 +106,9 @@ fn undo(context: &Context, scheduler: &StartedScheduler, home: &ClusterDir) {
 fn clear(home: &ClusterDir, patience: Duration) -> usize {
     let killed = processes::end(&processes::noted(home.path()), patience);
     processes::forget(home.path());
+    if let Err(error) = jobs::stop::clear(home.path()) {
+        output::say(&format!("warning: {error}"));
+    }
     if let Err(error) = home.remove() {
         tracing::warn!("{}", error.message);
     }
@@ -202,6 +206,14 @@ impl Workers<'_> {
 /// `workers start`
 pub fn workers_start(context: &Context, args: &WorkersStartArgs) -> Result<u8> {
     let deadline = Instant::now() + args.start_timeout.0;
+    let system = args.placement.launcher.map(jobs::system_of).transpose()?.flatten();
+    if let Some(system) = system {
+        return jobs::start::start(context, args, system);
+    }
+    if let Some(option) = args.jobs.given() {
+        return Err(Error::new(Kind::Usage, format!("{option} is for workers in jobs of a batch system"))
+            .hint("add --launcher sbatch, qsub or sge"));
+    }
     let found = allocation::detect(&args.placement)?;
     let wish = context.wish(&args.scheduler)?;
     let (path, file) = run_short(async {

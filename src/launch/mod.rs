@@ -2,7 +2,11 @@
 //! way without a batch system, processes of this machine, is in `cli` beside the code that detaches
 //! processes; what batch systems are like stands in modules of their own.
 
+pub mod dialect;
+pub mod jobs;
+pub mod settings;
 pub mod slurm;
+pub mod template;
 
 use crate::base::error::Result;
 use std::ffi::OsString;

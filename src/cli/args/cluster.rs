@@ -1,5 +1,6 @@
 //! Arguments of the commands that run, start and end schedulers and workers.
 
+use super::jobs::JobOptions;
 use super::placement::PlacementOptions;
 use super::{JsonOption, SchedulerOptions, Setting, collect};
 use crate::base::units::Span;
@@ -169,6 +170,9 @@ pub struct WorkerArgs {
     /// Do without the parent process that restarts the worker after a crash and clears up after it
     #[arg(long)]
     pub no_nanny: bool,
+    /// Leave at once if this cluster has ended
+    #[arg(long, value_name = "ID", hide = true)]
+    pub join: Option<String>,
     /// Print how the memory limit is found here, what the thresholds are and who enforces the limit, and exit
     #[arg(long)]
     pub explain_memory: bool,
@@ -218,7 +222,7 @@ pub struct WorkersArgs {
 pub enum WorkersCommand {
     /// Start workers: on the nodes of the allocation that this is in, or on this machine
     Start(Box<WorkersStartArgs>),
-    /// List the workers of a cluster
+    /// List the workers of a cluster, and the jobs they are in
     List(WorkersListArgs),
     /// Let workers leave: they hand over their work and results first
     Stop(WorkersStopArgs),
@@ -232,6 +236,7 @@ pub enum WorkersCommand {
   hpcdag workers start                       inside a Slurm job: one on each of its nodes
   hpcdag workers start --per numa --min-workers 60 --start-timeout 2m
   hpcdag workers start --launcher local -n 2 --nthreads 8 --memory-limit 30GiB
+  hpcdag workers start --launcher sbatch -N 16 --walltime 2h -p short -- --reservation=x
 
 Without --nthreads the workers of a node share its processors among them.")]
 pub struct WorkersStartArgs {
@@ -241,6 +246,9 @@ pub struct WorkersStartArgs {
     /// How long the workers may take to connect
     #[arg(long, value_name = "TIME", default_value = "5m", help_heading = "Placement")]
     pub start_timeout: Span,
+    /// What jobs they are in, with a launcher that submits some.
+    #[command(flatten)]
+    pub jobs: JobOptions,
     /// What they are like.
     #[command(flatten)]
     pub worker: WorkerOptions,
@@ -258,8 +266,12 @@ pub struct WorkersStartArgs {
 /// `hpcdag workers list`
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Example:
-  hpcdag workers list --json | jq length")]
+  hpcdag workers list --json | jq length
+  hpcdag workers list --jobs --json")]
 pub struct WorkersListArgs {
+    /// Only the jobs that were submitted for workers
+    #[arg(long)]
+    pub jobs: bool,
     /// Of which cluster.
     #[command(flatten)]
     pub scheduler: SchedulerOptions,
@@ -272,12 +284,13 @@ pub struct WorkersListArgs {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   hpcdag workers stop node12-0 node13-0
+  hpcdag workers stop 4711                   a job, with its workers
   hpcdag workers stop --all")]
 pub struct WorkersStopArgs {
-    /// Names of the workers, as `workers list` shows them
-    #[arg(value_name = "WORKER", required_unless_present = "all")]
+    /// Names of workers, or ids of jobs, as `workers list` shows them
+    #[arg(value_name = "WORKER|JOB", required_unless_present = "all")]
     pub workers: Vec<String>,
-    /// All workers; the scheduler stays
+    /// All workers and all their jobs; the scheduler stays
     #[arg(long, conflicts_with = "workers")]
     pub all: bool,
     /// Of which cluster.

@@ -11,6 +11,14 @@ pub enum LauncherName {
     Local,
     /// Steps of srun on the nodes of this Slurm job
     Srun,
+    /// A job of Slurm, submitted by sbatch
+    Sbatch,
+    /// A job of PBS or of Grid Engine, whichever qsub belongs to
+    Qsub,
+    /// A job of PBS
+    Pbs,
+    /// A job of Grid Engine
+    Sge,
 }
 
 /// What a worker has for itself.
