@@ -4,6 +4,7 @@
 
 mod bench;
 mod cluster;
+mod doctor;
 mod jobs;
 mod look;
 mod placement;
@@ -16,6 +17,7 @@ pub use cluster::{
     WorkerOptions, WorkersArgs, WorkersCommand, WorkersListArgs, WorkersStartArgs, WorkersStopArgs,
     WorkersWaitArgs,
 };
+pub use doctor::DoctorArgs;
 pub use jobs::JobOptions;
 pub use look::{
     CancelArgs, CompletionsArgs, ConfigArgs, ConfigCommand, ConfigShowArgs, ExplainArgs, FetchArgs,
@@ -136,6 +138,8 @@ pub enum Command {
     Stop(StopArgs),
     /// Look at the configuration
     Config(ConfigArgs),
+    /// Say what hpcdag sees here, and what to change
+    Doctor(DoctorArgs),
     /// Measure hpcdag on this machine
     Bench(BenchArgs),
     /// Print a completion script for your shell

@@ -3,7 +3,7 @@
 
 pub(super) mod join;
 pub(super) mod list;
-mod records;
+pub(super) mod records;
 pub(super) mod start;
 pub(super) mod stop;
 
@@ -39,7 +39,7 @@ pub(super) fn system_of(launcher: LauncherName) -> Result<Option<System>> {
 }
 
 /// The settings of a batch system, with what is wrong in them said by origin.
-fn settings(context: &Context, system: System) -> Result<Settings> {
+pub(super) fn settings(context: &Context, system: System) -> Result<Settings> {
     let origins = context.loaded.origins();
     let origin = |key: &str| {
         let inside = |k: &str| k == key || k.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
