@@ -242,3 +242,14 @@ fn who_needs_a_lost_result_goes_back() {
     let actions = s.compute(&[again]);
     assert!(matches!(&actions[..], [Action::Fetch { .. }]), "{actions:?}");
 }
+
+#[test]
+fn what_ended_with_the_worker_is_handed_back() {
+    let mut s = Story::new(1);
+    s.compute(&[assigned(1, &[])]);
+    let outcome = Err(Arc::new(Failure::of(FailureKind::Cancelled)));
+    let (task, attempt) = (task(1), attempt(1));
+    s.tell(Event::Done(vec![Done { task, attempt, outcome, duration: Duration::ZERO }]));
+    let report = s.0.take_report();
+    assert_eq!((report.returned, report.failed.len()), (vec![(task, attempt)], 0));
+}
