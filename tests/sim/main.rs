@@ -6,6 +6,8 @@
 
 mod cluster;
 mod graphs;
+mod memory;
+mod memory_tests;
 
 use cluster::{Faults, Sim};
 use graphs::Graph;

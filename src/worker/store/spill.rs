@@ -3,9 +3,12 @@
 //!
 //! A large part has a file of its own, which tasks can read directly; small ones share a file. Every block
 //! has a checksum, and no byte leaves here unchecked (what a task reads directly is checked right before).
+//! Large parts are written past the page cache: their pages are free when the write returns, and no dirty
+//! ones pile up that only seem to be.
 
+use super::busy::Busy;
 use super::data::{Data, TaskResult};
-use super::memfile::HEAP_BYTES_MAX;
+use super::memfile::{self, HEAP_BYTES_MAX, MemFile};
 use bytes::Bytes;
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions, Permissions};
@@ -15,9 +18,22 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Bytes under one checksum.
 pub const BLOCK_BYTES: usize = 1 << 20;
+
+/// Bytes written at once past the page cache: each write waits for the disk.
+const DIRECT_BYTES: usize = 8 * BLOCK_BYTES;
+
+/// Parts smaller than this share a file.
+const OWN_FILE_BYTES_MIN: u64 = BLOCK_BYTES as u64;
+
+/// What lengths of writes past the page cache are multiples of; no disk asks for more.
+const ALIGNMENT: usize = 4096;
+
+/// Files of spilled results, of all workers of this process.
+static FILES: AtomicU64 = AtomicU64::new(0);
 
 /// How files are written and read: the seam where tests let a disk fail.
 pub trait Disk: Debug + Send + Sync {
@@ -38,17 +54,30 @@ pub struct RealDisk;
 
 impl Disk for RealDisk {}
 
+/// How much went to disk and came back, and the time in which at least one thread was at it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DiskUse {
+    /// Bytes written, those included that are gone.
+    pub written: u64,
+    /// How long that took.
+    pub writing: Duration,
+    /// Bytes read.
+    pub read: u64,
+    /// How long that took.
+    pub reading: Duration,
+}
+
 /// Where results go, and how much of them.
 #[derive(Debug)]
 pub struct Spill {
     directory: PathBuf,
     bytes_max: Option<u64>,
     used: AtomicU64,
-    /// Bytes written so far, whatever became of them.
-    written: AtomicU64,
     /// Set when a file cannot be read back.
     lost: AtomicBool,
     disk: Box<dyn Disk>,
+    writing: Busy,
+    reading: Busy,
 }
 
 impl Spill {
@@ -58,20 +87,26 @@ impl Spill {
             directory: directory.to_path_buf(),
             bytes_max,
             used: AtomicU64::new(0),
-            written: AtomicU64::new(0),
             lost: AtomicBool::new(false),
             disk: Box::new(disk),
+            writing: Busy::default(),
+            reading: Busy::default(),
         })
+    }
+
+    /// What was written and read back so far; reads that the page cache answered included.
+    pub fn disk_use(&self) -> DiskUse {
+        DiskUse {
+            written: self.writing.bytes(),
+            writing: self.writing.time(),
+            read: self.reading.bytes(),
+            reading: self.reading.time(),
+        }
     }
 
     /// Bytes on disk.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
-    }
-
-    /// Bytes written so far, those included that are gone.
-    pub fn written(&self) -> u64 {
-        self.written.load(Ordering::Relaxed)
     }
 
     /// Whether something could not be read back since the last call.
@@ -84,25 +119,35 @@ impl Spill {
     /// # Errors
     /// No room, by the disk's or our own bound, or the disk fails; nothing stays there then.
     pub fn write(self: &Arc<Self>, results: &[Arc<TaskResult>]) -> io::Result<Vec<Arc<TaskResult>>> {
-        let small = |data: &Data| matches!(data, Data::Heap(bytes) if !bytes.is_empty());
+        let _busy = self.writing.begin();
+        let shares = |data: &Data| match data {
+            Data::Heap(bytes) => !bytes.is_empty(),
+            Data::File(file) => {
+                file.len() < OWN_FILE_BYTES_MIN || FILES.load(Ordering::Relaxed) >= files_max()
+            }
+            Data::Spilled(_) | Data::InPlace { .. } => false,
+        };
+        // Asked once for each part: the answer depends on how many files there are.
+        let sharing: Vec<bool> = parts_of(results).map(shares).collect();
         let mut shared = Vec::new();
-        for (_, data) in results.iter().flat_map(|r| &r.parts).filter(|(_, data)| small(data)) {
+        for (data, _) in parts_of(results).zip(&sharing).filter(|(_, shares)| **shares) {
             shared.push(data.bytes()?);
         }
-        let file = if shared.is_empty() { None } else { Some(self.write_file(&shared)?) };
-        let mut offset = 0;
+        let file = if shared.is_empty() { None } else { Some(self.write_shared(&shared)?) };
+        let (mut offset, mut sharing) = (0, sharing.into_iter());
         let mut moved = Vec::with_capacity(results.len());
         for result in results {
             let mut parts = Vec::with_capacity(result.parts.len());
             for (name, data) in &result.parts {
+                let shares = sharing.next().unwrap_or(false);
                 let data = match (data, &file) {
-                    (Data::Heap(bytes), Some(file)) if !bytes.is_empty() => {
-                        let len = bytes.len() as u64;
+                    (_, Some(file)) if shares => {
+                        let len = data.len();
                         offset += len;
                         Data::Spilled(Extent { file: file.clone(), offset: offset - len, len })
                     }
                     (Data::File(memory), _) => {
-                        let file = self.write_file(&[memory.bytes()?])?;
+                        let file = self.write_direct(memory)?;
                         Data::Spilled(Extent { offset: 0, len: memory.len(), file })
                     }
                     _ => data.clone(),
@@ -115,50 +160,81 @@ impl Spill {
     }
 
     /// Writes pieces, one after the other, to a new file.
-    fn write_file(self: &Arc<Self>, pieces: &[Bytes]) -> io::Result<Arc<SpillFile>> {
-        let len = pieces.iter().map(|p| p.len() as u64).sum();
-        self.reserve(len)?;
-        // From here on, dropping it gives the room back.
-        let mut new = SpillFile {
-            file: None,
-            len,
-            sums: Vec::new(),
-            lost: AtomicBool::new(false),
-            spill: self.clone(),
-        };
-        let file = create(&self.directory)?;
+    fn write_shared(self: &Arc<Self>, pieces: &[Bytes]) -> io::Result<Arc<SpillFile>> {
+        let (mut new, file) = self.new_file(pieces.iter().map(|p| p.len() as u64).sum())?;
         let mut at = 0;
         let mut put = |block: &[u8]| -> io::Result<()> {
-            self.disk.write(&file, block, at)?;
-            self.written.fetch_add(block.len() as u64, Ordering::Relaxed);
-            new.sums.push(crc32fast::hash(block));
+            self.put(&mut new, &file, block, block.len(), at)?;
             begin_writeback(&file, at, block.len());
             at += block.len() as u64;
             Ok(())
         };
-        if let [whole] = pieces {
-            whole.chunks(BLOCK_BYTES).try_for_each(&mut put)?;
-        } else {
-            let mut block = Vec::with_capacity(BLOCK_BYTES);
-            for mut piece in pieces.iter().map(|p| &p[..]) {
-                while !piece.is_empty() {
-                    let n = piece.len().min(BLOCK_BYTES - block.len());
-                    block.extend_from_slice(&piece[..n]);
-                    piece = &piece[n..];
-                    if block.len() == BLOCK_BYTES {
-                        put(&block)?;
-                        block.clear();
-                    }
+        let mut block = Vec::with_capacity(BLOCK_BYTES);
+        for mut piece in pieces.iter().map(|p| &p[..]) {
+            while !piece.is_empty() {
+                let n = piece.len().min(BLOCK_BYTES - block.len());
+                block.extend_from_slice(&piece[..n]);
+                piece = &piece[n..];
+                if block.len() == BLOCK_BYTES {
+                    put(&block)?;
+                    block.clear();
                 }
             }
-            if !block.is_empty() {
-                put(&block)?;
-            }
         }
-        // Tasks are given its path: not even they shall change it.
-        file.set_permissions(Permissions::from_mode(0o400))?;
-        new.file = Some(file);
-        Ok(Arc::new(new))
+        if !block.is_empty() {
+            put(&block)?;
+        }
+        new.complete(file)
+    }
+
+    /// Writes a memory file to a new file, past the page cache where the file system can do that.
+    fn write_direct(self: &Arc<Self>, memory: &MemFile) -> io::Result<Arc<SpillFile>> {
+        let len = usize::try_from(memory.len()).map_err(io::Error::other)?;
+        let (mut new, file) = self.new_file(memory.len())?;
+        let pages = memory.map_aligned(ALIGNMENT)?;
+        let mut direct = set_direct(&file, true);
+        let mut at = 0;
+        while at < len {
+            let n = (len - at).min(DIRECT_BYTES);
+            let end = if direct { (at + DIRECT_BYTES).min(pages.len()) } else { at + n };
+            match self.put(&mut new, &file, &pages[at..end], n, at as u64) {
+                // It can be opened like that, but not written.
+                Err(error) if direct && error.raw_os_error() == Some(libc::EINVAL) => {
+                    direct = false;
+                    set_direct(&file, false);
+                    continue;
+                }
+                put => put?,
+            }
+            if !direct {
+                begin_writeback(&file, at as u64, n);
+            }
+            at += n;
+        }
+        if direct {
+            set_direct(&file, false);
+            // The last page was written whole.
+            file.set_len(memory.len())?;
+        }
+        new.complete(file)
+    }
+
+    /// Room for a new file, and it. Dropping the first gives the room back.
+    fn new_file(self: &Arc<Self>, len: u64) -> io::Result<(SpillFile, File)> {
+        self.reserve(len)?;
+        let lost = AtomicBool::new(false);
+        FILES.fetch_add(1, Ordering::Relaxed);
+        let new = SpillFile { file: None, len, sums: Vec::new(), lost, spill: self.clone() };
+        let file = create(&self.directory)?;
+        Ok((new, file))
+    }
+
+    /// Writes a piece of which the first `len` bytes count.
+    fn put(&self, new: &mut SpillFile, file: &File, piece: &[u8], len: usize, at: u64) -> io::Result<()> {
+        self.disk.write(file, piece, at)?;
+        new.sums.extend(piece[..len].chunks(BLOCK_BYTES).map(crc32fast::hash));
+        self.writing.count(len as u64);
+        Ok(())
     }
 
     fn reserve(&self, len: u64) -> io::Result<()> {
@@ -172,6 +248,23 @@ impl Spill {
             _ => Ok(()),
         }
     }
+}
+
+fn parts_of(results: &[Arc<TaskResult>]) -> impl Iterator<Item = &Data> {
+    results.iter().flat_map(|r| &r.parts).map(|(_, data)| data)
+}
+
+/// Files of spilled results that may be open at once; beyond them also large parts share files.
+fn files_max() -> u64 {
+    memfile::descriptors() / 4
+}
+
+/// Makes writes go past the page cache, or not any more; whether they do.
+fn set_direct(file: &File, direct: bool) -> bool {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let Ok(flags) = fcntl(file, FcntlArg::F_GETFL).map(OFlag::from_bits_retain) else { return false };
+    let wanted = if direct { flags | OFlag::O_DIRECT } else { flags - OFlag::O_DIRECT };
+    fcntl(file, FcntlArg::F_SETFL(wanted)).is_ok() && direct
 }
 
 /// A new file without a name, where the file system can make one; else its name goes at once.
@@ -214,6 +307,7 @@ struct SpillFile {
 
 impl Drop for SpillFile {
     fn drop(&mut self) {
+        FILES.fetch_sub(1, Ordering::Relaxed);
         self.spill.used.fetch_sub(self.len, Ordering::Relaxed);
     }
 }
@@ -223,22 +317,43 @@ impl SpillFile {
         self.file.as_ref().ok_or_else(|| io::Error::other("a spilled result was not written"))
     }
 
-    /// A block, checked.
-    fn block(&self, n: usize) -> io::Result<Vec<u8>> {
+    /// Ends the writing.
+    fn complete(mut self, file: File) -> io::Result<Arc<SpillFile>> {
+        // Tasks are given its path: not even they shall change it.
+        file.set_permissions(Permissions::from_mode(0o400))?;
+        self.file = Some(file);
+        Ok(Arc::new(self))
+    }
+
+    /// A block, checked, in place of what `block` held.
+    fn read_block(&self, n: usize, block: &mut Vec<u8>) -> io::Result<()> {
         let at = n as u64 * BLOCK_BYTES as u64;
         let len = self.len.saturating_sub(at).min(BLOCK_BYTES as u64);
-        let mut block = vec![0; usize::try_from(len).unwrap_or(0)];
-        let read = self.spill.disk.read(self.file()?, &mut block, at);
+        block.resize(usize::try_from(len).unwrap_or(0), 0);
+        let read = self.spill.disk.read(self.file()?, block, at);
         let sound = read.and_then(|()| match self.sums.get(n) {
-            Some(sum) if *sum == crc32fast::hash(&block) => Ok(()),
+            Some(sum) if *sum == crc32fast::hash(block) => Ok(()),
             _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the checksum differs")),
         });
-        sound.map(|()| block).map_err(|error| {
+        self.spill.reading.count(len);
+        sound.map_err(|error| {
             self.lost.store(true, Ordering::Release);
             self.spill.lost.store(true, Ordering::Release);
             let text = format!("a spilled result cannot be read back from disk: {error}");
             io::Error::new(error.kind(), text)
         })
+    }
+}
+
+/// The pages of a file, which stays for as long as they are looked at.
+struct Pages {
+    map: memmap2::Mmap,
+    _file: Arc<SpillFile>,
+}
+
+impl AsRef<[u8]> for Pages {
+    fn as_ref(&self) -> &[u8] {
+        &self.map
     }
 }
 
@@ -267,8 +382,10 @@ impl Extent {
         if left == 0 {
             return Ok(Bytes::new());
         }
-        let at = self.offset + offset;
-        let block = Bytes::from(self.file.block((at / BLOCK_BYTES as u64) as usize)?);
+        let _busy = self.file.spill.reading.begin();
+        let (at, mut block) = (self.offset + offset, Vec::new());
+        self.file.read_block((at / BLOCK_BYTES as u64) as usize, &mut block)?;
+        let block = Bytes::from(block);
         let start = ((at % BLOCK_BYTES as u64) as usize).min(block.len());
         Ok(block.slice(start..block.len().min(start.saturating_add(left))))
     }
@@ -286,10 +403,27 @@ impl Extent {
         }
     }
 
+    /// All of it, checked: mapped if it has a file to itself (the pages are the kernel's to take back), else
+    /// copied.
+    pub fn bytes(&self) -> io::Result<Bytes> {
+        if !self.has_own_file() {
+            return self.recall()?.bytes();
+        }
+        self.check()?;
+        // SAFETY: nobody knows the file but this process and tasks that may only read it.
+        let map = unsafe { memmap2::Mmap::map(self.file.file()?)? };
+        Ok(Bytes::from_owner(Pages { map, _file: self.file.clone() }))
+    }
+
+    /// Whether it can be read without another part's bytes.
+    pub fn has_own_file(&self) -> bool {
+        self.offset == 0 && self.len == self.file.len && self.len >= OWN_FILE_BYTES_MIN
+    }
+
     /// A path at which processes of the same user can read it, for as long as this value lives; checked.
     /// `None` if it shares its file with others.
     pub fn path(&self) -> io::Result<Option<PathBuf>> {
-        if self.offset != 0 || self.len != self.file.len {
+        if !self.has_own_file() {
             return Ok(None);
         }
         self.check()?;
@@ -318,13 +452,19 @@ impl Extent {
     }
 
     fn pieces(&self, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-        let mut at = 0;
-        while at < self.len {
-            let piece = self.read_at(at, BLOCK_BYTES)?;
+        let _busy = self.file.spill.reading.begin();
+        let (mut at, end) = (self.offset, self.offset + self.len);
+        let mut block = Vec::new();
+        while at < end {
+            let n = at / BLOCK_BYTES as u64;
+            self.file.read_block(n as usize, &mut block)?;
+            let start = ((at % BLOCK_BYTES as u64) as usize).min(block.len());
+            let left = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let piece = &block[start..block.len().min(start.saturating_add(left))];
             if piece.is_empty() {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a spilled result ends too early"));
             }
-            take(&piece)?;
+            take(piece)?;
             at += piece.len() as u64;
         }
         Ok(())
