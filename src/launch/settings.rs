@@ -81,8 +81,8 @@ fn names(system: System) -> Vec<&'static str> {
 }
 
 impl Settings {
-    /// Reads the table of a batch system from `[launch]`. `origin` tells where a setting, named with its dots,
-    /// comes from.
+    /// Reads the table of a batch system from `[launch]`. `origin` tells where a setting, named with its
+    /// dots, comes from.
     ///
     /// # Errors
     /// `Config`, with the origin: a name that there is not, or a value that does not fit.

@@ -1,5 +1,5 @@
-//! Slurm from outside of a job: the options of `sbatch`, and what `squeue`, `scontrol` and `sacct` print. Owns
-//! Slurm's words and formats. Slurm from inside is `launch::slurm`.
+//! Slurm from outside of a job: the options of `sbatch`, and what `squeue`, `scontrol` and `sacct` print.
+//! Owns Slurm's words and formats. Slurm from inside is `launch::slurm`.
 
 use super::call::call;
 use super::{
