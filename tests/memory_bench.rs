@@ -60,7 +60,8 @@ fn what_does_not_fit_is_spilled_and_read_back() {
 #[test]
 fn what_must_leave_memory_is_not_written_twice() {
     let sandbox = Sandbox::new();
-    let args = ["anomaly", "--memory-limit", "128MiB", "--total", "640MiB", "--chunk", "8MiB", "--no-compare"];
+    let args =
+        ["anomaly", "--memory-limit", "128MiB", "--total", "640MiB", "--chunk", "8MiB", "--no-compare"];
     let figures = bench(&sandbox, &args);
     let number = |name: &str| figures[name].as_f64().unwrap_or_else(|| panic!("{name}: {figures}"));
     assert!(number("spilled_bytes") >= number("least_spill_bytes"), "{figures}");
