@@ -4,7 +4,9 @@
 
 mod bench;
 mod cluster;
+mod jobs;
 mod look;
+mod placement;
 mod submit;
 mod value;
 
@@ -14,10 +16,12 @@ pub use cluster::{
     WorkerOptions, WorkersArgs, WorkersCommand, WorkersListArgs, WorkersStartArgs, WorkersStopArgs,
     WorkersWaitArgs,
 };
+pub use jobs::JobOptions;
 pub use look::{
     CancelArgs, CompletionsArgs, ConfigArgs, ConfigCommand, ConfigShowArgs, ExplainArgs, FetchArgs,
     StatusArgs, StoryArgs, WaitArgs,
 };
+pub use placement::{LauncherName, Per, PlacementOptions};
 pub use submit::{Stdout, SubmitArgs};
 pub use value::{Array, ArrayPart, Assignment};
 
@@ -136,6 +140,9 @@ pub enum Command {
     Bench(BenchArgs),
     /// Print a completion script for your shell
     Completions(CompletionsArgs),
+    /// Run native functions for the worker that starts this
+    #[command(hide = true)]
+    Executor,
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 use super::args::{ListenOptions, SchedulerArgs, Setting, Verbosity, WorkerOptions};
 use super::context::absolute;
 use super::detach::Background;
-use super::processes::{self, Record};
+use super::processes::{self, Record, StepRecord};
 use crate::base::error::{Error, Result};
 use crate::launch::{Launched, Launcher, Order};
 use crate::net::private_file;
@@ -74,7 +74,7 @@ fn verbosity_args(verbosity: Verbosity) -> impl Iterator<Item = OsString> {
 }
 
 /// Variables whose relative paths would mean something else in a background process, which runs in `/`.
-fn anchored_variables() -> Result<Vec<(OsString, OsString)>> {
+pub(super) fn anchored_variables() -> Result<Vec<(OsString, OsString)>> {
     let mut variables = Vec::new();
     for name in ["HPCDAG_CONFIG", "TMPDIR"] {
         if let Some(path) = std::env::var_os(name).filter(|p| !p.is_empty()) {
@@ -89,6 +89,22 @@ fn anchored_variables() -> Result<Vec<(OsString, OsString)>> {
 /// # Errors
 /// `Launch` with its last log lines when it ends before; `Timeout`.
 pub fn start_scheduler(order: &SchedulerOrder, timeout: Duration) -> Result<StartedScheduler> {
+    let here = |args, log: &Path| Background::of_this_program("the scheduler", args, log);
+    start_scheduler_as(order, timeout, here, |file, pid| file.pid == pid, None)
+}
+
+/// Starts a scheduler as a process that `process` makes of its arguments and its log. `is_ours` tells by its
+/// file, and the number of the process started, whether a scheduler is the one.
+///
+/// # Errors
+/// As [`start_scheduler`].
+pub(super) fn start_scheduler_as(
+    order: &SchedulerOrder,
+    timeout: Duration,
+    process: impl FnOnce(Vec<OsString>, &Path) -> Background,
+    is_ours: impl Fn(&SchedulerFile, u32) -> bool,
+    step: Option<StepRecord>,
+) -> Result<StartedScheduler> {
     let state = StateDir::of_user()?;
     // Its directory is known only once it has started; until then it logs to a directory of its own.
     let starting = state.cluster(&format!("starting-{:08x}", fastrand::u32(..)))?;
@@ -99,14 +115,15 @@ pub fn start_scheduler(order: &SchedulerOrder, timeout: Duration) -> Result<Star
     if let Some(file) = &order.file {
         args.extend(["--scheduler-file".into(), file.clone().into()]);
     }
-    let mut background = Background::of_this_program("the scheduler", args, &log);
-    background.env = anchored_variables()?;
-    let started = background.start(timeout, |pid| find_file(&state, order.file.as_deref(), pid));
+    let mut background = process(args, &log);
+    background.env.extend(anchored_variables()?);
+    let named = order.file.as_deref();
+    let started = background.start(timeout, |pid| find_file(&state, named, |file| is_ours(file, pid)));
     let result = match started {
         Ok(started) => {
             let (path, file) = started.value;
             let started = StartedScheduler { pid: started.pid, path, file };
-            settle(&state, &log, order.log.is_none(), &started).map(|()| started)
+            settle(&state, &log, order.log.is_none(), &started, step).map(|()| started)
         }
         // The last lines are in the message; the log itself goes with its directory.
         Err(e) if order.log.is_none() => {
@@ -119,13 +136,17 @@ pub fn start_scheduler(order: &SchedulerOrder, timeout: Duration) -> Result<Star
     result
 }
 
-/// The file of the scheduler that is this process, once that answers.
-fn find_file(state: &StateDir, named: Option<&Path>, pid: u32) -> Result<Option<(PathBuf, SchedulerFile)>> {
+/// The file of the scheduler that is meant, once that answers.
+fn find_file(
+    state: &StateDir,
+    named: Option<&Path>,
+    is_ours: impl Fn(&SchedulerFile) -> bool,
+) -> Result<Option<(PathBuf, SchedulerFile)>> {
     let candidates = match named {
         Some(path) => vec![(path.to_owned(), scheduler_file::read(path).ok())],
         None => state.clusters()?.into_iter().map(|l| (l.path, l.file.ok())).collect(),
     };
-    let ours = candidates.into_iter().find_map(|(path, file)| Some((path, file.filter(|f| f.pid == pid)?)));
+    let ours = candidates.into_iter().find_map(|(path, file)| Some((path, file.filter(&is_ours)?)));
     let Some((path, file)) = ours else { return Ok(None) };
     match super::context::run_short(async { Ok(scheduler_file::probe(&file).await) })? {
         Liveness::Alive => Ok(Some((path, file))),
@@ -134,7 +155,13 @@ fn find_file(state: &StateDir, named: Option<&Path>, pid: u32) -> Result<Option<
 }
 
 /// Moves the log to where the cluster's other files are, and notes the process there.
-fn settle(state: &StateDir, log: &Path, is_ours: bool, started: &StartedScheduler) -> Result<()> {
+fn settle(
+    state: &StateDir,
+    log: &Path,
+    is_ours: bool,
+    started: &StartedScheduler,
+    step: Option<StepRecord>,
+) -> Result<()> {
     let home = state.cluster(&started.file.id)?;
     home.create()?;
     let mut place = log.to_owned();
@@ -144,7 +171,7 @@ fn settle(state: &StateDir, log: &Path, is_ours: bool, started: &StartedSchedule
     }
     // Without a record it has ended already, which whoever uses it will notice.
     match Record::of(started.pid, &place) {
-        Some(record) => processes::note(home.path(), &[record]),
+        Some(record) => processes::note(home.path(), &[Record { step, ..record }]),
         None => Ok(()),
     }
 }
@@ -232,6 +259,7 @@ mod tests {
         let worker = WorkerOptions {
             nthreads: Some("3".into()),
             local_directory: Some("d".into()),
+            enforce: true,
             ..Default::default()
         };
         let listen = ListenOptions { interface: Some("lo".into()), ..Default::default() };
@@ -243,6 +271,7 @@ mod tests {
             panic!("another command")
         };
         assert_eq!(again.worker.nthreads.as_deref(), Some("3"));
+        assert!(again.worker.enforce && !again.worker.isolate_natives);
         assert!(again.worker.local_directory.is_some_and(|d| d.is_absolute()));
         assert_eq!(again.listen.interface.as_deref(), Some("lo"));
         assert_eq!(again.scheduler.address.as_deref(), Some("h:1"));

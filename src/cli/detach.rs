@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+/// This program, whatever its file is called by now.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
 /// How much of the end of a log is read, and how many lines of it are shown, when a process does not come up.
 const LOG_TAIL_BYTES: u64 = 16 << 10;
 const LOG_TAIL_LINES: usize = 10;
@@ -29,6 +32,8 @@ pub struct Background {
     pub args: Vec<OsString>,
     /// Variables set for it.
     pub env: Vec<(OsString, OsString)>,
+    /// Variables that it does not get.
+    pub env_remove: Vec<&'static str>,
     /// Where its stdout and stderr go: appended, made for the owner alone.
     pub log: PathBuf,
 }
@@ -49,8 +54,19 @@ impl Background {
         args: Vec<OsString>,
         log: impl Into<PathBuf>,
     ) -> Background {
-        let program = PathBuf::from("/proc/self/exe");
-        Background { what: what.into(), program, args, env: Vec::new(), log: log.into() }
+        let program = PathBuf::from(THIS_PROGRAM);
+        Background::of(what, program, args, log)
+    }
+
+    /// A process of any program.
+    pub fn of(
+        what: impl Into<String>,
+        program: impl Into<PathBuf>,
+        args: Vec<OsString>,
+        log: impl Into<PathBuf>,
+    ) -> Background {
+        let (what, program, log) = (what.into(), program.into(), log.into());
+        Background { what, program, args, env: Vec::new(), env_remove: Vec::new(), log }
     }
 
     /// Starts the process in a session of its own, without a terminal, and asks `ready` again and again until
@@ -96,7 +112,12 @@ impl Background {
     fn spawn(&self, log: File) -> Result<Child> {
         let log_again = log.try_clone().map_err(|e| Error::file("cannot use the log", &self.log, &e))?;
         let mut command = Command::new(&self.program);
-        command.arg0("hpcdag").args(&self.args).envs(self.env.iter().map(|(k, v)| (k, v))).current_dir("/");
+        command.args(&self.args).current_dir("/");
+        if self.program == Path::new(THIS_PROGRAM) {
+            command.arg0("hpcdag");
+        }
+        self.env_remove.iter().for_each(|name| _ = command.env_remove(name));
+        command.envs(self.env.iter().map(|(k, v)| (k, v)));
         command.stdin(Stdio::null()).stdout(log).stderr(log_again);
         // SAFETY: setsid is async-signal-safe and touches no memory. (The slow path that pre_exec forces on
         // spawning does not matter here: this process is small and starts one.)
@@ -171,6 +192,7 @@ mod tests {
             program: "/bin/sh".into(),
             args: vec!["-c".into(), script.into()],
             env: vec![("DIR".into(), directory.path().into())],
+            env_remove: Vec::new(),
             log: directory.path().join("log"),
         };
         (background, directory)

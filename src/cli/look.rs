@@ -4,12 +4,14 @@
 use super::args::{
     ConfigShowArgs, ExplainArgs, FetchArgs, SchedulerOptions, StatusArgs, StoryArgs, WorkersListArgs,
 };
-use super::context::{Context, run_id, run_short};
+use super::context::{Context, absolute, run_id, run_short};
+use super::jobs;
 use super::output::{self, Align, Out, Table};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::units::{ByteSize, Span};
-use crate::client::Files;
+use crate::client::{Client, Files};
 use crate::graph::file::umask;
+use crate::net::discovery;
 use crate::protocol::messages::client::Question;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -131,11 +133,44 @@ fn workers_table(workers: &[Value]) -> Table {
     table
 }
 
-/// `workers list`
+/// `workers list`: the jobs that were submitted for workers, and the workers.
 pub fn workers_list(context: &Context, args: &WorkersListArgs) -> Result<u8> {
-    let status = ask(context, &args.scheduler, Question::Status)?;
-    let workers = status["workers"].clone();
-    Out::stdout().value(args.json.json, &workers, |workers| workers_table(list(workers)).render())?;
+    let wish = context.wish(&args.scheduler)?;
+    let (status, path, file) = run_short(async {
+        let path = absolute(&discovery::find(&wish).await?.path)?;
+        let client = Client::open(&path, &wish, &context.loaded.config).await?;
+        let status = client.ask(Question::Status).await?;
+        let file = client.scheduler().clone();
+        client.close().await;
+        Ok((status, path, file))
+    })?;
+    let workers = list(&status["workers"]);
+    let mut out = Out::stdout();
+    if args.json.json && !args.jobs {
+        out.json(&status["workers"])?;
+        return Ok(0);
+    }
+    let all = jobs::list::look(&path, &file)?;
+    if args.json.json {
+        out.json(&all.iter().map(|known| known.json(workers)).collect::<Vec<_>>())?;
+        return Ok(0);
+    }
+    let table = jobs::list::table(&all, workers);
+    match table.is_empty() {
+        true if args.jobs => out.line("no job was submitted")?,
+        true => {}
+        false => out.table(&table)?,
+    }
+    if args.jobs {
+        return Ok(0);
+    }
+    if !table.is_empty() {
+        out.line("")?;
+    }
+    match workers.is_empty() && !table.is_empty() {
+        true => out.line("no worker is connected")?,
+        false => out.table(&workers_table(workers))?,
+    }
     Ok(0)
 }
 

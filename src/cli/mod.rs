@@ -1,5 +1,6 @@
 //! The command line: argument parsing and the wiring of everything else. Nobody uses it except `main`.
 
+mod allocation;
 pub mod args;
 mod background;
 mod bench;
@@ -7,6 +8,8 @@ mod command_graph;
 pub mod completions;
 mod context;
 pub mod detach;
+mod gather;
+mod jobs;
 mod look;
 pub mod output;
 mod processes;
@@ -47,6 +50,10 @@ fn run(cli: &Cli) -> Result<u8> {
         output::Out::stdout().bytes(&completions::script(args.shell))?;
         return Ok(0);
     }
+    // It knows no configuration: what it has to know its worker tells it.
+    if let Command::Executor = &cli.command {
+        return serve::executor();
+    }
     let context = Context::load(cli.verbosity, settings(&cli.command))?;
     // Processes that run for long have logs of their own.
     if !matches!(cli.command, Command::Scheduler(_) | Command::Worker(_)) {
@@ -58,7 +65,7 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Workers(args) => match &args.command {
             WorkersCommand::Start(args) => up::workers_start(&context, args),
             WorkersCommand::List(args) => look::workers_list(&context, args),
-            WorkersCommand::Stop(args) => steer::workers_stop(&context, args),
+            WorkersCommand::Stop(args) => jobs::stop::stop(&context, args),
             WorkersCommand::Wait(args) => steer::workers_wait(&context, args),
         },
         Command::Up(args) => up::up(&context, args),
@@ -76,8 +83,8 @@ fn run(cli: &Cli) -> Result<u8> {
             ConfigCommand::Show(args) => look::config_show(&context, args),
         },
         Command::Bench(args) => bench::bench(&context, args),
-        // Printed above.
-        Command::Completions(_) => Ok(0),
+        // Done above.
+        Command::Completions(_) | Command::Executor => Ok(0),
     }
 }
 

@@ -9,6 +9,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The list's name in a cluster's directory.
@@ -25,17 +26,37 @@ pub struct Record {
     pub host: String,
     /// Where it logs.
     pub log: PathBuf,
+    /// The step of a Slurm job that it is the `srun` of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<StepRecord>,
+}
+
+/// A step of a Slurm job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// The job.
+    pub job_id: String,
+    /// The step's name, which is unique.
+    pub name: String,
+    /// The node that it runs the scheduler on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduler_on: Option<String>,
 }
 
 impl Record {
     /// Of a process that has just been started here. `None` if it has ended already.
     pub fn of(pid: u32, log: &Path) -> Option<Record> {
-        Some(Record { pid, began: began(pid)?, host: this_host(), log: log.to_owned() })
+        Some(Record { pid, began: began(pid)?, host: this_host(), log: log.to_owned(), step: None })
     }
 
     /// Whether it is still there. Processes of other hosts are not, as far as this one knows.
     pub fn is_running(&self) -> bool {
-        self.host == this_host() && began(self.pid) == Some(self.began)
+        self.is_of_this_host() && began(self.pid) == Some(self.began)
+    }
+
+    /// Whether this host can tell.
+    pub fn is_of_this_host(&self) -> bool {
+        self.host == this_host()
     }
 }
 
@@ -84,29 +105,53 @@ pub fn end(records: &[Record], patience: Duration) -> usize {
         }
     };
     wait(patience);
-    let tell = |signal| {
-        let running = records.iter().filter(|r| r.is_running());
-        // A process that cannot be told is somebody else's by now.
-        running
-            .filter_map(|r| i32::try_from(r.pid).ok())
-            .filter(|pid| send_signal(*pid, signal).unwrap_or(false))
-            .count()
+    // A process that cannot be told is somebody else's by now.
+    let tell = |record: &Record, signal| {
+        let pid = i32::try_from(record.pid).ok();
+        pid.is_some_and(|pid| send_signal(pid, signal).unwrap_or(false))
     };
-    if tell(Signal::SIGTERM) > 0 {
-        wait(Duration::from_secs(5));
+    let running = |steps: bool| {
+        let of_kind = records.iter().filter(move |r| r.step.is_some() == steps);
+        of_kind.filter(|r| r.is_running())
+    };
+    // `srun` kills its tasks when it gets a signal, and its whole job when it is killed: Slurm itself is
+    // asked to end a step.
+    let asked = running(true).filter(|r| r.step.as_ref().is_some_and(cancel_step)).count();
+    if asked + running(false).filter(|r| tell(r, Signal::SIGTERM)).count() > 0 {
+        wait(Duration::from_secs(if asked > 0 { 10 } else { 5 }));
     }
-    let killed = tell(Signal::SIGKILL);
+    let killed = running(true).filter(|r| tell(r, Signal::SIGTERM)).count()
+        + running(false).filter(|r| tell(r, Signal::SIGKILL)).count();
     if killed > 0 {
         wait(Duration::from_secs(2));
     }
     killed
 }
 
+/// Asks Slurm to end a step; whether it was there.
+fn cancel_step(step: &StepRecord) -> bool {
+    let query = ["--noheader", "--steps", "--jobs", &step.job_id, "--format=%i %j"];
+    let Ok(listed) = Command::new("squeue").args(query).stderr(Stdio::null()).output() else { return false };
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let named = text.lines().filter_map(|line| line.trim().split_once(' '));
+    let Some((id, _)) = named.into_iter().find(|(_, name)| name.trim() == step.name) else { return false };
+    let asked = Command::new("scancel").arg(id).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    asked.is_ok_and(|status| status.success())
+}
+
 /// Removes the list and the logs of the processes on it: they have ended in order and nobody will ask.
 pub fn forget(directory: &Path) {
     let records = noted(directory);
     let logs = records.iter().map(|r| r.log.clone()).filter(|log| log.parent() == Some(directory));
-    for path in logs.chain([directory.join(LIST)]) {
+    let names = || records.iter().filter_map(|r| Some(format!("{}-", r.step.as_ref()?.name)));
+    let entries =
+        std::fs::read_dir(directory).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let of_step = |path: &PathBuf| {
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        names().any(|step| name.starts_with(&step))
+    };
+    let of_steps: Vec<PathBuf> = entries.filter(of_step).collect();
+    for path in logs.chain(of_steps).chain([directory.join(LIST)]) {
         if let Err(error) = std::fs::remove_file(&path)
             && error.kind() != std::io::ErrorKind::NotFound
         {

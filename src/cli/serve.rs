@@ -1,19 +1,27 @@
 //! `hpcdag scheduler` and `hpcdag worker`: processes that serve until they are told to end. Owns what belongs
 //! to the whole process; serving is the modules' own.
 
+use super::allocation;
 use super::args::{SchedulerArgs, WorkerArgs};
 use super::background::{self, SchedulerOrder};
 use super::context::{Context, Logger, run_long, run_short};
+use super::jobs;
 use super::output::{self, Out};
 use super::signals::Requests;
 use crate::base::error::{Error, Kind, Result};
+use crate::launch::slurm::environment::{self, Share};
 use crate::net::{discovery, state_dir};
 use crate::scheduler::{self, Scheduler};
 use crate::worker;
 use crate::worker::executor::native::Registry;
+use crate::worker::executor::processes::{self, Program};
 use crate::worker::nanny::{self, NannyOptions};
 use crate::worker::process;
 use crate::worker::supervision::Supervision;
+use std::time::{Duration, SystemTime};
+
+/// In a batch job, requests to end that come so soon after one another are one.
+const SAME_REQUEST: Duration = Duration::from_secs(2);
 
 /// `scheduler`: in the foreground until its end, or started in the background.
 ///
@@ -70,15 +78,24 @@ fn ended_by(signal: &str) -> Error {
 /// What keeps it from starting; for the nanny, that it crashes again and again.
 pub fn worker(context: &Context, args: &WorkerArgs) -> Result<u8> {
     if args.explain_memory {
-        let mut out = Out::stdout();
-        worker::explain_memory(&context.loaded.config).into_iter().try_for_each(|line| out.line(line))?;
+        let (mut out, found) = (Out::stdout(), worker::explain_memory(&context.loaded.config));
+        if args.json.json {
+            out.json(&found)?;
+        } else {
+            found.lines().into_iter().try_for_each(|line| out.line(line))?;
+        }
         return Ok(0);
     }
     context.start_log(&Logger::Long(&args.log))?;
     let supervision = Supervision::from_env();
-    if context.loaded.config.worker.nanny && supervision.is_none() {
-        return supervise(context);
+    if supervision.is_none() && has_nothing_to_join(context, args)? {
+        return Ok(0);
     }
+    let job_end = allocation::end_for_worker();
+    if context.loaded.config.worker.nanny && supervision.is_none() {
+        return supervise(context, job_end);
+    }
+    name_missing_flag();
     let wish = context.wish(&args.scheduler)?;
     // A named file need not exist yet: the worker waits for it.
     let found = match wish.named() {
@@ -92,21 +109,56 @@ pub fn worker(context: &Context, args: &WorkerArgs) -> Result<u8> {
         name: args.name.clone(),
         nthreads: None,
         natives: Registry::default(),
+        executor: Some(Program::this()),
         embedded: false,
         supervision,
         job_id: state_dir::batch_job_id(),
+        job_end,
     })
+}
+
+/// `executor`: runs native functions for the worker that has started this process.
+///
+/// # Errors
+/// No worker has.
+pub fn executor() -> Result<u8> {
+    processes::serve(Registry::default())
+}
+
+/// Says why, if the cluster that this worker's job was submitted for has ended.
+fn has_nothing_to_join(context: &Context, args: &WorkerArgs) -> Result<bool> {
+    let wish = context.wish(&args.scheduler)?;
+    let (Some(cluster), Some(found)) = (&args.join, wish.named()) else { return Ok(false) };
+    let why = jobs::join::why_not(&found.path, cluster, wish.address.as_ref())?;
+    if let Some(why) = &why {
+        output::say(&format!("cluster {cluster} has ended: {why}"));
+    }
+    Ok(why.is_some())
+}
+
+/// Says so if Slurm gave this worker fewer processors than it was meant to have.
+fn name_missing_flag() {
+    let Some(share) = Share::of(&environment::of_process) else { return };
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let own = std::thread::available_parallelism().map_or(u32::MAX, |n| count(n.get()));
+    if let Some(complaint) = share.complaint(own, process::online_processors()) {
+        tracing::warn!("{complaint}");
+    }
 }
 
 /// Runs this same command line again as the worker, and stays as its nanny. On the main thread, before any
 /// other exists.
-fn supervise(context: &Context) -> Result<u8> {
+fn supervise(context: &Context, job_end: Option<SystemTime>) -> Result<u8> {
     let config = &context.loaded.config;
     let mut args: Vec<_> = std::env::args_os().skip(1).collect();
     args.push("--no-nanny".into());
     let host = hostname::get().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default();
     let job = state_dir::batch_job_id();
     let mut options = NannyOptions::new("/proc/self/exe", args);
+    options.env.extend(allocation::end_variable(job_end));
+    if job.is_some() {
+        options.same_request = SAME_REQUEST;
+    }
     options.name = Some("hpcdag".into());
     options.local_directory = Some(worker::directory::local_directory(config, job.as_deref(), &host)?);
     options.restarts.pause_first = config.worker.restart_backoff.initial;

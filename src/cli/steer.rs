@@ -1,7 +1,7 @@
 //! Commands that steer a running cluster: wait, cancel, stop, workers stop and wait. Owns what is asked and
 //! what is said about the answer.
 
-use super::args::{CancelArgs, StopArgs, WaitArgs, WorkersStopArgs, WorkersWaitArgs};
+use super::args::{CancelArgs, StopArgs, WaitArgs, WorkersWaitArgs};
 use super::context::{Context, run_id, run_short};
 use super::look::ask;
 use super::output::{self, Out};
@@ -169,21 +169,6 @@ pub fn stop(context: &Context, args: &StopArgs) -> Result<u8> {
     let stopped = stop_cluster(context, &args.scheduler)?;
     let json = json!({ "stopped": stopped.file.id, "scheduler-file": stopped.path });
     Out::stdout().value(args.json.json, &json, |_| format!("stopped cluster {}", stopped.file.id))?;
-    Ok(0)
-}
-
-/// `workers stop`
-pub fn workers_stop(context: &Context, args: &WorkersStopArgs) -> Result<u8> {
-    let answer = ask(context, &args.scheduler, Question::StopWorkers { names: args.workers.clone() })?;
-    Out::stdout().value(args.json.json, &answer, |answer| {
-        let names: Vec<&str> =
-            answer["stopping"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        if names.is_empty() {
-            "no worker is connected".into()
-        } else {
-            format!("leaving: {}", names.join(", "))
-        }
-    })?;
     Ok(0)
 }
 

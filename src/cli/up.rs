@@ -1,30 +1,32 @@
 //! `up`, `down`, `clusters` and `workers start`: clusters of background processes on this machine. Owns the
 //! order of their parts and that nothing is left of a cluster that did not come up.
 
+use super::allocation;
 use super::args::{
-    ClustersArgs, DownArgs, ListenOptions, SchedulerOptions, UpArgs, WorkerOptions, WorkersStartArgs,
+    ClustersArgs, DownArgs, ListenOptions, PlacementOptions, SchedulerOptions, UpArgs, WorkerOptions,
+    WorkersStartArgs,
 };
 use super::background::{Local, SchedulerOrder, StartedScheduler, start_scheduler, worker_args};
 use super::context::{Context, absolute, run_short};
-use super::detach::last_lines;
-use super::output::{Align, Out, Table};
+use super::gather::{self, Gathered, Source};
+use super::jobs;
+use super::output::{self, Align, Out, Table};
 use super::processes::{self, Record};
 use super::serve::tell;
 use super::steer::stop_cluster;
 use crate::base::error::{Error, Kind, Result};
 use crate::client::Client;
 use crate::cluster::share_of_processors;
+use crate::launch::slurm::environment::Allocation;
+use crate::launch::slurm::srun;
 use crate::launch::{Launched, Launcher, Order};
 use crate::net::discovery;
 use crate::net::scheduler_file::{self, Liveness, SchedulerFile};
 use crate::net::state_dir::{ClusterDir, Listed, StateDir};
-use crate::protocol::messages::client::Question;
 use serde_json::{Value, json};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-/// How often it is looked whether workers that are waited for are still there.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long background processes may take to end by themselves once their scheduler is gone.
 const END_PATIENCE: Duration = Duration::from_secs(15);
@@ -32,6 +34,7 @@ const END_PATIENCE: Duration = Duration::from_secs(15);
 /// `up`
 pub fn up(context: &Context, args: &UpArgs) -> Result<u8> {
     let deadline = Instant::now() + args.timeout.0;
+    let allocation = allocation::detect(&args.placement)?;
     let mut order = SchedulerOrder {
         file: args.scheduler_file.as_deref().map(absolute).transpose()?,
         args: Vec::new(),
@@ -40,30 +43,42 @@ pub fn up(context: &Context, args: &UpArgs) -> Result<u8> {
     if let Some(interface) = &args.interface {
         order.args = vec!["--interface".into(), interface.into()];
     }
-    let scheduler = start_scheduler(&order, args.timeout.0)?;
+    // In an allocation it is a step too: the shell of `salloc` may be on the submitting host, which need not
+    // be reached from the nodes and may not be there to be worked on.
+    let (scheduler, node) = match &allocation {
+        Some(found) => {
+            let (scheduler, node) = allocation::start_scheduler(&order, found, args.timeout.0)?;
+            (scheduler, Some(node))
+        }
+        None => (start_scheduler(&order, args.timeout.0)?, None),
+    };
     let home = StateDir::of_user()?.cluster(&scheduler.file.id)?;
     let listen = ListenOptions { interface: args.interface.clone(), ..ListenOptions::default() };
     let started = Workers {
-        count: args.nworkers,
-        expected: args.nworkers,
+        placement: &args.placement,
+        allocation: allocation.as_ref(),
         scheduler_file: &scheduler.path,
+        scheduler_on: node.as_deref(),
         address: None,
         worker: &args.worker,
         listen: &listen,
     }
     .start(context, &home, deadline);
-    if let Err(error) = started {
-        undo(context, &scheduler, &home);
-        return Err(Error { hint: Some("nothing of the cluster was left running".into()), ..error });
-    }
+    let (_, gathered) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            undo(context, &scheduler, &home);
+            return Err(Error { hint: Some("nothing of the cluster was left running".into()), ..error });
+        }
+    };
     let json = json!({
         "id": scheduler.file.id,
         "address": scheduler.file.address,
         "scheduler-file": scheduler.path,
-        "workers": args.nworkers,
+        "workers": gathered.connected,
         "log": home.log(),
     });
-    let workers = workers_word(args.nworkers);
+    let workers = workers_word(gathered.connected);
     Out::stdout().value(args.json.json, &json, |_| {
         format!("cluster {} is up with {workers}: {}", scheduler.file.id, scheduler.path.display())
     })?;
@@ -88,18 +103,23 @@ fn undo(context: &Context, scheduler: &StartedScheduler, home: &ClusterDir) {
 fn clear(home: &ClusterDir, patience: Duration) -> usize {
     let killed = processes::end(&processes::noted(home.path()), patience);
     processes::forget(home.path());
+    if let Err(error) = jobs::stop::clear(home.path()) {
+        output::say(&format!("warning: {error}"));
+    }
     if let Err(error) = home.remove() {
         tracing::warn!("{}", error.message);
     }
     killed
 }
 
-/// Workers to start on this machine.
+/// Workers to start.
 struct Workers<'a> {
-    count: u32,
-    /// How many the cluster has then.
-    expected: u32,
+    placement: &'a PlacementOptions,
+    /// The allocation whose nodes they go to; this machine without one.
+    allocation: Option<&'a Allocation>,
     scheduler_file: &'a Path,
+    /// The allocation's node that the scheduler is on.
+    scheduler_on: Option<&'a str>,
     address: Option<&'a str>,
     worker: &'a WorkerOptions,
     listen: &'a ListenOptions,
@@ -107,95 +127,135 @@ struct Workers<'a> {
 
 impl Workers<'_> {
     /// Starts them and waits until they have registered.
-    fn start(&self, context: &Context, home: &ClusterDir, deadline: Instant) -> Result<Vec<Launched>> {
-        let mut worker = self.worker.clone();
-        if worker.nthreads.is_none() {
-            let share = share_of_processors(&context.loaded.config, self.count);
-            worker.nthreads = share.map(|n| n.to_string());
-        }
-        let args = worker_args(self.scheduler_file, self.address, &worker, self.listen, context.verbosity)?;
-        home.create()?;
-        let order = Order { nworkers: self.count, args, logs: home.path().to_owned() };
-        let (launched, result) = Local.start(&order);
-        result?;
-        tell(context, &format!("waiting for {}", workers_word(self.count)));
-        run_short(self.wait(context, &launched, deadline))?;
-        Ok(launched)
-    }
-
-    /// Waits until the cluster has as many workers as it should, or one of these has ended.
-    async fn wait(&self, context: &Context, launched: &[Launched], deadline: Instant) -> Result<()> {
+    fn start(
+        &self,
+        context: &Context,
+        home: &ClusterDir,
+        deadline: Instant,
+    ) -> Result<(Vec<Source>, Gathered)> {
         let options = SchedulerOptions {
             scheduler_file: Some(self.scheduler_file.to_owned()),
             address: self.address.map(str::to_owned),
         };
-        let records: Vec<(u32, &Launched)> =
-            launched.iter().filter_map(|l| Some((l.id.parse().ok()?, l))).collect();
-        let client = context.client(&options).await?;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let timeout_ms = u64::try_from(left.min(LOOK_INTERVAL).as_millis()).unwrap_or(1).max(1);
-            let waited = client.ask(Question::WaitWorkers { workers: self.expected, timeout_ms }).await;
-            let error = match waited {
-                Ok(_) => {
-                    client.close().await;
-                    return Ok(());
-                }
-                Err(e) if e.kind == Kind::Timeout => e,
-                Err(e) => return Err(e),
-            };
-            let dead = records.iter().find(|(pid, l)| Record::of(*pid, &l.log).is_none());
-            if let Some((_, dead)) = dead {
-                let what = format!("a worker ended before it was ready{}", logged(&dead.log));
-                return Err(Error::new(Kind::Launch, what));
-            }
-            if left.is_zero() {
-                let said = launched.first().map_or_else(String::new, |l| logged(&l.log));
-                return Err(Error { message: format!("{}{said}", error.message), ..error });
-            }
+        let before = run_short(async {
+            let client = context.client(&options).await?;
+            let before = gather::connected(&client).await?;
+            client.close().await;
+            Ok(before)
+        })?;
+        home.create()?;
+        let (sources, result) = match self.allocation {
+            Some(allocation) => self.start_on_nodes(context, allocation, home)?,
+            None => self.start_here(context, home)?,
+        };
+        result?;
+        let expected: u32 = sources.iter().map(Source::workers).sum();
+        let on = match self.allocation {
+            Some(allocation) => format!(" on nodes of job {}", allocation.job_id),
+            None => String::new(),
+        };
+        tell(context, &format!("waiting for {}{on}", workers_word(expected)));
+        let min = self.placement.min_workers.unwrap_or(expected);
+        let gathered = run_short(async {
+            let client = context.client(&options).await?;
+            let gathered = gather::gather(&client, &sources, &before, min, deadline).await?;
+            client.close().await;
+            Ok(gathered)
+        })?;
+        if !gathered.missing.is_empty() {
+            let (n, missing) = (gathered.connected, &gathered.missing);
+            output::say(&format!("{n} of {expected} workers are connected; missing:\n{missing}"));
         }
+        Ok((sources, gathered))
     }
-}
 
-/// What a worker logged last, as the end of a message.
-fn logged(log: &Path) -> String {
-    match last_lines(log, 0) {
-        Ok(lines) if !lines.is_empty() => format!("; it logged:\n{lines}"),
-        _ => "; it logged nothing".into(),
+    fn args(&self, context: &Context, worker: &WorkerOptions) -> Result<Vec<OsString>> {
+        worker_args(self.scheduler_file, self.address, worker, self.listen, context.verbosity)
+    }
+
+    fn start_here(&self, context: &Context, home: &ClusterDir) -> Result<(Vec<Source>, Result<()>)> {
+        let count = self.placement.nworkers.unwrap_or(1);
+        let mut worker = self.worker.clone();
+        if worker.nthreads.is_none() {
+            let share = share_of_processors(&context.loaded.config, count);
+            worker.nthreads = share.map(|n| n.to_string());
+        }
+        let args = self.args(context, &worker)?;
+        let order = Order { nworkers: count, args, logs: home.path().to_owned() };
+        let (launched, result) = Local.start(&order);
+        let source = |l: Launched| Some(Source::Process { pid: l.id.parse().ok()?, log: l.log });
+        Ok((launched.into_iter().filter_map(source).collect(), result))
+    }
+
+    fn start_on_nodes(
+        &self,
+        context: &Context,
+        allocation: &Allocation,
+        home: &ClusterDir,
+    ) -> Result<(Vec<Source>, Result<()>)> {
+        let spread = allocation::spread(self.placement, allocation)?;
+        let steps = srun::plan(allocation, spread, self.scheduler_on)?;
+        let args = self.args(context, self.worker)?;
+        Ok(allocation::start_workers(&context.loaded.config, allocation, steps, &args, home))
     }
 }
 
 /// `workers start`
 pub fn workers_start(context: &Context, args: &WorkersStartArgs) -> Result<u8> {
-    let deadline = Instant::now() + Duration::from_secs(300);
+    let deadline = Instant::now() + args.start_timeout.0;
+    let system = args.placement.launcher.map(jobs::system_of).transpose()?.flatten();
+    if let Some(system) = system {
+        return jobs::start::start(context, args, system);
+    }
+    if let Some(option) = args.jobs.given() {
+        return Err(Error::new(Kind::Usage, format!("{option} is for workers in jobs of a batch system"))
+            .hint("add --launcher sbatch, qsub or sge"));
+    }
+    let found = allocation::detect(&args.placement)?;
     let wish = context.wish(&args.scheduler)?;
-    let (path, file, there) = run_short(async {
+    let (path, file) = run_short(async {
         let path = absolute(&discovery::find(&wish).await?.path)?;
         let client = Client::open(&path, &wish, &context.loaded.config).await?;
-        let status = client.ask(Question::Status).await?;
-        let there = status["workers"].as_array().map_or(0, Vec::len);
         let file = client.scheduler().clone();
         client.close().await;
-        Ok((path, file, u32::try_from(there).unwrap_or(u32::MAX)))
+        Ok((path, file))
     })?;
     let home = StateDir::of_user()?.cluster(&file.id)?;
+    let node = found.as_ref().and_then(|found| allocation::node_of_scheduler(found, &file, &home));
     let workers = Workers {
-        count: args.nworkers,
-        expected: there.saturating_add(args.nworkers),
+        placement: &args.placement,
+        allocation: found.as_ref(),
         scheduler_file: &path,
+        scheduler_on: node.as_deref(),
         address: args.scheduler.address.as_deref(),
         worker: &args.worker,
         listen: &args.listen,
     };
-    let launched = workers.start(context, &home, deadline)?;
-    let json: Vec<Value> = launched.iter().map(|l| json!({ "pid": l.id, "log": l.log })).collect();
-    Out::stdout().value(args.json.json, &json, |_| {
-        launched
-            .iter()
-            .map(|l| format!("started worker process {}, log {}\n", l.id, l.log.display()))
-            .collect()
+    let (sources, gathered) = workers.start(context, &home, deadline)?;
+    let json: Vec<Value> = sources.iter().map(source_json).collect();
+    Out::stdout().value(args.json.json, &json, |_| match &found {
+        Some(found) => {
+            format!("{} connected on nodes of job {}", workers_word(gathered.connected), found.job_id)
+        }
+        None => sources.iter().map(source_text).collect(),
     })?;
     Ok(0)
+}
+
+fn source_text(source: &Source) -> String {
+    let (pid, log) = source.process();
+    format!("started worker process {pid}, log {}\n", log.display())
+}
+
+fn source_json(source: &Source) -> Value {
+    let (pid, log) = source.process();
+    let mut json = json!({ "pid": pid.to_string(), "log": log });
+    if let Source::Srun { step, name, .. } = source {
+        json["step"] = json!(name);
+        json["nodes"] = json!(step.nodes);
+        json["workers"] = json!(step.tasks());
+    }
+    json
 }
 
 /// `down`
@@ -229,7 +289,13 @@ fn clear_dead(
     let wish = context.wish(&args.scheduler)?;
     let dead = |file: &SchedulerFile| {
         let here = hostname::get().is_ok_and(|h| h.to_string_lossy() == file.host.as_str());
-        here && Record::of(file.pid, Path::new("")).is_none()
+        if here && Record::of(file.pid, Path::new("")).is_none() {
+            return true;
+        }
+        // One that ran as a step ends with its `srun`.
+        let noted = state.cluster(&file.id).map(|home| processes::noted(home.path())).unwrap_or_default();
+        let step = noted.iter().find(|r| r.step.as_ref().is_some_and(|s| s.scheduler_on.is_some()));
+        step.is_some_and(|record| record.is_of_this_host() && !record.is_running())
     };
     let (path, file) = match wish.named() {
         Some(found) => match scheduler_file::read(&found.path) {

@@ -269,6 +269,8 @@ table! {
         nthreads: Nthreads,
         /// Memory for the worker, its results and its tasks.
         memory_limit: MemoryLimit,
+        /// Memory left to others on the node, by all workers of a job there together.
+        memory_reserve: Option<ByteSize>,
         /// Directory for spilled results and working directories; `$TMPDIR` or `/tmp` if `None`.
         local_directory: Option<PathTemplate>,
         /// How long a worker does without a scheduler.
@@ -279,6 +281,10 @@ table! {
         lifetime: Option<Span>,
         /// By how much the lifetime varies in both directions.
         lifetime_stagger: Span,
+        /// How long before the end of its job a worker leaves.
+        walltime_margin: Span,
+        /// How long leaving may take inside a batch job, once SIGTERM has come.
+        signal_grace: Span,
         /// Whether a parent process watches the worker.
         nanny: bool,
         /// Delay before a crashed worker is started again.
@@ -289,6 +295,8 @@ table! {
         kill_grace: Span,
         /// Time for an orderly end.
         retire_timeout: Span,
+        /// Whether native functions run in processes of their own.
+        native_isolation: bool,
         /// What the worker offers besides threads and memory.
         resources: BTreeMap<String, Amount>,
         /// `[worker.memory]`
@@ -309,6 +317,10 @@ table! {
         terminate: Option<Fraction>,
         /// Results on disk at most.
         max_spill: Option<ByteSize>,
+        /// Whether a task's declared memory is a hard limit on it.
+        enforce: bool,
+        /// Memory that an idle executor process may keep beyond its start; what suits the limit if `None`.
+        executor_idle: Option<ByteSize>,
     }
 }
 

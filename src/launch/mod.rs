@@ -1,6 +1,12 @@
 //! Putting workers on nodes. Owns the seam: what every way of starting workers is asked for and answers. The
 //! way without a batch system, processes of this machine, is in `cli` beside the code that detaches
-//! processes; `srun`, `sbatch`, `qsub` and `ssh` will stand here as further implementations.
+//! processes; what batch systems are like stands in modules of their own.
+
+pub mod dialect;
+pub mod jobs;
+pub mod settings;
+pub mod slurm;
+pub mod template;
 
 use crate::base::error::Result;
 use std::ffi::OsString;

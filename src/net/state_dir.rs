@@ -20,7 +20,13 @@ pub fn batch_job_id() -> Option<String> {
 
 fn job_id(variable: impl Fn(&str) -> Option<OsString>) -> Option<String> {
     let value = JOB_VARIABLES.iter().find_map(|name| variable(name).filter(|v| !v.is_empty()))?;
-    Some(value.to_string_lossy().into_owned())
+    let id = value.to_string_lossy().into_owned();
+    // Grid Engine's jobs of an array have one id and differ in this; elsewhere it says `undefined`.
+    let task = variable("SGE_TASK_ID").map(|task| task.to_string_lossy().into_owned());
+    match task.filter(|task| task.bytes().all(|b| b.is_ascii_digit()) && !task.is_empty()) {
+        Some(task) if variable("JOB_ID").as_ref() == Some(&value) => Some(format!("{id}.{task}")),
+        _ => Some(id),
+    }
 }
 
 /// The user's state directories: the one for new clusters, and all that may hold some.
@@ -205,6 +211,14 @@ mod tests {
         assert_eq!(find(&[], None).unwrap_err().kind, Kind::Config);
         assert_eq!(job_id(|n| (n == "PBS_JOBID").then(|| "8.pbs".into())), Some("8.pbs".into()));
         assert_eq!(job_id(|_| Some("".into())), None);
+        let of_task = |task: &'static str| {
+            job_id(|n| match n {
+                "JOB_ID" => Some("8".into()),
+                "SGE_TASK_ID" => Some(task.into()),
+                _ => None,
+            })
+        };
+        assert_eq!((of_task("3"), of_task("undefined")), (Some("8.3".into()), Some("8".into())));
     }
 
     #[test]

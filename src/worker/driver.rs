@@ -27,8 +27,8 @@ const FAREWELL_TIME: Duration = Duration::from_secs(2);
 pub(super) struct Terms {
     /// After so long without anything to do.
     pub idle: Option<Duration>,
-    /// At this time.
-    pub until: Option<Instant>,
+    /// At this time, and why.
+    pub until: Option<(Instant, &'static str)>,
     /// So long after it has said that it wants to leave.
     pub retire: Duration,
 }
@@ -144,7 +144,7 @@ impl Driver {
             Woken::Messages(Ok(_)) => return inbox.drain(..).find_map(|message| self.on_message(message)),
             Woken::Messages(Err(error)) => return Some(End::Lost(error.message)),
             Woken::Arrived(event) => self.work.handle(event),
-            Woken::Request(Some(Request::Retire(reason))) => self.retire(reason),
+            Woken::Request(Some(Request::Retire(reason, within))) => self.retire(reason, within),
             Woken::Request(Some(Request::Stop) | None) => return Some(End::Over(Ending::Stopped)),
             Woken::Beat => self.on_beat(),
             Woken::Memory => {
@@ -175,7 +175,7 @@ impl Driver {
             }
             ToWorker::Peers(peers) => self.work.meet(peers),
             ToWorker::ForgetRun(run) => self.work.forget_run(run.run),
-            ToWorker::Retire(reason) => self.retire(reason.reason),
+            ToWorker::Retire(reason) => self.retire(reason.reason, None),
             ToWorker::Dismiss(_) => return Some(End::Over(Ending::Dismissed)),
             ToWorker::Stop(reason) => {
                 tracing::info!("stopping: {}", reason.reason);
@@ -190,12 +190,18 @@ impl Driver {
     }
 
     /// Asks the scheduler to be let go.
-    fn retire(&mut self, reason: String) {
-        if self.retiring_until.is_some() {
+    fn retire(&mut self, reason: String, within: Option<Duration>) {
+        let timeout = within.unwrap_or(self.terms.retire).min(self.terms.retire);
+        let until = Instant::now() + timeout;
+        if let Some(before) = self.retiring_until {
+            if within.is_some() && until < before {
+                tracing::info!(?timeout, "retiring sooner: {reason}");
+                self.retiring_until = Some(until);
+            }
             return;
         }
-        tracing::info!(timeout = ?self.terms.retire, "retiring: {reason}");
-        self.retiring_until = Some(Instant::now() + self.terms.retire);
+        tracing::info!(?timeout, "retiring: {reason}");
+        self.retiring_until = Some(until);
         self.notes.push(FromWorker::Retiring(Reason { reason }));
     }
 
@@ -209,7 +215,7 @@ impl Driver {
         if idle_until.is_none() {
             self.idle_since = None;
         }
-        [idle_until, self.terms.until].into_iter().flatten().min()
+        [idle_until, self.terms.until.map(|(at, _)| at)].into_iter().flatten().min()
     }
 
     fn on_timer(&mut self) -> Option<End> {
@@ -221,12 +227,12 @@ impl Driver {
             tracing::warn!("leaving before the scheduler has let go: the time to retire is over");
             return Some(End::Over(Ending::Stopped));
         }
-        if self.terms.until.is_some_and(|until| until <= now) {
-            self.retire("its lifetime is over".into());
+        if let Some((_, why)) = self.terms.until.filter(|(until, _)| *until <= now) {
+            self.retire(why.into(), None);
         } else if let (Some(since), Some(time)) = (self.idle_since, self.terms.idle)
             && since + time <= now
         {
-            self.retire(format!("it had nothing to do for {}", humantime::format_duration(time)));
+            self.retire(format!("it had nothing to do for {}", humantime::format_duration(time)), None);
         }
         None
     }
@@ -252,6 +258,7 @@ impl Driver {
             spill_write_seconds: disk.writing.as_secs_f64(),
             spill_read: disk.read,
             spill_read_seconds: disk.reading.as_secs_f64(),
+            executors: self.work.executors(),
         };
         match self.link.sender.try_send(FromWorker::Heartbeat(heartbeat)) {
             // The receiver finds out as well, and what is queued shows that we live.

@@ -139,6 +139,7 @@ impl Families {
             attempt: start.attempt,
             key: family.key(start.element),
             index: start.element,
+            tries: start.tries,
             item: item.unwrap_or_else(|| family.items.item(start.element)),
             family: family.parsed.clone(),
             inputs,

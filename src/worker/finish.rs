@@ -17,7 +17,16 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Signals by which batch systems warn and end jobs: SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGINT, SIGHUP.
+const LEAVE_SIGNALS: [i32; 6] =
+    [libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2, libc::SIGXCPU, libc::SIGINT, libc::SIGHUP];
+
+/// How long the worker may take to notice a signal that a task ended by.
+const SIGNAL_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A task to run, with what follows.
 pub(super) struct Job {
@@ -39,11 +48,36 @@ impl Identified for Job {
 pub(super) struct Finisher {
     runner: Runner,
     memory: Parts,
+    /// Inside a batch job: whether a signal has asked the worker to leave.
+    signalled: Option<Arc<AtomicBool>>,
 }
 
 impl Finisher {
-    pub(super) fn new(runner: Runner, memory: Parts) -> Finisher {
-        Finisher { runner, memory }
+    pub(super) fn new(runner: Runner, memory: Parts, signalled: Option<Arc<AtomicBool>>) -> Finisher {
+        Finisher { runner, memory, signalled }
+    }
+
+    /// Whether a task ended because the batch system ends the job, or this worker's part of it. It signals
+    /// every process there is, the tasks' as well as the worker's, which may come to know of it only now.
+    fn ended_with_job(&self, kind: &FailureKind) -> bool {
+        let Some(signalled) = &self.signalled else { return false };
+        let signal = match kind {
+            FailureKind::Signal(signal) => *signal,
+            // A shell's way of saying that its command was ended by a signal.
+            FailureKind::Exit(code) => *code - 128,
+            _ => return false,
+        };
+        let patience = if LEAVE_SIGNALS.contains(&signal) { SIGNAL_PATIENCE } else { Duration::ZERO };
+        let until = Instant::now() + patience;
+        loop {
+            if signalled.load(Ordering::Acquire) {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Brings inputs back into memory where there is room for them; the others are read from disk.
@@ -83,13 +117,16 @@ impl Executor<Job> for Finisher {
             item: if family.writes.is_empty() { Item::None } else { assignment.item.clone() },
         };
         let mut outcome = self.runner.run(assignment, control);
+        if let Err(failure) = &mut outcome.result
+            && self.ended_with_job(&failure.kind)
+        {
+            failure.kind = FailureKind::Cancelled;
+        }
         let Ok(result) = &outcome.result else { return outcome };
         let unpublished = std::mem::take(&mut outcome.unpublished);
         if control.is_cancelled() {
             // Too late to be accepted: another attempt may be writing the same files.
-            let kind =
-                control.shortage().map_or(FailureKind::Cancelled, |s| FailureKind::Memory(Box::new(s)));
-            let mut failure = Failure::new(kind);
+            let mut failure = Failure::new(control.verdict());
             failure.reason = control.reason();
             outcome.result = Err(failure);
             return outcome;
@@ -164,6 +201,7 @@ pub(super) fn to_wire(failure: Failure, family: Option<&Family>) -> failure::Fai
         FailureKind::Native(what) => Wire::Native(what),
         FailureKind::Cancelled => Wire::Cancelled,
         FailureKind::Memory(shortage) => Wire::Memory(shortage),
+        FailureKind::Overrun(overrun) => Wire::Overrun(overrun),
         FailureKind::MissingOutput(what) | FailureKind::Result(what) => Wire::Result(what),
     };
     failure::Failure {

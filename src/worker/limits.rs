@@ -1,6 +1,7 @@
 //! What this process may use: processors and memory. Owns finding out; the settings that override it are the
 //! configuration's, and what happens when memory is short is not decided here.
 
+use super::process::online_processors;
 use crate::base::units::ByteSize;
 use crate::config::{MemoryLimit, Nthreads};
 use nix::sys::resource::{Resource, getrlimit};
@@ -20,8 +21,10 @@ pub(super) fn threads(setting: Nthreads, variable: &dyn Fn(&str) -> Option<Strin
     }
     // The standard library knows the affinity mask and the quotas of both kinds of control groups.
     let own = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
-    let granted = number(variable, "SLURM_CPUS_PER_TASK").and_then(|n| u32::try_from(n).ok());
-    granted.map_or(own, |granted| own.min(granted)).max(1)
+    // The second says what the job asked for, whether or not this step has it: several tasks may share it.
+    let share = number(variable, "SLURM_CPUS_ON_NODE").map(|n| n / u64::from(workers_here(variable)));
+    let granted = [share, number(variable, "SLURM_CPUS_PER_TASK")].into_iter().flatten().min();
+    granted.map_or(own, |granted| own.min(u32::try_from(granted).unwrap_or(u32::MAX))).max(1)
 }
 
 /// The memory of a worker and how it was found.
@@ -50,7 +53,14 @@ impl Bound {
 
 /// The memory of the worker: as set, or the least of what control groups, batch job, resource limits and the
 /// machine leave to it. `threads` are its task slots.
-pub(super) fn memory(setting: MemoryLimit, threads: u32, variable: &dyn Fn(&str) -> Option<String>) -> Limit {
+///
+/// `reserve` is what the job's workers on this node leave to others; sizes that are set are not lessened.
+pub(super) fn memory(
+    setting: MemoryLimit,
+    reserve: Option<ByteSize>,
+    threads: u32,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Limit {
     let size = |bytes| ByteSize(bytes).to_string();
     if let MemoryLimit::None = setting {
         return Limit { bytes: None, found: vec!["memory-limit = none: nothing is looked at".into()] };
@@ -76,6 +86,16 @@ pub(super) fn memory(setting: MemoryLimit, threads: u32, variable: &dyn Fn(&str)
         }
         MemoryLimit::None => None,
     };
+    let kept = match (setting, reserve, bytes) {
+        (MemoryLimit::Auto | MemoryLimit::Fraction(_), Some(reserve), Some(bytes)) => {
+            (reserve.0 / u64::from(workers_here(variable))).min(bytes / 4)
+        }
+        _ => 0,
+    };
+    let bytes = bytes.map(|bytes| bytes - kept);
+    if kept > 0 {
+        found.push(format!("memory-reserve: {} of it are left to others on the node", size(kept)));
+    }
     found.push(match (setting, bytes) {
         (_, None) => "nothing limits memory here".into(),
         (MemoryLimit::Auto, Some(bytes)) => {
@@ -103,7 +123,7 @@ fn bounds(threads: u32, variable: &dyn Fn(&str) -> Option<String>) -> Vec<Bound>
     let whole = |name: &str, bytes| Bound { name: name.into(), bytes, share: 1.0, shared: String::new() };
     bounds.extend(address_space().map(|bytes| whole("ulimit -v", bytes)));
     bounds.extend(ram().map(|bytes| {
-        let processors = processors();
+        let processors = online_processors();
         let share = (f64::from(threads) / f64::from(processors)).min(1.0);
         let shared = match share < 1.0 {
             true => format!("{threads} of {processors} processors"),
@@ -114,16 +134,14 @@ fn bounds(threads: u32, variable: &dyn Fn(&str) -> Option<String>) -> Vec<Bound>
     bounds
 }
 
-/// Processors of the machine, whoever may use them.
-fn processors() -> u32 {
-    // SAFETY: a plain query without pointers.
-    let found = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
-    u32::try_from(found).unwrap_or(1).max(1)
-}
-
 /// How many workers of the same job step run on this node: Slurm's tasks, as in `2(x3),1`.
 fn workers_here(variable: &dyn Fn(&str) -> Option<String>) -> u32 {
-    let Some(list) = variable("SLURM_STEP_TASKS_PER_NODE") else { return 1 };
+    let Some(list) = variable("SLURM_STEP_TASKS_PER_NODE") else {
+        // Outside of a step this is what the job's steps are to be like, not what this process is part of.
+        let in_step = number(variable, "SLURM_STEP_NUM_TASKS").is_some();
+        let each = in_step.then(|| number(variable, "SLURM_NTASKS_PER_NODE")).flatten();
+        return each.and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
+    };
     let mut node = variable("SLURM_NODEID").and_then(|n| n.trim().parse::<u32>().ok()).unwrap_or(0);
     for part in list.split(',') {
         let (tasks, times) = match part.split_once("(x") {
@@ -154,18 +172,21 @@ fn batch(variable: &dyn Fn(&str) -> Option<String>) -> Option<(&'static str, u64
     Some((name, mib.checked_mul(1 << 20)?))
 }
 
-fn address_space() -> Option<u64> {
+/// The limit of address space, bytes.
+pub(super) fn address_space() -> Option<u64> {
     let (soft, _) = getrlimit(Resource::RLIMIT_AS).ok()?;
     Some(soft).filter(|bytes| *bytes < NO_LIMIT_BYTES)
 }
 
-fn ram() -> Option<u64> {
+/// Physical memory, bytes.
+pub(super) fn ram() -> Option<u64> {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
     Some(system.total_memory()).filter(|bytes| *bytes > 0)
 }
 
-fn cgroups() -> Vec<(String, u64)> {
+/// The limits of this process's control groups and of those around them, with the files they stand in.
+pub(super) fn cgroups() -> Vec<(String, u64)> {
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     cgroup_limits(Path::new(CGROUP_ROOT), &own)
 }
@@ -239,11 +260,17 @@ mod tests {
             _ => None,
         };
         assert_eq!(threads(Nthreads::Auto, &slurm), 1);
+        let shared = |name: &str| match name {
+            "SLURM_CPUS_ON_NODE" | "SLURM_CPUS_PER_TASK" => Some(online_processors().to_string()),
+            "SLURM_STEP_TASKS_PER_NODE" => Some(online_processors().to_string()),
+            _ => None,
+        };
+        assert_eq!(threads(Nthreads::Auto, &shared), 1, "as many workers as processors");
         assert_eq!(threads(Nthreads::Count(NonZeroU32::new(7).unwrap()), &slurm), 7);
         assert!(threads(Nthreads::Auto, &|_| None) >= 1);
         assert_eq!(batch(&slurm).map(|(_, bytes)| bytes), Some(20 << 20));
-        let threads = processors();
-        let found = |setting| memory(setting, threads, &slurm).bytes;
+        let threads = online_processors();
+        let found = |setting| memory(setting, None, threads, &slurm).bytes;
         assert_eq!(found(MemoryLimit::Auto), Some(20 << 20));
         assert_eq!(found(MemoryLimit::Fraction(Fraction(0.5))), Some(10 << 20));
         assert_eq!(found(MemoryLimit::Size(ByteSize(5))), Some(5));
@@ -251,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_shared_by_its_workers_and_a_machine_by_processors() {
+    fn a_job_is_shared_by_its_workers_and_a_machine_by_online_processors() {
         let slurm = |node: &'static str| {
             move |name: &str| match name {
                 "SLURM_STEP_TASKS_PER_NODE" => Some("2(x3),4".to_string()),
@@ -262,11 +289,15 @@ mod tests {
         };
         assert_eq!([workers_here(&slurm("0")), workers_here(&slurm("2"))], [2, 2]);
         assert_eq!([workers_here(&slurm("3")), workers_here(&|_| None)], [4, 1]);
-        let limit = memory(MemoryLimit::Auto, processors(), &slurm("3"));
+        let limit = memory(MemoryLimit::Auto, None, online_processors(), &slurm("3"));
         assert_eq!(limit.bytes, Some(10 << 20));
+        let less = |reserve| {
+            memory(MemoryLimit::Auto, Some(ByteSize(reserve)), online_processors(), &slurm("3")).bytes
+        };
+        assert_eq!([less(4 << 20), less(1 << 40)], [Some(9 << 20), Some((10 << 20) * 3 / 4)]);
         let text = limit.found.join("\n");
         assert!(text.contains("SLURM_MEM_PER_NODE: 40 MiB, shared by 4 workers: 10 MiB"), "{text}");
         let ram = bounds(1, &|_| None).into_iter().find(|b| b.name == "RAM").unwrap();
-        assert_eq!(ram.own(), (ram.bytes as f64 / f64::from(processors())) as u64);
+        assert_eq!(ram.own(), (ram.bytes as f64 / f64::from(online_processors())) as u64);
     }
 }

@@ -37,6 +37,9 @@ pub struct NannyOptions {
     pub final_at_start: Vec<u8>,
     /// When to restart.
     pub restarts: RestartPolicy,
+    /// A request to end that follows another so soon is the same one: batch systems signal every process of a
+    /// job, and some of them twice.
+    pub same_request: Duration,
 }
 
 impl NannyOptions {
@@ -53,6 +56,7 @@ impl NannyOptions {
             final_exit_codes: hopeless.map(Kind::exit_code).to_vec(),
             final_at_start: [Kind::File, Kind::Launch].map(Kind::exit_code).to_vec(),
             restarts: RestartPolicy::default(),
+            same_request: Duration::ZERO,
         }
     }
 }
@@ -101,7 +105,7 @@ impl RestartPolicy {
 /// process.
 ///
 /// SIGTERM, SIGINT and SIGHUP: the first asks the worker to leave in good order, the second kills it and its
-/// tasks at once. SIGUSR1 and SIGUSR2 are handed on.
+/// tasks at once. SIGUSR1, SIGUSR2 and SIGXCPU are handed on: they ask it to leave too.
 ///
 /// # Errors
 /// `Launch` when the worker's program cannot be started or crashes again and again; `Internal` when the
@@ -109,7 +113,7 @@ impl RestartPolicy {
 pub fn run(options: &NannyOptions) -> Result<u8> {
     process::become_subreaper()?;
     let signals = SignalPipe::install()?;
-    let mut nanny = Nanny { options, signals, phase: Phase::Running };
+    let mut nanny = Nanny { options, signals, phase: Phase::Running, asked: None };
     nanny.supervise()
 }
 
@@ -128,6 +132,8 @@ struct Nanny<'a> {
     options: &'a NannyOptions,
     signals: SignalPipe,
     phase: Phase,
+    /// When the first request to end came.
+    asked: Option<Instant>,
 }
 
 impl Nanny<'_> {
@@ -208,15 +214,21 @@ impl Nanny<'_> {
         let forward = match (signal, self.phase) {
             (Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP, Phase::Running) => {
                 self.phase = Phase::Leaving;
+                self.asked = Some(Instant::now());
                 tracing::info!(%signal, "asking the worker to leave");
                 Signal::SIGTERM
+            }
+            (Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP, Phase::Leaving)
+                if self.asked.is_some_and(|at| at.elapsed() < self.options.same_request) =>
+            {
+                return;
             }
             (Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP, _) => {
                 self.phase = Phase::Killed;
                 tracing::warn!(%signal, "second request to end: killing the worker and its tasks");
                 Signal::SIGKILL
             }
-            (Signal::SIGUSR1 | Signal::SIGUSR2, _) => signal,
+            (Signal::SIGUSR1 | Signal::SIGUSR2 | Signal::SIGXCPU, _) => signal,
             _ => return,
         };
         let Some(worker) = worker else { return };

@@ -177,7 +177,7 @@ fn gives_up_and_says_why() {
 #[test]
 fn missing_program_is_said() {
     let options = NannyOptions::new("/nonexistent/hpcdag", Vec::new());
-    let error = Nanny { options: &options, signals: SignalPipe::idle(), phase: Phase::Running }
+    let error = Nanny { options: &options, signals: SignalPipe::idle(), phase: Phase::Running, asked: None }
         .supervise()
         .expect_err("missing");
     assert_eq!(error.kind, Kind::Launch);

@@ -34,6 +34,13 @@ pub struct ProcessEntry {
     pub group: i32,
 }
 
+/// Processors of the machine that are switched on, whoever may use them.
+pub fn online_processors() -> u32 {
+    // SAFETY: a plain query without pointers.
+    let found = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    u32::try_from(found).unwrap_or(1).max(1)
+}
+
 /// Asks the kernel for [`NANNY_GONE`] when the thread that started this process ends, and makes sure that
 /// `expected_parent` had not ended before. To be called on the main thread, first thing.
 ///

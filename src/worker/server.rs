@@ -3,16 +3,19 @@
 
 use super::directory::{Directory, local_directory};
 use super::driver::{Driver, End, Terms};
+use super::executor::cgroup::Groups;
 use super::executor::command::CommandExecutor;
 use super::executor::native::{NativeExecutor, Registry};
 use super::executor::pool::Pool;
+use super::executor::processes::{IsolatedNatives, Program, idle_bytes};
 use super::finish::{Finisher, Job};
 use super::limits;
+use super::memory::enforcement::Enforcement;
 use super::memory::monitor::Gauge;
 use super::memory::spiller::Spiller;
 use super::memory::{self, Memory, Parts};
-use super::prepare::Runner;
 use super::prepare::environment::{WorkerFacts, own_umask, task_environment};
+use super::prepare::{Enforce, Runner};
 use super::scheduler_link::{Answer, Link, Whereabouts, register};
 use super::store::Store;
 use super::store::spill::{self, RealDisk, Spill};
@@ -36,9 +39,9 @@ use crate::protocol::credentials::Role;
 use crate::protocol::messages::worker::Register;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
@@ -57,12 +60,16 @@ pub struct Options {
     pub nthreads: Option<u32>,
     /// The native functions that it can run.
     pub natives: Registry,
+    /// What runs them where they are isolated; it must know the same ones.
+    pub executor: Option<Program>,
     /// Whether it is part of a larger program: then it changes nothing that belongs to the whole process.
     pub embedded: bool,
     /// What its nanny says.
     pub supervision: Option<Supervision>,
     /// The batch job that it runs in.
     pub job_id: Option<String>,
+    /// When that ends, if it does and this is known.
+    pub job_end: Option<SystemTime>,
 }
 
 /// How a worker ended.
@@ -81,8 +88,8 @@ pub enum Ending {
 /// What the owner of a worker wants of it.
 #[derive(Debug)]
 pub(super) enum Request {
-    /// Leave in order, for a reason.
-    Retire(String),
+    /// Leave in order, for a reason, within this time if not as configured.
+    Retire(String, Option<Duration>),
     /// Leave now.
     Stop,
 }
@@ -91,6 +98,7 @@ pub(super) enum Request {
 pub struct Worker {
     name: String,
     requests: mpsc::UnboundedSender<Request>,
+    signalled: Arc<AtomicBool>,
     task: Option<JoinHandle<Result<Ending>>>,
     ending: Option<Result<Ending>>,
 }
@@ -112,16 +120,24 @@ impl Worker {
             }
         };
         let (requests, asked) = mpsc::unbounded_channel();
-        let name = life.name.clone();
+        let (name, signalled) = (life.name.clone(), life.signalled.clone());
         let task = tokio::spawn(life.live(*link, asked));
-        Ok(Worker { name, requests, task: Some(task), ending: None })
+        Ok(Worker { name, requests, signalled, task: Some(task), ending: None })
     }
 
     /// Asks it to leave in order: what has not started goes back, results are copied, then it ends. Returns
     /// at once; the second and later requests change nothing.
     pub fn retire(&self, reason: &str) {
         // It may have ended already.
-        let _ = self.requests.send(Request::Retire(reason.to_string()));
+        let _ = self.requests.send(Request::Retire(reason.to_string(), None));
+    }
+
+    /// The same after a signal, which a batch system sends to the tasks too: those that end by it have not
+    /// failed but run elsewhere. `within` is how long there is; a later request may shorten it.
+    pub fn retire_signalled(&self, reason: &str, within: Option<Duration>) {
+        self.signalled.store(true, Ordering::Release);
+        // It may have ended already.
+        let _ = self.requests.send(Request::Retire(reason.to_string(), within));
     }
 
     /// Ends its tasks and leaves. Returns at once.
@@ -162,8 +178,10 @@ struct Life {
     embedded: bool,
     incarnation: Incarnation,
     predecessor: Option<Predecessor>,
-    /// When its lifetime is over.
-    until: Option<tokio::time::Instant>,
+    /// When its lifetime is over, and why.
+    until: Option<(tokio::time::Instant, &'static str)>,
+    /// Whether a signal has asked it to leave.
+    signalled: Arc<AtomicBool>,
     pool: Arc<Pool<Job>>,
     store: Arc<Mutex<Store>>,
     ended: Arc<Notify>,
@@ -182,7 +200,7 @@ impl Life {
         let config = options.config;
         let settings = &config.worker;
         let variable = |name: &str| std::env::var(name).ok();
-        let host = hostname::get().map_or_else(|_| "unknown".into(), |h| h.to_string_lossy().into_owned());
+        let host = host_name(&variable);
         let supervision = options.supervision.as_ref();
         let incarnation = supervision.map_or_else(Incarnation::new_v4, |s| s.incarnation);
         let name = match options.name {
@@ -201,13 +219,19 @@ impl Life {
         let Bound { listener, address: own, reason } = bind(&listen_options(settings)).await?;
         tracing::info!(address = %own, "worker {name} listens: {reason}");
         let ended = Arc::new(Notify::new());
-        let runner = runner(settings, &name, &options.scheduler_file, &directory, options.natives);
-        let limit = limits::memory(settings.memory_limit, nthreads, &variable);
+        let enforce = enforce(settings, options.embedded, supervision.map(|s| s.nanny_pid));
+        let limit = limits::memory(settings.memory_limit, settings.memory_reserve, nthreads, &variable);
         tracing::debug!("{}", limit.found.join("; "));
         let memory_limit = limit.bytes;
         let memory = memory_parts(settings, memory_limit, &directory)?;
+        let facts = facts(settings, &name, &options.scheduler_file, &directory);
+        let natives = Natives { registry: options.natives, program: options.executor };
+        let runner = runner(settings, facts, natives, &memory, nthreads)?.enforcing(enforce);
         let store = memory.store.clone();
-        let (executor, notify) = (Arc::new(Finisher::new(runner, memory.clone())), ended.clone());
+        let signalled = Arc::new(AtomicBool::new(false));
+        // Only there are tasks sent the signals that are meant for their worker.
+        let watched = options.job_id.as_ref().map(|_| signalled.clone());
+        let (executor, notify) = (Arc::new(Finisher::new(runner, memory.clone(), watched)), ended.clone());
         let pool = Pool::start(nthreads as usize, executor, move || notify.notify_one());
         let pool = Arc::new(pool.map_err(|e| Error::os("cannot start the slot threads", e))?);
         let (epoch, traffic) = (AtomicU32::new(0), Arc::new(Traffic::default()));
@@ -216,7 +240,8 @@ impl Life {
             whereabouts: Whereabouts { file: options.scheduler_file, address },
             slots: nthreads.saturating_mul(SLOT),
             memory_limit,
-            until: lifetime(settings).map(|time| tokio::time::Instant::now() + time),
+            until: leaves_at(settings, options.job_end),
+            signalled,
             predecessor: options.supervision.and_then(|s| s.predecessor),
             job_id: options.job_id,
             embedded: options.embedded,
@@ -300,6 +325,10 @@ impl Life {
             memory_limit: self.memory_limit,
             memory_target: self.memory.thresholds.and_then(|t| t.admission_bound()),
             job_id: self.job_id.clone(),
+            leaves_in_ms: self.until.map(|(at, _)| {
+                let left = at.saturating_duration_since(tokio::time::Instant::now());
+                u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
+            }),
             predecessor: self.predecessor.clone().map(|p| (p.incarnation, p.end)),
             // Coming back with data is for later; until then a lost connection costs the results.
             holds: Vec::new(),
@@ -394,17 +423,23 @@ impl Life {
     }
 }
 
-/// What runs tasks.
-fn runner(
+/// What this worker's host is called: the batch system's name for it, by which its users know it, else its
+/// own.
+fn host_name(variable: &dyn Fn(&str) -> Option<String>) -> String {
+    let own = || hostname::get().map_or_else(|_| "unknown".into(), |h| h.to_string_lossy().into_owned());
+    variable("SLURMD_NODENAME").filter(|name| !name.trim().is_empty()).unwrap_or_else(own)
+}
+
+/// What tasks are told of this worker.
+fn facts(
     settings: &Settings,
     name: &str,
     scheduler_file: &std::path::Path,
     directory: &Directory,
-    natives: Registry,
-) -> Runner {
+) -> WorkerFacts {
     let own = std::env::vars_os().filter(|(name, _)| !is_internal_variable(name));
     let file = std::path::absolute(scheduler_file).unwrap_or_else(|_| scheduler_file.into());
-    let facts = WorkerFacts {
+    WorkerFacts {
         name: name.to_string(),
         scheduler_file: Some(file),
         local_directory: directory.path().to_path_buf(),
@@ -412,9 +447,62 @@ fn runner(
         env: task_environment(own),
         umask: own_umask(),
         launcher: Vec::new(),
+    }
+}
+
+/// Native functions, and the program that has them too.
+struct Natives {
+    registry: Registry,
+    program: Option<Program>,
+}
+
+/// What runs tasks.
+fn runner(
+    settings: &Settings,
+    facts: WorkerFacts,
+    natives: Natives,
+    memory: &Parts,
+    slots: u32,
+) -> Result<Runner> {
+    let grace = settings.kill_grace.0;
+    let commands = CommandExecutor { kill_grace: grace, ..CommandExecutor::default() };
+    if !settings.native_isolation {
+        return Ok(Runner::new(facts, commands, NativeExecutor::new(Arc::new(natives.registry))));
+    }
+    let Some(program) = natives.program else {
+        let text = "native functions cannot be isolated: this program names none that executes them";
+        return Err(Error::new(Kind::Config, text).hint("set worker.native-isolation = false"));
     };
-    let commands = CommandExecutor { kill_grace: settings.kill_grace.0, ..CommandExecutor::default() };
-    Runner::new(facts, commands, NativeExecutor::new(Arc::new(natives)))
+    let mut env = facts.env.clone();
+    env.insert("HPCDAG_WORKER".into(), facts.name.clone().into());
+    env.insert("HPCDAG_EXECUTOR".into(), "1".into());
+    let limit = memory.thresholds.map(|t| t.limit);
+    let keeps = settings.memory.executor_idle.map_or_else(|| idle_bytes(limit, slots), |size| size.0);
+    let natives = IsolatedNatives::new(program, env, grace, keeps, memory.executors.clone());
+    Ok(Runner::new(facts, commands, natives))
+}
+
+/// How declared memory is enforced. `nanny` is moved along with this process where control groups are used.
+fn enforce(settings: &Settings, embedded: bool, nanny: Option<i32>) -> Enforce {
+    if !settings.memory.enforce {
+        return Enforce::Never;
+    }
+    let ours: Vec<u32> =
+        nanny.and_then(|pid| u32::try_from(pid).ok()).into_iter().chain([std::process::id()]).collect();
+    let groups = match embedded {
+        true => Err("a program that embeds hpcdag is left in its group".into()),
+        false => Groups::find(&ours),
+    };
+    match groups {
+        Ok(groups) => {
+            tracing::info!("declared memory is a hard limit, kept by a control group for each task");
+            Enforce::Groups(groups)
+        }
+        Err(why) => {
+            tracing::info!("declared memory is a hard limit, kept by watching: {why}");
+            Enforce::Watching
+        }
+    }
 }
 
 fn listen_options(settings: &Settings) -> ListenOptions {
@@ -422,6 +510,20 @@ fn listen_options(settings: &Settings) -> ListenOptions {
     let interface = Some(settings.interface.join(",")).filter(|list| list != "auto");
     let port = PortRange { first: settings.port.first, last: settings.port.last };
     ListenOptions { host: settings.host.clone(), interface, port }
+}
+
+/// When a worker is to leave, and why: its lifetime is over, or its job is about to end.
+fn leaves_at(
+    settings: &Settings,
+    job_end: Option<SystemTime>,
+) -> Option<(tokio::time::Instant, &'static str)> {
+    let now = tokio::time::Instant::now();
+    let lifetime = lifetime(settings).map(|time| (now + time, "its lifetime is over"));
+    let job = job_end.map(|end| {
+        let left = end.duration_since(SystemTime::now()).unwrap_or_default();
+        (now + left.saturating_sub(settings.walltime_margin.0.min(left / 4)), "its batch job is about to end")
+    });
+    [lifetime, job].into_iter().flatten().min_by_key(|(at, _)| *at)
 }
 
 /// The lifetime, varied by up to its stagger in both directions.
@@ -459,5 +561,9 @@ fn memory_parts(settings: &Settings, limit: Option<u64>, directory: &Directory) 
     } else {
         None
     };
-    Ok(Parts { gauge, spiller, thresholds, store })
+    if Enforcement::find().every_mapping_counts {
+        tracing::info!("the job's memory is summed over processes: every mapping of a result counts");
+        gauge.count_every_mapping();
+    }
+    Ok(Parts { gauge, spiller, thresholds, store, executors: Arc::default() })
 }

@@ -7,15 +7,20 @@ use super::server::{Ending, Options, Worker};
 use super::strays::kill_strays;
 use crate::base::error::{Error, Kind, Result};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Signals inside a batch job that come so soon after one another are one request to leave: batch systems
+/// signal every process, and may do it twice.
+const SAME_REQUEST: Duration = Duration::from_secs(2);
 
 /// How long work on blocking threads may take after the worker's end.
 const SHUTDOWN_TIME: Duration = Duration::from_secs(1);
 
 /// Runs a worker until its end and returns the exit code to leave with. To be called on the main thread.
 ///
-/// SIGTERM, SIGINT and SIGHUP: the first asks the worker to leave in order, the second stops it.
+/// SIGTERM, SIGINT and SIGHUP: the first asks the worker to leave in order, the second stops it, unless a
+/// nanny stands by to do that. SIGUSR1, SIGUSR2 and SIGXCPU, by which batch systems warn, ask it to leave.
 ///
 /// # Errors
 /// The worker could not be started, or it met something that no ending has a name for.
@@ -43,24 +48,33 @@ pub fn run_worker_process(options: Options) -> Result<u8> {
 async fn run(options: Options) -> Result<u8> {
     let mut signals = Signals::install()?;
     let directory = options.supervision.as_ref().and_then(|s| s.directory.clone());
+    let has_nanny = options.supervision.is_some();
+    let grace = options.job_id.as_ref().map(|_| options.config.worker.signal_grace.0);
     let mut worker = tokio::select! {
         started = Worker::start(options) => started.map_err(cannot_start)?,
         asked = signals.next() => match asked {
             Asked::NannyGone => leave_at_once(directory),
             // It has nothing that it could hand over.
-            Asked::Leave => return Ok(0),
+            Asked::Leave | Asked::LeaveSoon => return Ok(0),
         },
     };
-    let mut leaving = false;
+    let mut leaving: Option<Instant> = None;
     loop {
         tokio::select! {
             ended = worker.wait() => return ended.map(exit_code),
             asked = signals.next() => match asked {
                 Asked::NannyGone => leave_at_once(directory),
-                Asked::Leave if leaving => worker.stop(),
+                Asked::LeaveSoon => worker.retire_signalled("the batch system warned it", None),
                 Asked::Leave => {
-                    leaving = true;
-                    worker.retire("it was asked to by a signal");
+                    let later = |since: Instant| since.elapsed() > SAME_REQUEST || grace.is_none();
+                    let again = leaving.is_some_and(later);
+                    // A nanny hands on what the batch system sends to both, and sees to the second request.
+                    if again && !has_nanny {
+                        worker.stop();
+                        continue;
+                    }
+                    leaving.get_or_insert_with(Instant::now);
+                    worker.retire_signalled("it was asked to by a signal", grace);
                 }
             },
         }
@@ -99,7 +113,10 @@ fn leave_at_once(directory: Option<PathBuf>) -> ! {
 
 /// What a signal asks for.
 enum Asked {
+    /// Leave.
     Leave,
+    /// Leave, the end is coming.
+    LeaveSoon,
     NannyGone,
 }
 
@@ -107,6 +124,7 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    warnings: [Signal; 3],
     nanny_gone: Signal,
 }
 
@@ -117,12 +135,21 @@ impl Signals {
             terminate: handle(SignalKind::terminate())?,
             interrupt: handle(SignalKind::interrupt())?,
             hang_up: handle(SignalKind::hangup())?,
+            warnings: [
+                handle(SignalKind::user_defined1())?,
+                handle(SignalKind::user_defined2())?,
+                handle(SignalKind::from_raw(libc::SIGXCPU))?,
+            ],
             nanny_gone: handle(SignalKind::from_raw(process::NANNY_GONE as i32))?,
         })
     }
 
     async fn next(&mut self) -> Asked {
+        let [usr1, usr2, xcpu] = &mut self.warnings;
         tokio::select! {
+            _ = usr1.recv() => Asked::LeaveSoon,
+            _ = usr2.recv() => Asked::LeaveSoon,
+            _ = xcpu.recv() => Asked::LeaveSoon,
             _ = self.nanny_gone.recv() => Asked::NannyGone,
             _ = self.terminate.recv() => Asked::Leave,
             _ = self.interrupt.recv() => Asked::Leave,

@@ -477,6 +477,12 @@ impl Work {
         self.memory.parts().spiller.as_ref().map_or_else(DiskUse::default, |s| s.spill().disk_use())
     }
 
+    /// Executor processes so far: started, replaced because they had grown, died of a task.
+    pub(super) fn executors(&self) -> (u64, u64, u64) {
+        let counts = &self.memory.parts().executors;
+        (counts.started(), counts.replaced(), counts.died())
+    }
+
     /// Whether no task may start.
     pub(super) fn is_paused(&self) -> bool {
         self.memory.is_paused()

@@ -1,6 +1,7 @@
 //! Arguments of the commands that run, start and end schedulers and workers.
 
-use super::value::positive;
+use super::jobs::JobOptions;
+use super::placement::PlacementOptions;
 use super::{JsonOption, SchedulerOptions, Setting, collect};
 use crate::base::units::Span;
 use clap::{Args, Subcommand};
@@ -68,6 +69,12 @@ pub struct WorkerOptions {
     /// Leave after having had nothing to do for this long
     #[arg(id = "worker-idle-timeout", long = "idle-timeout", value_name = "TIME")]
     pub idle_timeout: Option<String>,
+    /// Make the memory that a task declares a hard limit on it
+    #[arg(long)]
+    pub enforce: bool,
+    /// Run native functions in processes of their own, so that one that crashes costs its task only
+    #[arg(long)]
+    pub isolate_natives: bool,
 }
 
 impl WorkerOptions {
@@ -83,6 +90,8 @@ impl WorkerOptions {
             ("worker.lifetime", &self.lifetime),
             ("worker.lifetime-stagger", &self.lifetime_stagger),
             ("worker.idle-timeout", &self.idle_timeout),
+            ("worker.memory.enforce", &self.enforce.then(|| "true".to_owned())),
+            ("worker.native-isolation", &self.isolate_natives.then(|| "true".to_owned())),
         ])
     }
 
@@ -90,8 +99,13 @@ impl WorkerOptions {
     pub fn to_args(&self) -> Vec<std::ffi::OsString> {
         let flag = |key: &str| format!("--{}", key.trim_start_matches("worker.")).into();
         let mut args = Vec::new();
-        for (key, value) in self.settings().into_iter().filter(|(key, _)| *key != "worker.local-directory") {
-            args.extend([flag(key), value.into()]);
+        for (key, value) in self.settings() {
+            match key {
+                "worker.local-directory" => {}
+                "worker.memory.enforce" => args.push("--enforce".into()),
+                "worker.native-isolation" => args.push("--isolate-natives".into()),
+                _ => args.extend([flag(key), value.into()]),
+            }
         }
         if let Some(directory) = &self.local_directory {
             args.extend([flag("local-directory"), directory.clone().into_os_string()]);
@@ -156,9 +170,15 @@ pub struct WorkerArgs {
     /// Do without the parent process that restarts the worker after a crash and clears up after it
     #[arg(long)]
     pub no_nanny: bool,
-    /// Print how the memory limit is found here and what the thresholds are, and exit
+    /// Leave at once if this cluster has ended
+    #[arg(long, value_name = "ID", hide = true)]
+    pub join: Option<String>,
+    /// Print how the memory limit is found here, what the thresholds are and who enforces the limit, and exit
     #[arg(long)]
     pub explain_memory: bool,
+    /// How that is printed.
+    #[command(flatten)]
+    pub json: JsonOption,
     /// Its width, memory and time.
     #[command(flatten)]
     pub worker: WorkerOptions,
@@ -200,9 +220,9 @@ pub struct WorkersArgs {
 /// What can be done with workers.
 #[derive(Clone, Debug, Subcommand)]
 pub enum WorkersCommand {
-    /// Start workers on this machine
+    /// Start workers: on the nodes of the allocation that this is in, or on this machine
     Start(Box<WorkersStartArgs>),
-    /// List the workers of a cluster
+    /// List the workers of a cluster, and the jobs they are in
     List(WorkersListArgs),
     /// Let workers leave: they hand over their work and results first
     Stop(WorkersStopArgs),
@@ -212,14 +232,23 @@ pub enum WorkersCommand {
 
 /// `hpcdag workers start`
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Example:
-  hpcdag workers start -n 2 --nthreads 8 --memory-limit 30GiB
+#[command(after_help = "Examples:
+  hpcdag workers start                       inside a Slurm job: one on each of its nodes
+  hpcdag workers start --per numa --min-workers 60 --start-timeout 2m
+  hpcdag workers start --launcher local -n 2 --nthreads 8 --memory-limit 30GiB
+  hpcdag workers start --launcher sbatch -N 16 --walltime 2h -p short -- --reservation=x
 
-Without --nthreads the workers share the processors of this machine among them.")]
+Without --nthreads the workers of a node share its processors among them.")]
 pub struct WorkersStartArgs {
-    /// How many workers
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = positive())]
-    pub nworkers: u32,
+    /// Where they go.
+    #[command(flatten)]
+    pub placement: PlacementOptions,
+    /// How long the workers may take to connect
+    #[arg(long, value_name = "TIME", default_value = "5m", help_heading = "Placement")]
+    pub start_timeout: Span,
+    /// What jobs they are in, with a launcher that submits some.
+    #[command(flatten)]
+    pub jobs: JobOptions,
     /// What they are like.
     #[command(flatten)]
     pub worker: WorkerOptions,
@@ -237,8 +266,12 @@ pub struct WorkersStartArgs {
 /// `hpcdag workers list`
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Example:
-  hpcdag workers list --json | jq length")]
+  hpcdag workers list --json | jq length
+  hpcdag workers list --jobs --json")]
 pub struct WorkersListArgs {
+    /// Only the jobs that were submitted for workers
+    #[arg(long)]
+    pub jobs: bool,
     /// Of which cluster.
     #[command(flatten)]
     pub scheduler: SchedulerOptions,
@@ -251,12 +284,13 @@ pub struct WorkersListArgs {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   hpcdag workers stop node12-0 node13-0
+  hpcdag workers stop 4711                   a job, with its workers
   hpcdag workers stop --all")]
 pub struct WorkersStopArgs {
-    /// Names of the workers, as `workers list` shows them
-    #[arg(value_name = "WORKER", required_unless_present = "all")]
+    /// Names of workers, or ids of jobs, as `workers list` shows them
+    #[arg(value_name = "WORKER|JOB", required_unless_present = "all")]
     pub workers: Vec<String>,
-    /// All workers; the scheduler stays
+    /// All workers and all their jobs; the scheduler stays
     #[arg(long, conflicts_with = "workers")]
     pub all: bool,
     /// Of which cluster.
@@ -289,15 +323,17 @@ pub struct WorkersWaitArgs {
 /// `hpcdag up`
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
-  hpcdag up -n 4                             four workers on this machine
+  hpcdag up                                  inside a Slurm job: a worker on each of its nodes
+  hpcdag up --launcher local -n 4            four workers on this machine
   hpcdag up --nthreads 8 --memory-limit 16GiB
   hpcdag down                                ends what `up` started
 
-Without --nthreads the workers share the processors of this machine among them.")]
+Without --nthreads the workers of a node share its processors among them. In a Slurm job the scheduler runs \
+on the node that the shell is on, else on the first.")]
 pub struct UpArgs {
-    /// How many workers
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = positive())]
-    pub nworkers: u32,
+    /// Where the workers go.
+    #[command(flatten)]
+    pub placement: PlacementOptions,
     /// Scheduler file to write, if not the usual one that your other commands find by themselves
     #[arg(long, value_name = "FILE")]
     pub scheduler_file: Option<PathBuf>,
@@ -305,7 +341,7 @@ pub struct UpArgs {
     #[arg(long, value_name = "NAME[,NAME]")]
     pub interface: Option<String>,
     /// Give up if the cluster is not complete after this long
-    #[arg(long, value_name = "TIME", default_value = "5m")]
+    #[arg(long, value_name = "TIME", default_value = "5m", visible_alias = "start-timeout")]
     pub timeout: Span,
     /// What the workers are like.
     #[command(flatten)]

@@ -90,6 +90,8 @@ pub struct Register {
     pub memory_target: Option<u64>,
     /// Batch job it belongs to.
     pub job_id: Option<String>,
+    /// In how many milliseconds it is going to leave, if it knows.
+    pub leaves_in_ms: Option<u64>,
     /// The life before this one under the same nanny, and how it ended.
     pub predecessor: Option<(Incarnation, String)>,
     /// Results it holds: run, family, element, bytes. (Used once workers can come back with their data.)
@@ -142,6 +144,8 @@ pub struct Heartbeat {
     pub spill_read: u64,
     /// Seconds so far in which they were.
     pub spill_read_seconds: f64,
+    /// Executor processes so far: started, replaced because they had grown, died of a task.
+    pub executors: (u64, u64, u64),
 }
 
 /// Families that tasks to come belong to.

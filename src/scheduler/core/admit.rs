@@ -1,19 +1,22 @@
 //! Admission by bytes: work that only adds results is given to a worker while what it holds, what is on its
 //! way to it and what it is expected to make stay under its target; work that frees more than it makes always
-//! is. Owns that rule and the one that keeps it from stopping everything; who is asked first is in `place`.
+//! is. Admission by time: no work is given to a worker that leaves before it would be done. Owns these rules
+//! and the one that keeps memory from stopping everything; who is asked first is in `place`.
 
 use super::Core;
 use super::cx::Cx;
-use super::ready::Entry;
+use super::ready::{Class, Entry, Pile};
 use super::run::Run;
 use super::state::State;
 use super::workers::{Status, Worker};
 use crate::base::failure::{Failure, FailureKind};
 use crate::base::ids::{FamilyIx, WorkerId};
+use crate::base::time::Time;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Open workers looked at, besides the preferred one, for one that has the memory.
-const WORKERS_LOOKED_AT: usize = 8;
+pub(super) const WORKERS_LOOKED_AT: usize = 8;
 /// Held tasks looked at when memory may have become free.
 const HELD_LOOKED_AT: usize = 4;
 
@@ -67,7 +70,7 @@ impl Run {
     /// Memory that a task says it needs while it executes, bytes; the list goes by attempt.
     fn declared_memory(&self, i: u32) -> u64 {
         let declared = &self.families[self.place_of(i).0.index()].layer.memory;
-        let tries = self.trouble.get(&i).map_or(0, |t| t.failed as usize);
+        let tries = self.trouble.get(&i).map_or(0, |t| t.tries() as usize);
         declared.get(tries).or(declared.last()).copied().unwrap_or(0)
     }
 
@@ -76,20 +79,59 @@ impl Run {
             || (!self.replicas.is_empty() && self.replicas.get(&j).is_some_and(|r| r.contains(&w)))
     }
 
-    /// The preferred worker if it has the memory for a task, else another open one that has.
-    pub(super) fn admitted(&self, cx: &Cx, class: usize, i: u32, w: WorkerId) -> Option<WorkerId> {
-        let (f, element) = self.place_of(i);
-        let fits = |w: WorkerId| {
-            let Some(worker) = cx.worker(w) else { return false };
-            let Some(headroom) = worker.headroom() else { return true };
-            let demand = self.demand(f, element, w);
-            demand.adds <= demand.frees || demand.adds + worker.margin(demand.result) <= headroom
-        };
-        if fits(w) {
-            return Some(w);
+    /// The preferred worker if it has the memory and the time for a task, else another open one that has.
+    pub(super) fn admitted(&self, cx: &Cx, class: usize, i: u32, w: WorkerId) -> Result<WorkerId, Pile> {
+        if self.is_late(cx, class, i) {
+            return Err(Pile::Late);
+        }
+        if self.fits(cx, i, w) {
+            return Ok(w);
         }
         let others = cx.ready.classes[class].open.iter().map(|(_, w)| *w).filter(|x| *x != w);
-        others.take(WORKERS_LOOKED_AT).find(|x| fits(*x))
+        others.take(WORKERS_LOOKED_AT).find(|x| self.fits(cx, i, *x)).ok_or(Pile::Held)
+    }
+
+    /// Whether every worker that has room leaves before a task would be done.
+    pub(super) fn is_late(&self, cx: &Cx, class: usize, i: u32) -> bool {
+        let (f, _) = self.place_of(i);
+        let need = self.time_needed(f);
+        let in_time = |w: WorkerId| cx.worker(w).is_some_and(|w| w.has_time(cx.now, need, self.slots(f)));
+        need.is_some() && !cx.ready.classes[class].open.iter().any(|(_, w)| in_time(*w))
+    }
+
+    /// Whether a worker has the memory and the time for a task.
+    pub(super) fn fits(&self, cx: &Cx, i: u32, w: WorkerId) -> bool {
+        let Some(worker) = cx.worker(w) else { return false };
+        let (f, element) = self.place_of(i);
+        if !worker.has_time(cx.now, self.time_needed(f), self.slots(f)) {
+            return false;
+        }
+        let Some(headroom) = worker.headroom() else { return true };
+        let demand = self.demand(f, element, w);
+        demand.adds <= demand.frees || demand.adds + worker.margin(demand.result) <= headroom
+    }
+
+    fn slots(&self, f: FamilyIx) -> u32 {
+        self.families[f.index()].layer.slots
+    }
+
+    /// How long an element of a family may take: its time limit, and where others of the family have ended
+    /// twice as long as they took, if that is less. `None` if nothing is known.
+    pub(super) fn time_needed(&self, f: FamilyIx) -> Option<Duration> {
+        let family = &self.families[f.index()];
+        let usual = family.duration_ns.map(|ns| Duration::from_nanos(ns.saturating_mul(2)));
+        let limit = family.layer.time_limit_ms.map(Duration::from_millis);
+        usual.into_iter().chain(limit).min()
+    }
+}
+
+impl Worker {
+    /// Whether a task that takes this long would be done before the worker leaves.
+    pub(super) fn has_time(&self, now: Time, need: Option<Duration>, slots: u32) -> bool {
+        let (Some(leaves), Some(need)) = (self.spec.leaves, need) else { return true };
+        let at_once = self.slots_in_hand + u64::from(slots) <= u64::from(self.spec.slots);
+        let begin = if at_once { now } else { now.after(self.wait()) };
+        begin.after(need) <= leaves
     }
 }
 
@@ -99,24 +141,25 @@ impl Core {
     pub(super) fn retry_held(&mut self) {
         if std::mem::take(&mut self.cx.relief) {
             for class in 0..self.cx.ready.classes.len() {
-                self.retry_class(class);
+                self.retry_class(class, Pile::Late);
+                self.retry_class(class, Pile::Held);
             }
         }
         while self.cx.in_hand == 0 && self.push_one() {}
     }
 
-    fn retry_class(&mut self, class: usize) {
-        let mut failed = Vec::new();
-        while failed.len() < HELD_LOOKED_AT && !self.cx.ready.classes[class].open.is_empty() {
-            let Some(entry) = self.cx.ready.classes[class].held.pop() else { break };
-            if !self.dispatch(class, entry) {
+    fn retry_class(&mut self, class: usize, pile: Pile) {
+        let (mut failed, mut moved) = (Vec::new(), 0);
+        while failed.len() + moved < HELD_LOOKED_AT && !self.cx.ready.classes[class].open.is_empty() {
+            let Some(entry) = self.cx.ready.classes[class].pile(pile).pop() else { break };
+            match self.dispatch(class, entry) {
                 // It went back to where it was taken from: out of the way until the others were looked at.
-                failed.extend(self.cx.ready.classes[class].held.pop());
-            } else {
-                self.place_rest(class);
+                Some(to) if to == pile => failed.extend(self.cx.ready.classes[class].pile(pile).pop()),
+                Some(_) => moved += 1,
+                None => self.place_rest(class),
             }
         }
-        self.cx.ready.classes[class].held.extend(failed);
+        self.cx.ready.classes[class].pile(pile).extend(failed);
     }
 
     /// The rest of a stretch whose first element has just been placed waits in the heap.
@@ -130,12 +173,20 @@ impl Core {
     /// Lets the first held task run alone above every threshold. Returns whether there is reason to look
     /// again.
     fn push_one(&mut self) -> bool {
+        let able_for = |w: &Worker, class: &Class| {
+            w.status != Status::Retiring && w.could_run(class.slots, &class.resources)
+        };
+        let runs = |class: &Class| self.cx.workers.iter().flatten().any(|w| able_for(w, class));
         let classes = self.cx.ready.classes.iter().enumerate();
-        let heads = classes.filter_map(|(c, class)| Some((*class.held.peek()?, c)));
+        // With every worker paused nobody has looked at what is ready.
+        let ready = |class: &Class| class.held.peek().max(class.heap.peek()).copied();
+        let heads = classes.filter_map(|(c, class)| Some((ready(class).filter(|_| runs(class))?, c)));
         let Some((entry, class)) = heads.max() else { return false };
+        let now = self.cx.now;
+        let need = self.run(entry.task.run).and_then(|r| r.time_needed(r.family_of(&entry)?));
         let able = |w: &&Worker| {
             let class = &self.cx.ready.classes[class];
-            w.status != Status::Retiring && w.could_run(class.slots, &class.resources)
+            able_for(w, class) && w.has_time(now, need, class.slots)
         };
         // A paused worker is as good as none, but better than waiting for ever.
         let worth = |w: &Worker| (w.status == Status::Running, w.headroom().unwrap_or(u64::MAX));
@@ -145,10 +196,24 @@ impl Core {
         let limits =
             self.cx.workers.iter().flatten().filter(able).map(|w| w.spec.memory_limit.unwrap_or(u64::MAX));
         let limit = limits.max().unwrap_or(u64::MAX);
-        self.cx.ready.classes[class].held.pop();
-        let i = entry.task.index;
+        let queues = &mut self.cx.ready.classes[class];
+        let was_held = queues.held.peek() == Some(&entry);
+        if was_held {
+            queues.held.pop()
+        } else {
+            queues.heap.pop()
+        };
         let Some(run) = self.runs.get_mut(entry.task.run.index()).and_then(|r| r.as_mut()) else {
             return true;
+        };
+        let i = match entry.as_pool() {
+            Some(_) if run.cancelled.is_some() => return true,
+            Some(pool) => {
+                let Some(i) = run.next_root(pool, w) else { return true };
+                self.cx.ready.classes[class].held.push(entry);
+                i
+            }
+            None => entry.task.index,
         };
         if entry.end > i + 1 && run.cancelled.is_none() {
             let (f, element) = run.place_of(i + 1);

@@ -2,6 +2,7 @@
 
 use crate::base::failure::Failure;
 use crate::base::ids::{Attempt, ClientId, FamilyIx, Incarnation, RunId, RunUuid, TaskRef, WorkerId};
+use crate::base::time::Time;
 use crate::graph::layer::Layer;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -140,6 +141,8 @@ pub struct WorkerSpec {
     /// Bytes up to which work that only adds results is given to it: its target, else the next threshold
     /// that is set. Nothing is held back without one.
     pub memory_target: Option<u64>,
+    /// When it is going to leave, if that is known.
+    pub leaves: Option<Time>,
 }
 
 /// A worker's memory besides the results that the scheduler counts itself.

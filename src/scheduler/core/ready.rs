@@ -1,7 +1,7 @@
 //! Tasks that could run now, by priority and by what they need. Owns the heaps and the sets of workers that
 //! have room; not the decision which of them gets a task.
 
-use crate::base::ids::{TaskRef, WorkerId};
+use crate::base::ids::{RunId, TaskRef, WorkerId};
 use crate::base::priority::Priority;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
@@ -12,6 +12,18 @@ pub(super) struct Entry {
     pub(super) task: TaskRef,
     /// End of the stretch of indices; `task.index + 1` for a single task.
     pub(super) end: u32,
+}
+
+impl Entry {
+    /// A pool of roots instead of tasks: whoever has room is given the next of its own domain.
+    pub(super) fn pool(run: RunId, number: u32, priority: Priority) -> Entry {
+        Entry { priority, task: TaskRef { run, index: number }, end: 0 }
+    }
+
+    /// The number of the pool, if it is one.
+    pub(super) fn as_pool(&self) -> Option<u32> {
+        (self.end == 0).then_some(self.task.index)
+    }
 }
 
 // A binary heap gives its greatest first; the smallest priority is to come first.
@@ -34,8 +46,34 @@ pub(super) struct Class {
     pub(super) heap: BinaryHeap<Entry>,
     /// Ready tasks for which no worker has the memory.
     pub(super) held: BinaryHeap<Entry>,
+    /// Ready tasks that no worker with room would have done before it leaves.
+    pub(super) late: BinaryHeap<Entry>,
     /// Workers with room for one more such task, least loaded first.
     pub(super) open: BTreeSet<(u64, WorkerId)>,
+}
+
+/// Why a ready task stays where it is though workers have room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Pile {
+    /// None of them has the memory.
+    Held,
+    /// All of them leave too soon.
+    Late,
+}
+
+impl Class {
+    /// The tasks that stay for a reason.
+    pub(super) fn pile(&mut self, pile: Pile) -> &mut BinaryHeap<Entry> {
+        match pile {
+            Pile::Held => &mut self.held,
+            Pile::Late => &mut self.late,
+        }
+    }
+
+    /// All entries, wherever they are.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.heap.iter().chain(&self.held).chain(&self.late)
+    }
 }
 
 /// The queues.
@@ -44,6 +82,10 @@ pub(super) struct Ready {
     pub(super) classes: Vec<Class>,
     /// For each worker and class, the load it stands under in `open`.
     listed: Vec<Vec<Option<u64>>>,
+    /// Ready tasks that are to have a worker to themselves.
+    pub(super) alone: BTreeSet<(Priority, TaskRef)>,
+    /// Workers that are kept for one of these, or have it.
+    pub(super) keepers: BTreeSet<WorkerId>,
     /// Workers with ready tasks of their own, longest queue last.
     pub(super) local: BTreeSet<(usize, WorkerId)>,
 }
@@ -60,6 +102,7 @@ impl Ready {
             resources: resources.clone(),
             heap: BinaryHeap::new(),
             held: BinaryHeap::new(),
+            late: BinaryHeap::new(),
             open: BTreeSet::new(),
         });
         self.classes.len() as u32 - 1

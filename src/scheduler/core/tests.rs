@@ -1,5 +1,7 @@
 //! Scenarios: small stories told to the core, one expectation each. Every step checks all invariants.
 
+mod memory;
+
 use super::action::{Action, Assigned, Batch};
 use super::event::{Event, Finished, Missing, Report, RunSpec, WorkerSpec};
 use super::state::State;
@@ -84,6 +86,22 @@ impl Story {
             resources: resources.iter().map(|(n, x)| ((*n).into(), *x)).collect(),
             memory_limit: target.map(|bytes| bytes * 2),
             memory_target: target,
+            leaves: None,
+        };
+        self.tell(Event::WorkerRegistered { worker: WorkerId(w), spec })
+    }
+
+    /// A worker of one thread that leaves at a time.
+    fn worker_until(&mut self, w: u32, seconds: u64) -> &mut Story {
+        let spec = WorkerSpec {
+            name: format!("w{w}"),
+            host: "a".into(),
+            incarnation: Default::default(),
+            slots: SLOT,
+            resources: Default::default(),
+            memory_limit: None,
+            memory_target: None,
+            leaves: Some(Time::ZERO.after(Duration::from_secs(seconds))),
         };
         self.tell(Event::WorkerRegistered { worker: WorkerId(w), spec })
     }
@@ -437,6 +455,34 @@ fn idle_workers_get_what_others_have_not_started() {
     s.given.remove(&task(1));
     s.report(0, |r| r.returned = attempts);
     assert_eq!(s.at(1), 1);
+}
+
+#[test]
+fn no_work_is_given_to_workers_that_leave_before_it_is_done() {
+    let mut s = Story::new();
+    let limited = |seconds: u64| Layer { time_limit_ms: Some(seconds * 1000), ..family(1) };
+    s.worker_until(0, 600).submit(vec![limited(3600), limited(60)], &[]);
+    assert_eq!((s.given.contains_key(&task(0)), s.at(1)), (false, 0), "only the short one");
+    let why = s.core.explain(task(0)).expect("there").workers;
+    assert!(why[0].1.contains("leaves in"), "{why:?}");
+    s.finish(1);
+    assert!(!s.given.contains_key(&task(0)), "nothing else to do is no reason");
+    let stuck = s.core.stuck(RUN).expect("a reason");
+    assert!(stuck.contains("f0 may take 3600 s"), "{stuck}");
+    s.worker_until(1, 7200);
+    assert_eq!(s.at(0), 1);
+}
+
+#[test]
+fn what_others_took_counts_more_than_a_generous_limit() {
+    let mut s = Story::new();
+    s.worker(0, "a", 1);
+    s.submit(vec![Layer { time_limit_ms: Some(86_400_000), ..family(3) }], &[]);
+    s.finish(0);
+    s.tell(Event::WorkerDisconnected { worker: WorkerId(0), reason: "gone".into(), expected: true });
+    s.given.clear();
+    s.worker_until(1, 600);
+    assert!(s.given_to(1) >= 1, "they take a millisecond");
 }
 
 #[test]

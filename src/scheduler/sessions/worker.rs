@@ -182,6 +182,7 @@ mod tests {
             memory_limit: None,
             memory_target: None,
             job_id: None,
+            leaves_in_ms: None,
             predecessor: None,
             holds: Vec::new(),
         }

@@ -74,7 +74,7 @@ impl Datum {
 #[derive(Default)]
 pub(super) struct Peer {
     queue: VecDeque<TaskRef>,
-    in_flight: u32,
+    pub(super) in_flight: u32,
 }
 
 impl Core {
@@ -124,10 +124,19 @@ impl Core {
         self.tidy(task);
     }
 
-    /// Sends as many fetches as the bounds allow.
+    /// Sends as many fetches as the bounds allow; none while paused, so that inputs do not fill what results
+    /// on their way to disk leave.
     pub(super) fn fetch_wanted(&mut self) {
+        if !self.paused {
+            self.fetch(usize::MAX);
+        }
+    }
+
+    /// Sends at most so many fetches.
+    pub(super) fn fetch(&mut self, most: usize) {
+        let mut sent = 0;
         for (&peer, state) in &mut self.peers {
-            while state.in_flight < FETCHES_PER_PEER && !state.queue.is_empty() {
+            while sent < most && state.in_flight < FETCHES_PER_PEER && !state.queue.is_empty() {
                 let (mut tasks, mut bytes) = (Vec::new(), 0);
                 while let Some(&task) = state.queue.front() {
                     // What was queued may be here by now, unwanted, or asked elsewhere.
@@ -145,6 +154,7 @@ impl Core {
                     state.queue.pop_front();
                 }
                 if !tasks.is_empty() {
+                    sent += 1;
                     state.in_flight += 1;
                     self.actions.push(Action::Fetch { peer, tasks });
                 }

@@ -39,6 +39,7 @@ pub struct Core {
     peers: BTreeMap<WorkerId, Peer>,
     report: Report,
     actions: Vec<Action>,
+    /// No task starts and nothing is fetched.
     paused: bool,
     room: Room,
 }
@@ -80,21 +81,24 @@ impl Core {
         std::mem::take(&mut self.actions)
     }
 
-    /// Stops or resumes starting tasks.
+    /// Stops or resumes starting tasks and fetching their inputs.
     #[must_use]
     pub fn set_paused(&mut self, paused: bool) -> Vec<Action> {
         self.paused = paused;
         self.start_ready();
+        self.fetch_wanted();
         std::mem::take(&mut self.actions)
     }
 
     /// Starts one ready task although it is paused, if none executes: what holds the memory may be what
-    /// that task would free.
+    /// that task would free. If none is ready, fetches some of what one waits for, if nothing is on its way.
     #[must_use]
     pub fn start_one(&mut self) -> Vec<Action> {
         if self.paused && self.busy == 0 {
             self.ready.extend(self.room.held.drain(..));
-            self.start_next(true);
+            if !self.start_next(true) && !self.is_fetching() {
+                self.fetch(1);
+            }
         }
         std::mem::take(&mut self.actions)
     }
@@ -110,6 +114,10 @@ impl Core {
     /// Tasks that execute, cancelled ones that have not ended included.
     pub fn executing(&self) -> usize {
         self.hands.values().filter(|h| h.executing).count() + self.zombies.len()
+    }
+
+    fn is_fetching(&self) -> bool {
+        self.peers.values().any(|p| p.in_flight > 0)
     }
 
     /// Tasks in hand.

@@ -4,6 +4,7 @@
 use super::Core;
 use super::data::Datum;
 use super::event::{Action, Assigned, Done, Start};
+use crate::base::failure::FailureKind;
 use crate::base::ids::{Attempt, FamilyIx, TaskRef};
 use crate::base::priority::Priority;
 
@@ -178,6 +179,10 @@ impl Core {
                     self.actions.push(Action::Discard { task, attempt });
                 }
                 self.report.finished.push((task, attempt, nbytes, duration));
+            }
+            // Nobody asked for its end: the worker is leaving, and another may run it.
+            Err(failure) if failure.kind == FailureKind::Cancelled => {
+                self.report.returned.push((task, attempt));
             }
             Err(failure) => self.report.failed.push((task, attempt, failure)),
         }

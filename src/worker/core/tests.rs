@@ -227,6 +227,20 @@ fn a_paused_worker_starts_one_when_it_must() {
 }
 
 #[test]
+fn a_paused_worker_fetches_nothing_unless_nothing_else_can_go_on() {
+    let fetches = |actions: &[Action]| actions.iter().filter(|a| matches!(a, Action::Fetch { .. })).count();
+    let mut s = Story::new(2);
+    let _ = s.0.set_paused(true);
+    assert_eq!(fetches(&s.compute(&[assigned(1, &[(7, &[3]), (8, &[4])]), assigned(2, &[])])), 0);
+    assert_eq!(started(&s.0.start_one()), [2], "what is ready goes first");
+    let _ = s.done(2, 1);
+    assert_eq!(fetches(&s.0.start_one()), 1);
+    assert_eq!(fetches(&s.0.start_one()), 0, "one is on its way");
+    assert_eq!(fetches(&s.0.set_paused(false)), 1);
+    s.0.check().expect("invariants");
+}
+
+#[test]
 fn who_needs_a_lost_result_goes_back() {
     let mut s = Story::new(1);
     s.compute(&[assigned(0, &[])]);
@@ -359,4 +373,15 @@ fn who_frees_as_much_as_it_makes_needs_no_room() {
     let _ = s.0.set_room(Some(0));
     assert!(started(&s.compute(&[large(12, 1, &[(2, &[])])])).is_empty());
     assert_eq!(s.0.next_bytes(), LARGE as i64);
+}
+
+#[test]
+fn what_ended_with_the_worker_is_handed_back() {
+    let mut s = Story::new(1);
+    s.compute(&[assigned(1, &[])]);
+    let outcome = Err(Arc::new(Failure::of(FailureKind::Cancelled)));
+    let (task, attempt) = (task(1), attempt(1));
+    s.tell(Event::Done(vec![Done { task, attempt, outcome, memory: 0, duration: Duration::ZERO }]));
+    let report = s.0.take_report();
+    assert_eq!((report.returned, report.failed.len()), (vec![(task, attempt)], 0));
 }

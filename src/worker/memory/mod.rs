@@ -2,20 +2,24 @@
 //! so at intervals, `spiller` brings results to disk, the rules are `core::pressure`'s. This file joins them
 //! for one registration: from what is measured to what happens. Results themselves are the store's.
 
+pub(super) mod enforcement;
 pub(super) mod monitor;
 pub(super) mod sampler;
 pub(super) mod spiller;
 
 use super::core::pressure::{Candidate, Pressure, Thresholds, Usage, choose};
 use super::executor::control::Control;
+use super::executor::processes::Counts;
 use super::limits;
 use super::store::Store;
-use crate::base::failure::Shortage;
+use crate::base::failure::{Enforced, Overrun, Shortage};
 use crate::base::ids::{Attempt, TaskRef};
 use crate::base::units::ByteSize;
 use crate::config;
-use monitor::{Gauge, Reading};
+use enforcement::Enforcement;
+use monitor::{Gauge, LOOKS_PER_SECOND, Reading};
 use rustc_hash::FxHashMap;
+use serde::Serialize;
 use spiller::Spiller;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -49,24 +53,66 @@ pub(super) fn thresholds(settings: &config::Memory, limit: u64) -> Thresholds {
     }
 }
 
-/// How the memory of a worker with this configuration would be found, and its thresholds: lines of text.
-pub(super) fn explain(settings: &config::Worker) -> Vec<String> {
-    let variable = |name: &str| std::env::var(name).ok();
-    let threads = limits::threads(settings.nthreads, &variable);
-    let limit = limits::memory(settings.memory_limit, threads, &variable);
-    let mut lines = limit.found;
-    let Some(bytes) = limit.bytes else {
-        lines.push("no limit: nothing is spilled, paused or ended".into());
-        return lines;
-    };
-    lines.push(format!("limit      {bytes} bytes"));
-    let t = thresholds(&settings.memory, bytes);
-    let four = [("target", t.target), ("spill", t.spill), ("pause", t.pause), ("terminate", t.terminate)];
-    for (name, at) in four {
-        let at = at.map_or("off".into(), |at| format!("{at} bytes"));
-        lines.push(format!("{name:<10} {at}"));
+/// How the memory of a worker is found, its thresholds, and who enforces the limit.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Explanation {
+    /// What was looked at, a line for each.
+    pub found: Vec<String>,
+    /// The limit, bytes; `None` without one.
+    pub limit: Option<u64>,
+    /// Results beyond so many bytes go to disk.
+    pub target: Option<u64>,
+    /// Everything beyond so many bytes: results go to disk.
+    pub spill: Option<u64>,
+    /// Beyond so many bytes no task starts.
+    pub pause: Option<u64>,
+    /// Beyond so many bytes a task is ended.
+    pub terminate: Option<u64>,
+    /// Who enforces the limit.
+    pub enforcement: Enforcement,
+}
+
+impl Explanation {
+    /// For a worker with this configuration, here.
+    pub fn find(settings: &config::Worker) -> Explanation {
+        let variable = |name: &str| std::env::var(name).ok();
+        let threads = limits::threads(settings.nthreads, &variable);
+        let limit = limits::memory(settings.memory_limit, settings.memory_reserve, threads, &variable);
+        let t = limit.bytes.map(|bytes| thresholds(&settings.memory, bytes));
+        Explanation {
+            found: limit.found,
+            limit: limit.bytes,
+            target: t.and_then(|t| t.target),
+            spill: t.and_then(|t| t.spill),
+            pause: t.and_then(|t| t.pause),
+            terminate: t.and_then(|t| t.terminate),
+            enforcement: Enforcement::find(),
+        }
     }
-    lines
+
+    /// Lines for people.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = self.found.clone();
+        match self.limit {
+            None => lines.push("no limit: nothing is spilled, paused or ended".into()),
+            Some(bytes) => {
+                lines.push(format!("limit      {bytes} bytes"));
+                let four = [
+                    ("target", self.target),
+                    ("spill", self.spill),
+                    ("pause", self.pause),
+                    ("terminate", self.terminate),
+                ];
+                for (name, at) in four {
+                    let at = at.map_or("off".into(), |at| format!("{at} bytes"));
+                    lines.push(format!("{name:<10} {at}"));
+                }
+            }
+        }
+        lines.extend(self.enforcement.lines());
+        lines
+    }
 }
 
 /// What lasts as long as the worker.
@@ -80,6 +126,8 @@ pub(super) struct Parts {
     pub thresholds: Option<Thresholds>,
     /// Results.
     pub store: Arc<Mutex<Store>>,
+    /// What became of executor processes.
+    pub executors: Arc<Counts>,
 }
 
 impl Parts {
@@ -103,6 +151,8 @@ pub(super) struct Memory {
     ended: Option<(Id, Instant)>,
     /// The most that running tasks have been seen to occupy.
     peaks: FxHashMap<Id, u64>,
+    /// Processes whose memory is enforced by looking at it, and what they may have with those below them.
+    bounds: Vec<(i32, u64)>,
     unmanaged: u64,
     /// What the scheduler was told last: bytes on disk, bytes that are no results.
     told: (u64, u64),
@@ -178,6 +228,7 @@ impl Memory {
             patient_since: None,
             ended,
             peaks,
+            bounds: Vec::new(),
             unmanaged: 0,
             told: (0, 0),
         }
@@ -216,10 +267,25 @@ impl Memory {
     pub(super) fn look(&mut self, running: &[(TaskRef, Attempt, Arc<Control>)]) -> Reading {
         let reading = self.parts.gauge.read();
         let pids = || running.iter().filter_map(|(t, a, control)| Some(((*t, *a), control.pid()?)));
-        for (id, pid) in pids() {
-            let bytes = reading.sample.below(pid);
-            let peak = self.peaks.entry(id).or_default();
+        let mut bounds = Vec::new();
+        for (task, attempt, control) in running {
+            let Some(pid) = control.pid() else { continue };
+            let bytes = reading.sample.below(pid).saturating_sub(control.base_bytes());
+            let peak = self.peaks.entry((*task, *attempt)).or_default();
             *peak = bytes.max(*peak);
+            if let Some(declared) = control.bound_bytes() {
+                let bound = declared.saturating_add(control.base_bytes());
+                // One that has just begun was not counted exactly yet.
+                if let Some(bytes) = reading.sample.beyond(pid, bound) {
+                    let (reached, by) = (bytes - control.base_bytes(), Enforced::Watching(LOOKS_PER_SECOND));
+                    control.end_for_overrun(Overrun { declared, reached, by });
+                }
+                bounds.push((pid, bound));
+            }
+        }
+        if self.bounds != bounds {
+            self.parts.gauge.be_exact_beyond(bounds.clone());
+            self.bounds = bounds;
         }
         self.unmanaged = reading.unmanaged(pids().map(|(_, pid)| pid));
         reading

@@ -91,6 +91,14 @@ impl Data {
         Data::of_writer(writer)
     }
 
+    /// The content of a memory file that another process has made.
+    ///
+    /// # Errors
+    /// It is none, or cannot be made unchangeable.
+    pub fn adopt(file: File) -> io::Result<Data> {
+        Ok(Data::File(Arc::new(MemFile::adopt(file)?)))
+    }
+
     /// A file that stays where it is, as it is now.
     pub fn in_place(path: &Path) -> io::Result<Data> {
         let meta = std::fs::metadata(path)?;

@@ -145,6 +145,22 @@ impl MemFile {
         Ok(MemFile { file, len })
     }
 
+    /// A memory file that another process has made. It is sealed if that process has not done so; where it
+    /// cannot be, a copy is taken.
+    ///
+    /// # Errors
+    /// It is no memory file, or cannot be copied.
+    pub fn adopt(file: File) -> io::Result<MemFile> {
+        // SAFETY: a plain system call on a descriptor that we hold.
+        let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+        if seals < 0 {
+            let text = "a descriptor that should be a result is no memory file";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        let all = libc::F_SEAL_WRITE | libc::F_SEAL_GROW | libc::F_SEAL_SHRINK;
+        if seals & all == all { MemFile::of_sealed(file) } else { MemWriter { file }.seal() }
+    }
+
     /// Bytes.
     pub fn len(&self) -> u64 {
         self.len

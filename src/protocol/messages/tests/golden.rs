@@ -63,6 +63,7 @@ fn spec() -> TaskSpec {
         ok_exit: vec![0],
         max_output: None,
         time_limit_ms: Some(1000),
+        memory: vec![1 << 20],
         nthreads: 1,
         shell: Vec::new(),
         nodes: None,
@@ -165,6 +166,7 @@ fn from_worker() -> Vec<FromWorker> {
         memory_limit: Some(1 << 40),
         memory_target: None,
         job_id: Some("17".into()),
+        leaves_in_ms: None,
         predecessor: Some((uuid(), "killed".into())),
         holds: vec![(uuid(), FamilyIx(0), 3, 100)],
     };

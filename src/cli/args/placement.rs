@@ -1,0 +1,52 @@
+//! Options of `up` and `workers start` about where workers go: by which launcher, how many on a node, and how
+//! long they may take.
+
+use super::value::positive;
+use clap::{Args, ValueEnum};
+
+/// A way of putting workers on nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LauncherName {
+    /// Processes of this machine
+    Local,
+    /// Steps of srun on the nodes of this Slurm job
+    Srun,
+    /// A job of Slurm, submitted by sbatch
+    Sbatch,
+    /// A job of PBS or of Grid Engine, whichever qsub belongs to
+    Qsub,
+    /// A job of PBS
+    Pbs,
+    /// A job of Grid Engine
+    Sge,
+}
+
+/// What a worker has for itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Per {
+    /// A whole node
+    #[default]
+    Node,
+    /// A NUMA domain of a node, with its processors and its share of the memory
+    Numa,
+}
+
+/// Where workers go.
+#[derive(Clone, Copy, Debug, Default, Args)]
+#[command(next_help_heading = "Placement")]
+pub struct PlacementOptions {
+    /// How workers are started
+    ///
+    /// Without it: srun inside a Slurm allocation, else local.
+    #[arg(long, value_name = "NAME", value_enum)]
+    pub launcher: Option<LauncherName>,
+    /// How many workers; without it one for each node of the allocation, or one on this machine
+    #[arg(short = 'n', long, value_name = "N", value_parser = positive())]
+    pub nworkers: Option<u32>,
+    /// What each worker has for itself, inside an allocation
+    #[arg(long, value_name = "WHAT", value_enum, conflicts_with = "nworkers")]
+    pub per: Option<Per>,
+    /// Go on with so many workers if the others do not come
+    #[arg(long, value_name = "N", value_parser = positive())]
+    pub min_workers: Option<u32>,
+}

@@ -1,0 +1,69 @@
+//! Whether a worker that a batch system has started at last still has a cluster to join. Owns this question:
+//! the job may have waited for days.
+
+use crate::base::error::Result;
+use crate::cli::context::run_short;
+use crate::net::address::Address;
+use crate::net::private_file::Fault;
+use crate::net::scheduler_file::{self, Liveness, ReadError, SchedulerFile};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long a scheduler may not answer until it is taken for dead. It was alive when the job was submitted.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why there is no cluster to join; `None` if there is one, or if the worker itself will find what is wrong.
+///
+/// # Errors
+/// `Internal` when there is no runtime.
+pub fn why_not(path: &Path, cluster: &str, address: Option<&Address>) -> Result<Option<String>> {
+    run_short(async { Ok(look(path, cluster, address, PATIENCE).await) })
+}
+
+async fn look(path: &Path, cluster: &str, address: Option<&Address>, patience: Duration) -> Option<String> {
+    let begin = Instant::now();
+    loop {
+        let file = match scheduler_file::read(path) {
+            Ok(file) => file,
+            Err(ReadError::Private(Fault::Missing { .. })) => {
+                return Some("its scheduler file is gone".into());
+            }
+            Err(_) => return None,
+        };
+        if file.id != cluster {
+            return Some(format!("its scheduler file is now that of cluster {}", file.id));
+        }
+        let at = SchedulerFile { address: address.unwrap_or(&file.address).clone(), ..file };
+        let why = match scheduler_file::probe(&at).await {
+            Liveness::Alive => return None,
+            Liveness::OtherAnswers(why) | Liveness::NobodyAnswers(why) => why,
+        };
+        if begin.elapsed() >= patience {
+            return Some(format!("its scheduler does not answer: {why}"));
+        }
+        tokio::time::sleep(Duration::from_secs(2).min(patience)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::private_file;
+    use crate::net::state_dir::StateDir;
+
+    #[tokio::test]
+    async fn dead_clusters_are_told_from_living_ones() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = StateDir::at(temp.path()).cluster("c1").unwrap();
+        let path = dir.scheduler_file();
+        let look = async |cluster: &str| look(&path, cluster, None, Duration::ZERO).await;
+        assert!(look("c1").await.unwrap().contains("gone"));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("tls://{}", listener.local_addr().unwrap()).parse().unwrap();
+        drop(listener);
+        let file = SchedulerFile::new(&dir.authority().unwrap(), address, 1).unwrap();
+        private_file::write(&path, &serde_json::to_vec(&file).unwrap()).unwrap();
+        assert!(look("c2").await.unwrap().contains("cluster c1"));
+        assert!(look("c1").await.unwrap().contains("does not answer"));
+    }
+}

@@ -1,0 +1,60 @@
+//! Jobs of batch systems that hold workers: submitting, listing and cancelling them, and what is kept about
+//! them in the cluster's directory. Owns the order of these; batch systems are `launch`'s.
+
+pub(super) mod join;
+pub(super) mod list;
+mod records;
+pub(super) mod start;
+pub(super) mod stop;
+
+use super::args::LauncherName;
+use super::context::Context;
+use crate::base::error::{Error, Kind, Result};
+use crate::launch::dialect::{CommandLine, System, call, owner_of_qsub};
+use crate::launch::settings::Settings;
+use crate::net::scheduler_file::SchedulerFile;
+use crate::net::state_dir::StateDir;
+use std::path::{Path, PathBuf};
+
+/// The batch system that a launcher submits to; `None` for launchers without jobs.
+pub(super) fn system_of(launcher: LauncherName) -> Result<Option<System>> {
+    Ok(match launcher {
+        LauncherName::Local | LauncherName::Srun => None,
+        LauncherName::Sbatch => Some(System::Slurm),
+        LauncherName::Sge => Some(System::GridEngine),
+        LauncherName::Pbs => Some(System::Pbs),
+        LauncherName::Qsub => {
+            let version = call::call(&CommandLine::new("qsub", &["--version"]))?;
+            let said = format!("{}{}", version.stdout, version.stderr);
+            let owner = owner_of_qsub(Some(&said), &|name| std::env::var(name).ok());
+            Some(owner.ok_or_else(|| {
+                Error::new(
+                    Kind::Launch,
+                    format!("this qsub is neither PBS's nor Grid Engine's: {}", version.said()),
+                )
+                .hint("say which one it is: --launcher pbs or --launcher sge")
+            })?)
+        }
+    })
+}
+
+/// The settings of a batch system, with what is wrong in them said by origin.
+fn settings(context: &Context, system: System) -> Result<Settings> {
+    let origins = context.loaded.origins();
+    let origin = |key: &str| {
+        let inside = |k: &str| k == key || k.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
+        let found = origins.iter().find(|(k, ..)| inside(k));
+        found.map_or_else(|| "the configuration".into(), |(_, _, origin)| origin.to_string())
+    };
+    Settings::read(&context.loaded.config.launch, system, &origin)
+}
+
+/// Where a cluster's jobs are kept: in the cluster's directory, which is the scheduler file's if that has been
+/// put to its usual place.
+fn directory(path: &Path, file: &SchedulerFile) -> Result<PathBuf> {
+    let home = match path.parent() {
+        Some(parent) if parent.file_name().is_some_and(|name| name == file.id.as_str()) => parent.to_owned(),
+        _ => StateDir::of_user()?.cluster(&file.id)?.path().to_owned(),
+    };
+    Ok(home.join(records::DIRECTORY))
+}

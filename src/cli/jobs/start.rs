@@ -1,0 +1,328 @@
+//! `workers start --launcher sbatch` and its likes: from options and settings to a submitted script. Owns what a
+//! job of workers is by default; the script's form is the template's.
+
+use super::records::Place;
+use crate::base::error::{Error, Kind, Result};
+use crate::cli::args::{JobOptions, WorkersStartArgs};
+use crate::cli::context::{Context, absolute, expand, run_short};
+use crate::cli::output::Out;
+use crate::client::Client;
+use crate::config::{Origin, PathTemplate};
+use crate::launch::dialect::{Request, System};
+use crate::launch::jobs::{self, Record};
+use crate::launch::settings::Settings;
+use crate::launch::template::{self, Purpose, shell_quoted};
+use crate::net::discovery;
+use crate::net::private_file;
+use crate::net::scheduler_file::SchedulerFile;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// What a worker of a job does unless it was told otherwise: an allocation costs money.
+const JOB_DEFAULTS: [(&str, &str); 1] = [("worker.idle-timeout", "15m")];
+
+/// `workers start` with a launcher that submits jobs.
+pub(in crate::cli) fn start(context: &Context, args: &WorkersStartArgs, system: System) -> Result<u8> {
+    refuse_other_placement(args)?;
+    let settings = super::settings(context, system)?;
+    let (path, file) = find(context, args)?;
+    let directory = super::directory(&path, &file)?;
+    let place = Place::new(&directory);
+    let request = request(args, &settings, system, &file.id, &place)?;
+    let mut native = settings.options.clone();
+    native.extend(args.jobs.native.iter().cloned());
+    let worker_settings = worker_settings(context, args, &request);
+    let script = script(context, args, &settings, system, &request, &place, (&path, &file))?;
+    if args.jobs.dry_run {
+        return dry_run(args, system, &place, &script, &worker_settings, &native);
+    }
+    private_file::make_directory(&directory)?;
+    private_file::write(&place.file(".toml"), worker_settings.as_bytes())?;
+    private_file::write(&place.file(".sh"), script.as_bytes())?;
+    if args.jobs.check {
+        let said = jobs::check(system, &place.file(".sh"), &native);
+        place.remove();
+        let said = said?;
+        let json = json!({ "system": system.key(), "accepted": true, "said": said });
+        Out::stdout().value(args.json.json, &json, |_| format!("{system} would take it: {said}"))?;
+        return Ok(0);
+    }
+    let id = match jobs::submit(system, &place.file(".sh"), &native) {
+        Ok(id) => id,
+        Err(e) => {
+            place.remove();
+            return Err(e);
+        }
+    };
+    let record = Record {
+        system,
+        id,
+        name: request.name.clone(),
+        nodes: request.nodes,
+        jobs: request.jobs,
+        submitted: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        script: place.file(".sh"),
+        log: request.output.clone().unwrap_or_default(),
+        ended: None,
+    };
+    if let Err(e) = place.keep(&record) {
+        // A job that nobody knows of would be nobody's to end.
+        let undone = jobs::cancel(std::slice::from_ref(&record));
+        let fate = if undone.is_ok() { "it was cancelled again" } else { "cancel it yourself" };
+        return Err(Error {
+            message: format!("{}; job {} was submitted and {fate}", e.message, record.id),
+            ..e
+        });
+    }
+    let json = json!({
+        "system": system.key(),
+        "id": record.id,
+        "name": record.name,
+        "nodes": record.nodes,
+        "jobs": record.jobs,
+        "script": record.script,
+        "log": record.log,
+    });
+    Out::stdout().value(args.json.json, &json, |_| {
+        format!("submitted {system} job {} for {}, log {}", record.id, size_text(&record), record.log)
+    })?;
+    Ok(0)
+}
+
+/// `16 nodes`, `16 jobs of 1 node`.
+pub(super) fn size_text(record: &Record) -> String {
+    let nodes = if record.nodes == 1 { "1 node".into() } else { format!("{} nodes", record.nodes) };
+    if record.jobs == 1 { nodes } else { format!("{} jobs of {nodes}", record.jobs) }
+}
+
+/// What says where workers go inside an allocation means nothing to a job.
+fn refuse_other_placement(args: &WorkersStartArgs) -> Result<()> {
+    let other = [
+        ("-n", args.placement.nworkers.is_some(), "-N says how many nodes, each with one worker"),
+        ("--per", args.placement.per.is_some(), "each node of a job gets one worker"),
+        ("--min-workers", args.placement.min_workers.is_some(), "`hpcdag workers wait N` waits for workers"),
+    ];
+    match other.into_iter().find(|(_, given, _)| *given) {
+        Some((name, _, why)) => {
+            Err(Error::new(Kind::Usage, format!("{name} is not for workers in jobs of a batch system"))
+                .hint(why))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The cluster that is meant, which must be alive.
+fn find(context: &Context, args: &WorkersStartArgs) -> Result<(PathBuf, SchedulerFile)> {
+    let wish = context.wish(&args.scheduler)?;
+    run_short(async {
+        let path = absolute(&discovery::find(&wish).await?.path)?;
+        let client = Client::open(&path, &wish, &context.loaded.config).await?;
+        let file = client.scheduler().clone();
+        client.close().await;
+        Ok((path, file))
+    })
+}
+
+/// Nodes of each job, and how many jobs.
+fn split(options: &JobOptions) -> Result<(u32, u32)> {
+    let nodes = options.nodes.unwrap_or(1);
+    let per_job = options.per_job.unwrap_or(nodes);
+    if !nodes.is_multiple_of(per_job) {
+        let what = format!("{nodes} nodes cannot be split into jobs of {per_job}");
+        return Err(Error::new(Kind::Usage, what).hint("let -N be a multiple of --per-job"));
+    }
+    Ok((per_job, nodes / per_job))
+}
+
+fn request(
+    args: &WorkersStartArgs,
+    settings: &Settings,
+    system: System,
+    cluster: &str,
+    place: &Place,
+) -> Result<Request> {
+    let options = &args.jobs;
+    let (nodes, count) = split(options)?;
+    let cpus = match args.worker.nthreads.as_deref() {
+        None | Some("auto") => settings.cpus,
+        Some(text) => Some(
+            text.parse()
+                .map_err(|_| Error::new(Kind::Usage, format!("-c {text} is no number of processors")))?,
+        ),
+    };
+    let output = match &options.output {
+        Some(path) => absolute(path)?,
+        None => place.file(log_end(system, count)),
+    };
+    let own = format!("hpcdag-{cluster}");
+    Ok(Request {
+        name: match &options.job_name {
+            // Only Slurm's jobs have a comment; elsewhere the name says whose the job is.
+            Some(name) if system == System::Slurm => name.clone(),
+            Some(name) => format!("{name}-{cluster}"),
+            None => own,
+        },
+        comment: Some(format!("hpcdag cluster {cluster}")),
+        nodes,
+        jobs: count,
+        cpus,
+        memory: options.mem.map(|size| size.0).or(settings.memory),
+        gpus: options.gpus.or(settings.gpus),
+        walltime: options.walltime.or(settings.walltime),
+        warning: settings.warning,
+        account: options.account.clone().or_else(|| settings.account.clone()),
+        queue: options.partition.clone().or_else(|| settings.queue.clone()),
+        qos: options.qos.clone().or_else(|| settings.qos.clone()),
+        constraint: options.constraint.clone().or_else(|| settings.constraint.clone()),
+        project: settings.project.clone(),
+        parallel_environment: settings.parallel_environment.clone(),
+        memory_resource: Some(settings.memory_resource.clone().unwrap_or_else(|| "h_vmem".into())),
+        gpu_resource: settings.gpu_resource.clone(),
+        output: Some(output.to_string_lossy().into_owned()),
+        requeue: false,
+        extra_directives: settings.directives.clone(),
+        removed_directives: settings.remove_directives.clone(),
+    })
+}
+
+/// How the name of the jobs' output ends, with the system's placeholders.
+fn log_end(system: System, jobs: u32) -> &'static str {
+    match (system, jobs > 1) {
+        (System::Slurm, false) => "-%j.log",
+        (System::Slurm, true) => "-%A_%a.log",
+        (System::Pbs, false) => ".log",
+        (System::Pbs, true) => ".^array_index^.log",
+        (System::GridEngine, false) => ".$JOB_ID.log",
+        (System::GridEngine, true) => ".$JOB_ID.$TASK_ID.log",
+    }
+}
+
+/// The workers' settings as TOML: what is not the default here must not depend on what a node sees of this
+/// environment, this home directory or these flags.
+fn worker_settings(context: &Context, args: &WorkersStartArgs, request: &Request) -> String {
+    let rows = context.loaded.origins();
+    let is_for_workers =
+        |key: &str| ["worker.", "network.connect-timeout", "log."].iter().any(|start| key.starts_with(start));
+    let mut lines =
+        vec!["# Settings of workers that hpcdag submitted; read through HPCDAG_CONFIG.".to_owned()];
+    let chosen = |key: &str| rows.iter().any(|(k, _, origin)| k == key && *origin != Origin::Default);
+    for (key, value) in JOB_DEFAULTS {
+        if !chosen(key) {
+            lines.push(format!("{key} = {}", toml::Value::from(value)));
+        }
+    }
+    for (key, value, origin) in &rows {
+        if *origin != Origin::Default && is_for_workers(key) {
+            lines.push(format!("{key} = {value}"));
+        }
+    }
+    // On the nodes the flag counts what the job got, where it is a number of slots.
+    if let Some(gpus) = request.gpus
+        && !chosen("worker.resources.gpus")
+    {
+        lines.push(format!("worker.resources.gpus = {gpus}"));
+    }
+    let listen =
+        [("host", &args.listen.host), ("port", &args.listen.port), ("interface", &args.listen.interface)];
+    for (name, value) in listen {
+        if let Some(value) = value {
+            lines.retain(|line| !line.starts_with(&format!("worker.{name} = ")));
+            lines.push(format!("worker.{name} = {}", toml::Value::from(value.as_str())));
+        }
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn script(
+    context: &Context,
+    args: &WorkersStartArgs,
+    settings: &Settings,
+    system: System,
+    request: &Request,
+    place: &Place,
+    (path, file): (&Path, &SchedulerFile),
+) -> Result<String> {
+    let mut worker_args = vec!["--join".to_owned(), file.id.clone()];
+    if let Some(address) = &args.scheduler.address {
+        worker_args.extend(["--address".into(), address.clone()]);
+    }
+    let worker_args: Vec<String> = worker_args.iter().map(|arg| format!(" {}", shell_quoted(arg))).collect();
+    let program = match &settings.program {
+        Some(program) => program.clone(),
+        None => {
+            let path = std::env::current_exe();
+            path.map_err(|e| Error::os("cannot find this program's file", e))?.to_string_lossy().into_owned()
+        }
+    };
+    // Each worker of a step has a log of its own.
+    let log = place.file("-%j-%N-%t.log").to_string_lossy().into_owned();
+    let template_context = template::Context {
+        system: system.key().into(),
+        directives: system.directives(request)?,
+        about: vec![format!("Workers of hpcdag cluster {}; written by `hpcdag workers start`.", file.id)],
+        name: request.name.clone(),
+        cluster: file.id.clone(),
+        nodes: request.nodes,
+        jobs: request.jobs,
+        cpus: request.cpus,
+        program,
+        scheduler_file_word: shell_quoted(&path.to_string_lossy()),
+        settings_file: Some(place.file(".toml").to_string_lossy().into_owned()),
+        worker_args: worker_args.concat(),
+        worker_log: (system == System::Slurm && args.jobs.output.is_none()).then_some(log),
+        prologue: settings.prologue.clone(),
+        epilogue: settings.epilogue.clone(),
+        ..template::Context::default()
+    };
+    let template_context = template_context.complete();
+    let (name, text) = match &settings.template {
+        None => ("the built-in template".to_owned(), template::built_in(system, Purpose::Workers).to_owned()),
+        Some(written) => {
+            let path = expand(&PathTemplate::new(written.clone())?)?;
+            let text = std::fs::read_to_string(&path).map_err(|e| Error::file("cannot read", &path, &e))?;
+            (path.display().to_string(), text)
+        }
+    };
+    tracing::debug!(verbosity = ?context.verbosity, "rendering {name}");
+    template::render(&name, &text, &template_context)
+}
+
+fn dry_run(
+    args: &WorkersStartArgs,
+    system: System,
+    place: &Place,
+    script: &str,
+    worker_settings: &str,
+    native: &[String],
+) -> Result<u8> {
+    let command = system.submit(&place.file(".sh"), native).to_string();
+    let settings = place.file(".toml");
+    let json = json!({
+        "system": system.key(),
+        "command": command,
+        "script": script,
+        "settings-file": settings,
+        "settings": worker_settings,
+    });
+    Out::stdout().value(args.json.json, &json, |_| {
+        format!("# {command}\n\n{script}\n# ---- {}\n{worker_settings}", settings.display())
+    })?;
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_are_split_evenly() {
+        let split = |nodes, per_job| split(&JobOptions { nodes, per_job, ..JobOptions::default() });
+        assert_eq!(split(None, None).unwrap(), (1, 1));
+        assert_eq!(split(Some(16), None).unwrap(), (16, 1));
+        assert_eq!(split(Some(16), Some(1)).unwrap(), (1, 16));
+        assert_eq!(split(Some(16), Some(4)).unwrap(), (4, 4));
+        assert!(split(Some(16), Some(5)).unwrap_err().message.contains("cannot be split"));
+    }
+}

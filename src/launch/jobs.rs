@@ -1,0 +1,194 @@
+//! Jobs that were submitted: what is remembered of each, how they are submitted and refused, asked after
+//! together and cancelled. Owns the records' content; where they are kept is up to whoever submits.
+
+use super::dialect::call::call;
+use super::dialect::{JobState, JobStatus, System};
+use crate::base::error::{Error, Kind, Result};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// What is remembered of a submission: one job, or one array of jobs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Record {
+    /// The batch system.
+    pub system: System,
+    /// The id that it printed.
+    pub id: String,
+    /// The jobs' name: a number may be given again, to somebody else's job.
+    pub name: String,
+    /// Nodes of each job.
+    pub nodes: u32,
+    /// How many jobs.
+    pub jobs: u32,
+    /// When it was submitted, by this host's clock (RFC 3339).
+    pub submitted: String,
+    /// The script.
+    pub script: PathBuf,
+    /// Where the output goes, with the system's placeholders.
+    pub log: String,
+    /// How the jobs ended, once all have: then nobody is asked any more.
+    pub ended: Option<Vec<JobStatus>>,
+}
+
+/// Submits a script.
+///
+/// # Errors
+/// `Launch`, with the system's own words, when it is refused.
+pub fn submit(system: System, script: &Path, native: &[String]) -> Result<String> {
+    let line = system.submit(script, native);
+    let answer = call(&line)?;
+    if !answer.is_success() {
+        return Err(refused(system, &answer.said()));
+    }
+    system.submitted(&answer.stdout)
+}
+
+fn refused(system: System, said: &str) -> Error {
+    Error::new(Kind::Launch, format!("{system} refused the job: {said}")).hint(
+        "nothing was submitted; --dry-run prints the script, and what follows -- is handed on to the batch \
+         system's command",
+    )
+}
+
+/// Asks the system whether it would take a script; its answer in its own words.
+///
+/// # Errors
+/// `Launch` when it would not; `Usage` when the system cannot say.
+pub fn check(system: System, script: &Path, native: &[String]) -> Result<String> {
+    let Some(line) = system.check(script, native) else {
+        return Err(Error::new(Kind::Usage, format!("{system} cannot check a job without taking it"))
+            .hint("--dry-run prints the script"));
+    };
+    let answer = call(&line)?;
+    match answer.is_success() {
+        true => Ok(answer.said()),
+        false => Err(refused(system, &answer.said())),
+    }
+}
+
+/// What is known of each record's jobs: one question to each batch system, about those that may still run.
+/// The answer is in the order of the records.
+///
+/// # Errors
+/// `Launch` when a batch system does not answer.
+pub fn status(records: &[Record]) -> Result<Vec<Vec<JobStatus>>> {
+    let mut answers = Vec::new();
+    for system in System::ALL {
+        let open = records.iter().filter(|r| r.system == system && r.ended.is_none());
+        let ids: Vec<String> = open.map(|r| r.id.clone()).collect();
+        answers.push((system, system.status(&ids)?));
+    }
+    let of = |record: &Record| match &record.ended {
+        Some(ended) => ended.clone(),
+        None => {
+            let found = answers.iter().filter(|(system, _)| *system == record.system).flat_map(|(_, s)| s);
+            found.filter(|s| s.submission == record.id).map(|s| known(record, s)).collect()
+        }
+    };
+    Ok(records.iter().map(of).collect())
+}
+
+/// A status as that of a record's job: if the number is another job's by now, ours is gone.
+fn known(record: &Record, status: &JobStatus) -> JobStatus {
+    match &status.name {
+        Some(name) if !is_name(name, &record.name) => JobStatus::gone(&record.id),
+        _ => status.clone(),
+    }
+}
+
+/// Whether a name is the one that was given; some systems show only its beginning.
+fn is_name(shown: &str, given: &str) -> bool {
+    shown == given || (shown.len() >= 10 && given.starts_with(shown))
+}
+
+/// Cancels the jobs of records, and only those that are still theirs. Those that are over already are no
+/// fault. The ids of what was cancelled.
+///
+/// # Errors
+/// `Launch` when a batch system does not answer or refuses.
+pub fn cancel(records: &[Record]) -> Result<Vec<String>> {
+    let statuses = status(records)?;
+    let is_open = |all: &[JobStatus]| all.iter().any(|s| !s.state.is_over());
+    let mut cancelled = Vec::new();
+    for system in System::ALL {
+        let open = records.iter().zip(&statuses).filter(|(r, s)| r.system == system && is_open(s));
+        let ids: Vec<String> = open.map(|(r, _)| r.id.clone()).collect();
+        if ids.is_empty() {
+            continue;
+        }
+        let answer = call(&system.cancel(&ids))?;
+        if !answer.is_success() && !system.is_over_already(&answer.stderr) {
+            let what = format!("{system} did not cancel {}: {}", ids.join(", "), answer.said());
+            return Err(Error::new(Kind::Launch, what));
+        }
+        cancelled.extend(ids);
+    }
+    Ok(cancelled)
+}
+
+/// The state that says most about several jobs of one submission: one that runs before one that waits, one
+/// that failed before one that ended well.
+pub fn summary(statuses: &[JobStatus]) -> JobState {
+    use JobState::*;
+    let order = [
+        Running,
+        Completing,
+        Starting,
+        Suspended,
+        Pending,
+        Held,
+        Unknown,
+        NodeFailure,
+        OutOfMemory,
+        Failed,
+        TimeLimit,
+        Preempted,
+        Cancelled,
+        Finished,
+        Gone,
+    ];
+    let has = |state: &JobState| statuses.iter().any(|s| s.state == *state);
+    order.into_iter().find(has).unwrap_or(Gone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status_of(id: &str, name: &str, state: JobState) -> JobStatus {
+        JobStatus { name: Some(name.into()), state, ..JobStatus::gone(id) }
+    }
+
+    #[test]
+    fn a_number_of_somebody_elses_job_is_not_ours() {
+        let record = Record {
+            system: System::Slurm,
+            id: "7".into(),
+            name: "hpcdag-ab12cd34".into(),
+            nodes: 1,
+            jobs: 1,
+            submitted: String::new(),
+            script: "s".into(),
+            log: String::new(),
+            ended: None,
+        };
+        let is = |name: &str| known(&record, &status_of("7", name, JobState::Running)).state;
+        assert_eq!(is("hpcdag-ab12cd34"), JobState::Running);
+        assert_eq!(is("hpcdag-ab1"), JobState::Running, "qstat's table cuts names");
+        assert_eq!((is("other"), is("hpcdag")), (JobState::Gone, JobState::Gone));
+        let mut ended = record.clone();
+        ended.ended = Some(vec![status_of("7", "x", JobState::TimeLimit)]);
+        assert_eq!(status(&[ended]).unwrap()[0][0].state, JobState::TimeLimit, "and nobody is asked");
+    }
+
+    #[test]
+    fn an_array_is_what_its_jobs_are() {
+        let all = |states: &[JobState]| -> Vec<JobStatus> {
+            states.iter().map(|s| status_of("1", "x", *s)).collect()
+        };
+        assert_eq!(summary(&all(&[JobState::Pending, JobState::Running])), JobState::Running);
+        assert_eq!(summary(&all(&[JobState::Finished, JobState::TimeLimit])), JobState::TimeLimit);
+        assert_eq!(summary(&[]), JobState::Gone);
+    }
+}

@@ -1,0 +1,123 @@
+//! Workers in jobs of PBS, through stand-ins for its commands in `tests/pbs`: they check their arguments as strictly as
+//! OpenPBS does and run the jobs on this machine, in an environment as bare as PBS's. No PBS takes part.
+
+mod support;
+
+use serde_json::Value;
+use std::time::Duration;
+use support::{Sandbox, repository};
+
+const LIMIT: Duration = Duration::from_secs(90);
+
+const PREAMBLE: &str = r#"
+set -euo pipefail
+say() { printf '%s\n' "$*"; }
+json() { printf '%s ' "$1"; shift; "$@" | tr -d '\n'; echo; }
+until_ok() { local i; for i in $(seq 1 200); do "$@" > /dev/null 2>&1 && return; sleep 0.1; done; say "never: $*"; return 1; }
+# Whatever is left of a scenario that fails.
+end() { for f in "$PBS_STAND_IN"/*/pid "$PBS_STAND_IN"/*/*/pid; do [ -e "$f" ] && kill -KILL -- -$(cat "$f") 2> /dev/null || true; done; hpcdag stop > /dev/null 2>&1 || true; }
+trap end EXIT
+start() { hpcdag workers start --launcher qsub -t 10m "$@"; }
+"#;
+
+fn scenario(sandbox: &Sandbox, script: &str) -> String {
+    sandbox.write(
+        "config/hpcdag/config.toml",
+        "[launch.pbs]\nprologue = 'export MODULES=loaded'\n[scheduler]\nhost = '127.0.0.1'\n[worker]\nhost = '127.0.0.1'\n",
+    );
+    std::fs::create_dir(sandbox.path("home")).expect("a directory");
+    let mut command = sandbox.command("bash");
+    command.args(["-c", &format!("{PREAMBLE}{script}")]);
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_hpcdag"));
+    let directory = program.parent().expect("in a directory").display();
+    let stand_ins = repository().join("tests/pbs");
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{}:{directory}:{path}", stand_ins.display()));
+    command.env("PBS_STAND_IN", sandbox.path("pbs")).env("HOME", sandbox.path("home"));
+    sandbox.run("scenario", command, LIMIT)
+}
+
+fn after<'a>(output: &'a str, word: &str) -> &'a str {
+    let line = output.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no line {word:?} in:\n{output}")).trim()
+}
+
+fn json(output: &str, word: &str) -> Value {
+    let text = after(output, word);
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{word}: {e}: {text}"))
+}
+
+#[test]
+fn workers_in_jobs_of_pbs() {
+    let sandbox = Sandbox::new();
+    let output = scenario(
+        &sandbox,
+        r#"
+hpcdag scheduler --detach > /dev/null
+printf '#!/bin/sh\nexec sleep 300\n' > other.sh
+other=$(qsub -l select=1:ncpus=1 other.sh)
+json first start -N 2 -c 2 --mem 4G -p workq --json
+json second start -N 2 --per-job 1 -c 1 --json
+json third start -N 9 -c 4 --json
+json fourth start -N 1 -c 1 --json -- -h
+hpcdag workers wait 4 > /dev/null
+json jobs hpcdag workers list --jobs --json
+say ran $(hpcdag submit --array 1-40 -- sh -c 'echo $PBS_JOBID $MODULES' | sort -u | tr '\n' ,)
+json stopped hpcdag workers stop --json 1
+until_ok sh -c "hpcdag workers list --jobs --json | grep -q '\"state\": \"finished\"'"
+json left hpcdag workers list --json
+hpcdag down > /dev/null
+until_ok sh -c 'qstat -x -f -F json "2[].login"; ! grep -L F pbs/[1-9]*/state | grep .'
+say other $(cat pbs/$other/state)
+say rerun $(cat pbs/1.login/rerun)
+qdel $other
+"#,
+    );
+    let jobs = json(&output, "jobs");
+    let ids: Vec<&str> = jobs.as_array().into_iter().flatten().filter_map(|j| j["id"].as_str()).collect();
+    assert_eq!(ids, ["1.login", "2[].login", "3.login", "4.login"], "{jobs}");
+    assert_eq!(json(&output, "first")["id"], "1.login");
+    assert_eq!(jobs[0]["workers"].as_array().map(Vec::len), Some(2), "one for each node: {jobs}");
+    assert_eq!(jobs[1]["each"].as_array().map(Vec::len), Some(2), "the array itself is no job: {jobs}");
+    assert_eq!(jobs[1]["workers"].as_array().map(Vec::len), Some(2), "one for each job of the array: {jobs}");
+    assert_eq!(
+        (&jobs[2]["each"][0]["state"], &jobs[3]["each"][0]["state"]),
+        (&"pending".into(), &"held".into())
+    );
+    let reason = jobs[2]["each"][0]["reason"].as_str().unwrap_or_default();
+    assert!(reason.starts_with("Can Never Run"), "{jobs}");
+    let ran = after(&output, "ran");
+    assert!(ran.contains("1.login loaded"), "the prologue ran on the nodes: {ran}");
+    let stopped = json(&output, "stopped");
+    assert_eq!(stopped["jobs"], serde_json::json!(["1.login"]));
+    assert_eq!(json(&output, "left").as_array().map(Vec::len), Some(2));
+    assert_eq!(after(&output, "other"), "R", "the user's other job is not ours");
+    assert_eq!(after(&output, "rerun"), "n");
+}
+
+#[test]
+fn what_pbs_refuses_is_said_in_its_words() {
+    let sandbox = Sandbox::new();
+    let output = scenario(
+        &sandbox,
+        r#"
+hpcdag scheduler --detach > /dev/null
+say queue $(start -N 1 -c 1 -p nosuch 2>&1 || say code $?)
+say resource $(start -N 1 -c 1 -- -l foo=bar 2>&1 || say code $?)
+say cpus $(start -N 1 2>&1 || say code $?)
+say qos $(start -N 1 -c 1 --qos high 2>&1 || say code $?)
+say check $(start -N 1 -c 1 --check 2>&1 || say code $?)
+start -N 2 -c 1 --dry-run > dry
+say jobs $(ls pbs 2> /dev/null | wc -l)
+say files "$(find "$XDG_STATE_HOME"/hpcdag/*/jobs -type f | wc -l)"
+"#,
+    );
+    assert!(after(&output, "queue").contains("PBS refused the job: Unknown queue"), "{output}");
+    assert!(after(&output, "queue").ends_with("code 11"), "{output}");
+    assert!(after(&output, "resource").contains("Unknown resource Resource_List.foo"), "{output}");
+    assert!(after(&output, "cpus").contains("[launch.pbs]"), "{output}");
+    assert!(after(&output, "qos").contains("PBS has nothing that --qos could mean"), "{output}");
+    assert!(after(&output, "check").contains("--dry-run"), "{output}");
+    assert!(sandbox.read("dry").contains("#PBS -l place=scatter\n"), "{}", sandbox.read("dry"));
+    assert_eq!((after(&output, "jobs"), after(&output, "files")), ("0", "0"));
+}
