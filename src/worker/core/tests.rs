@@ -359,6 +359,13 @@ fn who_frees_as_much_as_it_makes_needs_no_room() {
         let _ = s.0.set_room(None);
         s.tell(Event::Free(vec![task(i)]));
     }
+    // What family 0 made was dropped each time, what family 1 made was not.
+    assert_eq!(s.0.brief_bytes(), 0);
+    s.compute(&[large(3, 0, &[])]);
+    s.done(3, 1);
+    assert_eq!(s.0.brief_bytes(), LARGE);
+    s.0.set_on_disk(&[(task(3), true)]);
+    assert_eq!(s.0.brief_bytes(), 0);
     // What is on disk occupies nothing that could be freed.
     s.compute(&[large(2, 0, &[])]);
     s.done(2, 1);
