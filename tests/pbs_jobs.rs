@@ -121,3 +121,37 @@ say files "$(find "$XDG_STATE_HOME"/hpcdag/*/jobs -type f | wc -l)"
     assert!(sandbox.read("dry").contains("#PBS -l place=scatter\n"), "{}", sandbox.read("dry"));
     assert_eq!((after(&output, "jobs"), after(&output, "files")), ("0", "0"));
 }
+
+/// The ready scripts in `pbs/`, submitted as they are: a whole run as one job, and workers for a cluster.
+#[test]
+fn ready_scripts() {
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "graph.toml",
+        "version = 1\n[task.where]\nfor-each = { range = [0, 8] }\nshell = 'sleep 0.2; echo $PBS_NODENUM'\n\
+         [task.all]\nfrom = { where = 'all' }\nshell = 'cat'\n[output]\nall = 'nodes.txt'\n",
+    );
+    let pbs = repository().join("pbs").display().to_string();
+    let output = scenario(
+        &sandbox,
+        &r#"
+run=$(qsub -l select=2:ncpus=1:mpiprocs=1 -v GRAPH=graph.toml PBS/run.sh)
+until_ok grep -q F pbs/$run/state
+say exit $(cat pbs/$run/exit)
+say nodes $(sort -u nodes.txt | tr '\n' ' ')
+say left $(ls hpcdag-*.json 2> /dev/null | wc -l)
+hpcdag scheduler --scheduler-file s.json --detach > /dev/null
+export HPCDAG_SCHEDULER_FILE=$PWD/s.json
+qsub -l select=2:ncpus=1:mpiprocs=1 -v SCHEDULER_FILE=s.json PBS/workers.sh > /dev/null
+qsub -J 0-1 -v SCHEDULER_FILE=s.json PBS/workers-array.sh > /dev/null
+say workers $(hpcdag workers wait 4 --timeout 20s)
+hpcdag stop > /dev/null
+cat hpcdag-*.o*
+"#
+        .replace("PBS/", &format!("{pbs}/")),
+    );
+    assert_eq!(after(&output, "exit"), "0", "{output}");
+    assert_eq!(after(&output, "nodes"), "0 1", "both nodes have worked: {output}");
+    assert_eq!(after(&output, "left"), "0");
+    assert!(after(&output, "workers").starts_with("4 workers"), "{output}");
+}

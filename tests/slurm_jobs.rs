@@ -253,3 +253,50 @@ say gone-said $(cat -- -Jgone-*.out)
     assert!(after(&output, "killed-said").contains("does not answer"), "{output}");
     assert!(after(&output, "gone-said").contains("has ended"), "{output}");
 }
+
+/// The ready scripts in `slurm/`, submitted as they are: a whole run as one job on four nodes, which ends with the graph's
+/// status; the same as a heterogeneous job; workers for a cluster that is there already.
+#[test]
+fn ready_scripts() {
+    let sandbox = Sandbox::new();
+    sandbox.write("graph.toml", HOSTS);
+    let slurm = repository().join("slurm").display().to_string();
+    let output = scenario(
+        &sandbox,
+        &r#"
+sbatch -W --time=5 SLURM/run.sh graph.toml > /dev/null && say run $(sort -u hosts.txt | tr '\n' ' ')
+say left $(ls hpcdag-*.json 2> /dev/null | wc -l)
+rm hosts.txt
+sbatch -W --time=5 SLURM/run-het.sh graph.toml > /dev/null && say het $(sort -u hosts.txt | tr '\n' ' ')
+printf 'version = 1\n[task.bad]\nargv = ["false"]\n' > bad.toml
+sbatch -W --time=5 -N 1 SLURM/run.sh bad.toml > /dev/null || say bad $?
+hpcdag scheduler --scheduler-file s.json --detach > /dev/null
+export HPCDAG_SCHEDULER_FILE=$PWD/s.json
+sbatch --exclusive -N 2 --time=5 SLURM/workers.sh s.json > /dev/null
+sbatch --array 0-1 --exclusive --time=5 SLURM/workers-array.sh s.json > /dev/null
+say workers $(hpcdag workers wait 4 --timeout 60s)
+hpcdag down > /dev/null
+until_ok no_job
+cat ./*.log
+"#
+        .replace("SLURM", &slurm),
+    );
+    assert_eq!(after(&output, "run"), "n1 n2 n3 n4", "{output}");
+    assert_eq!(after(&output, "left"), "0", "no scheduler file is left");
+    assert_eq!(after(&output, "het"), "n1 n2 n3 n4", "{output}");
+    assert_eq!(after(&output, "bad"), "3", "the job ends as the graph does");
+    assert!(after(&output, "workers").starts_with("4 workers"), "{output}");
+}
+
+/// Says which nodes have worked.
+const HOSTS: &str = r#"
+version = 1
+[task.where]
+for-each = { range = [0, 48] }
+shell = "sleep 0.3; echo $SLURMD_NODENAME"
+[task.all]
+from = { where = "all" }
+shell = "cat"
+[output]
+all = "hosts.txt"
+"#;
