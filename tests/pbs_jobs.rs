@@ -15,7 +15,7 @@ say() { printf '%s\n' "$*"; }
 json() { printf '%s ' "$1"; shift; "$@" | tr -d '\n'; echo; }
 until_ok() { local i; for i in $(seq 1 200); do "$@" > /dev/null 2>&1 && return; sleep 0.1; done; say "never: $*"; return 1; }
 # Whatever is left of a scenario that fails.
-end() { for f in "$PBS_STAND_IN"/*/pid "$PBS_STAND_IN"/*/*/pid; do [ -e "$f" ] && kill -KILL -- -$(cat "$f") 2> /dev/null || true; done; hpcdag stop > /dev/null 2>&1 || true; }
+end() { for f in "$PBS_STAND_IN"/*/pid "$PBS_STAND_IN"/*/*/pid; do [ -e "$f" ] && kill -KILL -- -$(cat "$f") 2> /dev/null || true; done; HPCDAG_CLIENT__TIMEOUT=1s hpcdag stop > /dev/null 2>&1 || true; }
 trap end EXIT
 start() { hpcdag workers start --launcher qsub -t 10m "$@"; }
 "#;
