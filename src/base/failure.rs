@@ -38,6 +38,76 @@ pub enum FailureKind {
     Result(String),
     /// It was ended because its worker ran out of memory.
     Memory(Box<Shortage>),
+    /// It ran out of memory and is not tried again: what was tried, and why no more.
+    Outgrown(Box<Outgrown>),
+    /// It was ended because it took more memory than it had declared.
+    Overrun(Overrun),
+}
+
+/// A task for which no worker had memory enough.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outgrown {
+    /// The attempts that were ended for memory, oldest first.
+    pub attempts: Vec<OutgrownAttempt>,
+    /// Why there is no further one.
+    pub end: NoMoreRoom,
+}
+
+/// One attempt of such a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutgrownAttempt {
+    /// The worker and its host, for people.
+    pub at: String,
+    /// Whether it had a worker to itself by order of the scheduler.
+    pub alone: bool,
+    /// How memory ran out.
+    pub shortage: Shortage,
+}
+
+/// Why a task that ran out of memory is not tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NoMoreRoom {
+    /// It has had its attempt alone.
+    Twice,
+    /// It had its worker to itself, and no other has more memory.
+    WasAlone,
+    /// What it reached, and a margin, is more than the largest limit among the workers that could run it.
+    BeyondAll {
+        /// That limit, bytes.
+        largest: u64,
+    },
+}
+
+/// How a task went beyond its declared memory, all in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overrun {
+    /// What it had declared.
+    pub declared: u64,
+    /// The most that it was seen to occupy.
+    pub reached: u64,
+    /// How that was found.
+    pub by: Enforced,
+}
+
+/// How a task's declared memory was enforced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Enforced {
+    /// By the kernel: a control group of its own, all memory of its processes.
+    Cgroup,
+    /// By looking at the anonymous memory of its processes, so often a second.
+    Watching(u32),
+}
+
+impl fmt::Display for Overrun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = |bytes| ByteSize(bytes).to_string();
+        let (declared, reached) = (size(self.declared), size(self.reached));
+        write!(f, "ended for memory: it declared {declared} and reached {reached}, ")?;
+        match self.by {
+            Enforced::Cgroup => f.write_str("enforced by a control group of its own"),
+            Enforced::Watching(times) => write!(f, "enforced by watching ({times} looks a second)"),
+        }
+    }
 }
 
 /// How memory ran out, all in bytes.
@@ -67,6 +137,26 @@ impl fmt::Display for Shortage {
             write!(f, "{}{key} {}", if n == 0 { ", beside it ran " } else { ", " }, size(*bytes))?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Outgrown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, attempt) in self.attempts.iter().enumerate() {
+            let between = if n == 0 { "" } else { "; then, " };
+            let alone = if attempt.alone { "alone " } else { "" };
+            write!(f, "{between}{alone}on {}: {}", attempt.at, attempt.shortage)?;
+        }
+        match self.end {
+            NoMoreRoom::Twice => Ok(()),
+            NoMoreRoom::WasAlone => {
+                f.write_str("; not tried again: it had the worker to itself, and no other has more room")
+            }
+            NoMoreRoom::BeyondAll { largest } => {
+                let largest = ByteSize(largest);
+                write!(f, "; not tried again: no worker has more room, the largest limit is {largest}")
+            }
+        }
     }
 }
 
@@ -112,6 +202,8 @@ impl fmt::Display for FailureKind {
             FailureKind::Impossible(what) => write!(f, "cannot run anywhere: {what}"),
             FailureKind::Result(what) => write!(f, "{what}"),
             FailureKind::Memory(shortage) => write!(f, "{shortage}"),
+            FailureKind::Outgrown(outgrown) => write!(f, "{outgrown}"),
+            FailureKind::Overrun(overrun) => write!(f, "{overrun}"),
         }
     }
 }

@@ -140,6 +140,9 @@ pub enum Command {
     Bench(BenchArgs),
     /// Print a completion script for your shell
     Completions(CompletionsArgs),
+    /// Run native functions for the worker that starts this
+    #[command(hide = true)]
+    Executor,
 }
 
 #[cfg(test)]

@@ -259,6 +259,7 @@ mod tests {
         let worker = WorkerOptions {
             nthreads: Some("3".into()),
             local_directory: Some("d".into()),
+            enforce: true,
             ..Default::default()
         };
         let listen = ListenOptions { interface: Some("lo".into()), ..Default::default() };
@@ -270,6 +271,7 @@ mod tests {
             panic!("another command")
         };
         assert_eq!(again.worker.nthreads.as_deref(), Some("3"));
+        assert!(again.worker.enforce && !again.worker.isolate_natives);
         assert!(again.worker.local_directory.is_some_and(|d| d.is_absolute()));
         assert_eq!(again.listen.interface.as_deref(), Some("lo"));
         assert_eq!(again.scheduler.address.as_deref(), Some("h:1"));

@@ -50,6 +50,10 @@ fn run(cli: &Cli) -> Result<u8> {
         output::Out::stdout().bytes(&completions::script(args.shell))?;
         return Ok(0);
     }
+    // It knows no configuration: what it has to know its worker tells it.
+    if let Command::Executor = &cli.command {
+        return serve::executor();
+    }
     let context = Context::load(cli.verbosity, settings(&cli.command))?;
     // Processes that run for long have logs of their own.
     if !matches!(cli.command, Command::Scheduler(_) | Command::Worker(_)) {
@@ -79,8 +83,8 @@ fn run(cli: &Cli) -> Result<u8> {
             ConfigCommand::Show(args) => look::config_show(&context, args),
         },
         Command::Bench(args) => bench::bench(&context, args),
-        // Printed above.
-        Command::Completions(_) => Ok(0),
+        // Done above.
+        Command::Completions(_) | Command::Executor => Ok(0),
     }
 }
 

@@ -188,6 +188,8 @@ fn tasks_word(count: u64) -> String {
 pub fn failure_text(failure: &FailedTask) -> String {
     let mut place = match failure.host.as_str() {
         "" => String::new(),
+        // Reasons that name several attempts name their hosts.
+        host if failure.reason.contains(&format!(" on {host}: ")) => String::new(),
         host => format!(" on {}", output::harmless(host)),
     };
     if failure.attempts > 1 {

@@ -14,6 +14,7 @@ use crate::net::{discovery, state_dir};
 use crate::scheduler::{self, Scheduler};
 use crate::worker;
 use crate::worker::executor::native::Registry;
+use crate::worker::executor::processes::{self, Program};
 use crate::worker::nanny::{self, NannyOptions};
 use crate::worker::process;
 use crate::worker::supervision::Supervision;
@@ -77,8 +78,12 @@ fn ended_by(signal: &str) -> Error {
 /// What keeps it from starting; for the nanny, that it crashes again and again.
 pub fn worker(context: &Context, args: &WorkerArgs) -> Result<u8> {
     if args.explain_memory {
-        let mut out = Out::stdout();
-        worker::explain_memory(&context.loaded.config).into_iter().try_for_each(|line| out.line(line))?;
+        let (mut out, found) = (Out::stdout(), worker::explain_memory(&context.loaded.config));
+        if args.json.json {
+            out.json(&found)?;
+        } else {
+            found.lines().into_iter().try_for_each(|line| out.line(line))?;
+        }
         return Ok(0);
     }
     context.start_log(&Logger::Long(&args.log))?;
@@ -104,11 +109,20 @@ pub fn worker(context: &Context, args: &WorkerArgs) -> Result<u8> {
         name: args.name.clone(),
         nthreads: None,
         natives: Registry::default(),
+        executor: Some(Program::this()),
         embedded: false,
         supervision,
         job_id: state_dir::batch_job_id(),
         job_end,
     })
+}
+
+/// `executor`: runs native functions for the worker that has started this process.
+///
+/// # Errors
+/// No worker has.
+pub fn executor() -> Result<u8> {
+    processes::serve(Registry::default())
 }
 
 /// Says why, if the cluster that this worker's job was submitted for has ended.

@@ -13,6 +13,7 @@ use crate::client::{Client, RunEnd, SubmitOptions, Taker, Written, run_hook};
 use crate::cluster::{LocalCluster, LocalOptions};
 use crate::graph::{self, Graph, Origin};
 use crate::worker::executor::native::Registry;
+use crate::worker::executor::processes::Program;
 use crate::worker::process;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -107,6 +108,7 @@ impl Submission<'_> {
             nthreads: None,
             config: self.context.config(),
             natives: Registry::default(),
+            executor: Some(Program::this()),
         };
         if self.args.nworkers.is_none() && self.args.nthreads.is_none() {
             // A cluster of its own has as many threads as tasks are to run at once.

@@ -9,6 +9,7 @@ use crate::config::{Config, Fraction, MemoryLimit, Nthreads, Ports};
 use crate::net::scheduler_file;
 use crate::scheduler::{self, Scheduler};
 use crate::worker::executor::native::Registry;
+use crate::worker::executor::processes::Program;
 use crate::worker::{self, Worker};
 use std::path::Path;
 use std::sync::Arc;
@@ -32,6 +33,9 @@ pub struct LocalOptions {
     pub config: Arc<Config>,
     /// The native functions that tasks can name.
     pub natives: Registry,
+    /// A program that calls [`crate::worker::executor::processes::serve`] with the same functions, for
+    /// running them in processes of their own (`worker.native-isolation`).
+    pub executor: Option<Program>,
 }
 
 impl Default for LocalOptions {
@@ -42,6 +46,7 @@ impl Default for LocalOptions {
             nthreads: None,
             config: Arc::new(Config::defaults()),
             natives: Registry::default(),
+            executor: None,
         }
     }
 }
@@ -101,6 +106,7 @@ impl LocalCluster {
                 name: Some(format!("local-{at}")),
                 nthreads,
                 natives: same(&options.natives),
+                executor: options.executor.clone(),
                 embedded: true,
                 supervision: None,
                 job_id: None,

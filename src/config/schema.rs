@@ -295,6 +295,8 @@ table! {
         kill_grace: Span,
         /// Time for an orderly end.
         retire_timeout: Span,
+        /// Whether native functions run in processes of their own.
+        native_isolation: bool,
         /// What the worker offers besides threads and memory.
         resources: BTreeMap<String, Amount>,
         /// `[worker.memory]`
@@ -315,6 +317,10 @@ table! {
         terminate: Option<Fraction>,
         /// Results on disk at most.
         max_spill: Option<ByteSize>,
+        /// Whether a task's declared memory is a hard limit on it.
+        enforce: bool,
+        /// Memory that an idle executor process may keep beyond its start; what suits the limit if `None`.
+        executor_idle: Option<ByteSize>,
     }
 }
 

@@ -233,6 +233,7 @@ impl<'a> Builder<'a> {
             ok_exit: if limits.ok_exit.is_empty() { vec![0] } else { limits.ok_exit.clone() },
             max_output: limits.max_output,
             time_limit_ms: limits.time_limit_ms,
+            memory: limits.memory.clone(),
             nthreads: threads(limits.nthreads),
             shell: Vec::new(),
             nodes,

@@ -68,6 +68,7 @@ pub fn command(argv: Vec<String>, each: Each, origin: &Origin) -> Result<Graph> 
         ok_exit: vec![0],
         max_output: None,
         time_limit_ms: None,
+        memory: Vec::new(),
         nthreads: 1,
         shell: Vec::new(),
         nodes: None,

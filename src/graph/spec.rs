@@ -35,6 +35,9 @@ pub struct TaskSpec {
     pub max_output: Option<u64>,
     /// Time limit of one attempt, milliseconds.
     pub time_limit_ms: Option<u64>,
+    /// Declared peak private memory, bytes (a list: by attempt); empty when not declared. What the scheduler
+    /// plans with stands in the layer; here it is for workers that enforce it.
+    pub memory: Vec<u64>,
     /// How many threads the task may use (its share, at least 1): for `OMP_NUM_THREADS` and its likes.
     pub nthreads: u32,
     /// Interpreter for `shell`, e.g. `bash -eo pipefail -c`; the worker's configured one if empty.

@@ -157,6 +157,7 @@ fn family(name: &str, items: Items, total: u32, edges: Vec<(Pattern, u32, &str)>
         ok_exit: vec![0],
         max_output: None,
         time_limit_ms: None,
+        memory: Vec::new(),
         nthreads: 1,
         shell: Vec::new(),
         nodes: None,

@@ -241,6 +241,7 @@ impl Driver {
         self.work.close_idle_connections();
         let (spilled, unmanaged) = self.work.tell_memory();
         let now = std::time::Instant::now();
+        let disk = self.work.disk();
         let heartbeat = Heartbeat {
             executing: u32::try_from(self.work.running()).unwrap_or(u32::MAX),
             managed: self.work.managed_bytes(),
@@ -252,8 +253,12 @@ impl Driver {
             bytes_out: self.traffic.bytes_out.load(Ordering::Relaxed),
             peak_managed: self.peaks.managed(),
             peak_total: self.peaks.total(),
-            spill_written: self.work.spill_written(),
+            spill_written: disk.written,
             paused_seconds: self.peaks.paused(now).as_secs_f64(),
+            spill_write_seconds: disk.writing.as_secs_f64(),
+            spill_read: disk.read,
+            spill_read_seconds: disk.reading.as_secs_f64(),
+            executors: self.work.executors(),
         };
         match self.link.sender.try_send(FromWorker::Heartbeat(heartbeat)) {
             // The receiver finds out as well, and what is queued shows that we live.

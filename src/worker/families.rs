@@ -120,13 +120,13 @@ impl Families {
             let Some(results) = inputs.get_mut(usize::from(*edge)) else {
                 return Err(fail(format!("input {edge} is none of the {} of its family", producers.len())));
             };
-            let Some(result) = store.use_result(*task) else {
+            let Some((result, recall)) = store.use_input(*task) else {
                 return Err(fail(format!(
                     "the result of {} is gone",
                     producers[usize::from(*edge)].producer
                 )));
             };
-            if result.spilled_bytes() > 0 {
+            if recall {
                 on_disk.push((*task, usize::from(*edge), results.len()));
             }
             results.push((String::new(), result));
@@ -139,6 +139,7 @@ impl Families {
             attempt: start.attempt,
             key: family.key(start.element),
             index: start.element,
+            tries: start.tries,
             item: item.unwrap_or_else(|| family.items.item(start.element)),
             family: family.parsed.clone(),
             inputs,

@@ -34,7 +34,7 @@ pub(super) struct Job {
     pub assignment: Assignment,
     /// Its family.
     pub family: Arc<Family>,
-    /// Inputs that are not in memory: whose, and where among the assignment's inputs.
+    /// Inputs that should come back into memory: whose, and where among the assignment's inputs.
     pub on_disk: Vec<(TaskRef, usize, usize)>,
 }
 
@@ -126,9 +126,7 @@ impl Executor<Job> for Finisher {
         let unpublished = std::mem::take(&mut outcome.unpublished);
         if control.is_cancelled() {
             // Too late to be accepted: another attempt may be writing the same files.
-            let kind =
-                control.shortage().map_or(FailureKind::Cancelled, |s| FailureKind::Memory(Box::new(s)));
-            let mut failure = Failure::new(kind);
+            let mut failure = Failure::new(control.verdict());
             failure.reason = control.reason();
             outcome.result = Err(failure);
             return outcome;
@@ -203,6 +201,7 @@ pub(super) fn to_wire(failure: Failure, family: Option<&Family>) -> failure::Fai
         FailureKind::Native(what) => Wire::Native(what),
         FailureKind::Cancelled => Wire::Cancelled,
         FailureKind::Memory(shortage) => Wire::Memory(shortage),
+        FailureKind::Overrun(overrun) => Wire::Overrun(overrun),
         FailureKind::MissingOutput(what) | FailureKind::Result(what) => Wire::Result(what),
     };
     failure::Failure {

@@ -172,18 +172,21 @@ fn batch(variable: &dyn Fn(&str) -> Option<String>) -> Option<(&'static str, u64
     Some((name, mib.checked_mul(1 << 20)?))
 }
 
-fn address_space() -> Option<u64> {
+/// The limit of address space, bytes.
+pub(super) fn address_space() -> Option<u64> {
     let (soft, _) = getrlimit(Resource::RLIMIT_AS).ok()?;
     Some(soft).filter(|bytes| *bytes < NO_LIMIT_BYTES)
 }
 
-fn ram() -> Option<u64> {
+/// Physical memory, bytes.
+pub(super) fn ram() -> Option<u64> {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
     Some(system.total_memory()).filter(|bytes| *bytes > 0)
 }
 
-fn cgroups() -> Vec<(String, u64)> {
+/// The limits of this process's control groups and of those around them, with the files they stand in.
+pub(super) fn cgroups() -> Vec<(String, u64)> {
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     cgroup_limits(Path::new(CGROUP_ROOT), &own)
 }

@@ -23,12 +23,15 @@ pub mod supervision;
 mod transfer;
 mod work;
 
+pub use memory::Explanation;
+pub use memory::enforcement::{Enforcement, Enforcer};
 pub use server::{Ending, Options, Worker};
 pub use standalone::run_worker_process;
 
-/// How the memory of a worker with this configuration is found here, and its thresholds: lines for people.
-pub fn explain_memory(config: &crate::config::Config) -> Vec<String> {
-    memory::explain(&config.worker)
+/// How the memory of a worker with this configuration is found here, its thresholds, and who enforces the
+/// limit. Inside a Slurm job this may ask Slurm's controller, for a few seconds at most.
+pub fn explain_memory(config: &crate::config::Config) -> Explanation {
+    Explanation::find(&config.worker)
 }
 
 #[cfg(test)]

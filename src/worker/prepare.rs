@@ -11,9 +11,10 @@ use crate::graph::command::Command;
 use crate::graph::items::Item;
 use crate::graph::spec::{Action, Stdin, TaskSpec};
 use crate::graph::template::{Fault, Mode, Names, Template, quote};
+use crate::worker::executor::cgroup::{Group, Groups};
 use crate::worker::executor::command::{Capture, CommandExecutor, CommandJob, SHOWN_BYTES, StdinSource, cut};
 use crate::worker::executor::control::Control;
-use crate::worker::executor::native::{NativeExecutor, NativeInput, NativeJob};
+use crate::worker::executor::native::{NativeInput, NativeJob};
 use crate::worker::executor::{Clock, Executor, Failure, FailureKind, Identified, Outcome};
 use crate::worker::store::data::{Data, TaskResult};
 use environment::{Environment, Setups, WorkerFacts};
@@ -94,12 +95,22 @@ pub struct Assignment {
     pub key: String,
     /// Its index in its family.
     pub index: u32,
+    /// How many attempts at it have failed before.
+    pub tries: u32,
     /// Its element's value.
     pub item: Item,
     /// What its family executes.
     pub family: Arc<Family>,
     /// For each of the spec's inputs, in order: the producing tasks' keys and their results.
     pub inputs: Vec<Vec<(String, Arc<TaskResult>)>>,
+}
+
+impl Assignment {
+    /// The memory that is declared for this attempt, bytes.
+    fn declared_bytes(&self) -> Option<u64> {
+        let declared = &self.family.spec.memory;
+        declared.get(self.tries as usize).or(declared.last()).copied().filter(|&bytes| bytes > 0)
+    }
 }
 
 impl Identified for Assignment {
@@ -112,17 +123,68 @@ impl Identified for Assignment {
 pub struct Runner {
     facts: WorkerFacts,
     commands: CommandExecutor,
-    natives: NativeExecutor,
+    natives: Box<dyn Executor<NativeJob>>,
     setups: Setups,
+    enforce: Enforce,
+}
+
+/// How the memory that tasks declare is enforced.
+#[derive(Debug, Default)]
+pub enum Enforce {
+    /// Not at all.
+    #[default]
+    Never,
+    /// The worker looks at their processes.
+    Watching,
+    /// Each gets a control group.
+    Groups(Groups),
 }
 
 impl Runner {
     /// With the executors that it shall use.
-    pub fn new(facts: WorkerFacts, commands: CommandExecutor, natives: NativeExecutor) -> Runner {
-        Runner { facts, commands, natives, setups: Setups::default() }
+    pub fn new(
+        facts: WorkerFacts,
+        commands: CommandExecutor,
+        natives: impl Executor<NativeJob> + 'static,
+    ) -> Runner {
+        let natives = Box::new(natives);
+        Runner { facts, commands, natives, setups: Setups::default(), enforce: Enforce::Never }
+    }
+
+    /// The same, with declared memory as a hard limit.
+    pub fn enforcing(self, enforce: Enforce) -> Runner {
+        Runner { enforce, ..self }
+    }
+
+    /// The group of a task that gets one; else, if its memory is enforced, it is watched.
+    fn confine(&self, assignment: &Assignment, control: &Control) -> Option<Group> {
+        let declared = assignment.declared_bytes()?;
+        match &self.enforce {
+            Enforce::Never => None,
+            Enforce::Watching => {
+                control.set_bound(declared);
+                None
+            }
+            Enforce::Groups(groups) => match groups.create(declared) {
+                Ok(group) => Some(group),
+                Err(error) => {
+                    tracing::warn!(
+                        task = assignment.key,
+                        "cannot make a control group, watching it: {error}"
+                    );
+                    control.set_bound(declared);
+                    None
+                }
+            },
+        }
     }
 
     fn run_native(&self, mut assignment: Assignment, control: &Control) -> Outcome {
+        // An executor runs one task after the other and cannot change groups; without one it has no process.
+        if let (Some(declared), false) = (assignment.declared_bytes(), matches!(self.enforce, Enforce::Never))
+        {
+            control.set_bound(declared);
+        }
         let family = assignment.family.clone();
         let Action::Native { function, args } = &family.spec.action else {
             return Outcome::failed(Failure::new(FailureKind::Prepare("this is no native task".into())));
@@ -215,13 +277,17 @@ impl Runner {
         };
         std::fs::create_dir_all(&cwd).map_err(|e| say(Error::file("cannot create", &cwd, &e)))?;
         let words = family.command.render(place).map_err(say)?;
+        let group = self.confine(assignment, control);
         let (argv, shown, capture) = match &spec.action {
-            // Pipe or file: see `executor::command`.
+            // Pipe or file: see `executor::command`. What a task in a group writes to a memory file would
+            // count against its limit, and a result is no private memory.
             Action::Shell(_) => {
                 let shown = words.concat();
                 (shell.iter().cloned().chain(words).collect(), shown, Capture::Pipe)
             }
-            Action::Argv(_) | Action::Native { .. } => (words, String::new(), Capture::File),
+            Action::Argv(_) | Action::Native { .. } => {
+                (words, String::new(), if group.is_some() { Capture::Pipe } else { Capture::File })
+            }
         };
         let stdin = stdin_of(assignment, place).map_err(say)?;
         let env = Environment { facts: &self.facts, setup: setup.as_deref(), assignment, cwd: &cwd };
@@ -239,6 +305,7 @@ impl Runner {
             time_limit: spec.time_limit_ms.map(Duration::from_millis),
             umask: Some(spec.umask).filter(|&mask| mask != self.facts.umask),
             error_file: Some(place.error_file()),
+            group,
         })
     }
 }

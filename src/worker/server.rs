@@ -3,16 +3,19 @@
 
 use super::directory::{Directory, local_directory};
 use super::driver::{Driver, End, Terms};
+use super::executor::cgroup::Groups;
 use super::executor::command::CommandExecutor;
 use super::executor::native::{NativeExecutor, Registry};
 use super::executor::pool::Pool;
+use super::executor::processes::{IsolatedNatives, Program, idle_bytes};
 use super::finish::{Finisher, Job};
 use super::limits;
+use super::memory::enforcement::Enforcement;
 use super::memory::monitor::Gauge;
 use super::memory::spiller::Spiller;
 use super::memory::{self, Memory, Parts};
-use super::prepare::Runner;
 use super::prepare::environment::{WorkerFacts, own_umask, task_environment};
+use super::prepare::{Enforce, Runner};
 use super::scheduler_link::{Answer, Link, Whereabouts, register};
 use super::store::Store;
 use super::store::spill::{self, RealDisk, Spill};
@@ -57,6 +60,8 @@ pub struct Options {
     pub nthreads: Option<u32>,
     /// The native functions that it can run.
     pub natives: Registry,
+    /// What runs them where they are isolated; it must know the same ones.
+    pub executor: Option<Program>,
     /// Whether it is part of a larger program: then it changes nothing that belongs to the whole process.
     pub embedded: bool,
     /// What its nanny says.
@@ -214,11 +219,14 @@ impl Life {
         let Bound { listener, address: own, reason } = bind(&listen_options(settings)).await?;
         tracing::info!(address = %own, "worker {name} listens: {reason}");
         let ended = Arc::new(Notify::new());
-        let runner = runner(settings, &name, &options.scheduler_file, &directory, options.natives);
+        let enforce = enforce(settings, options.embedded, supervision.map(|s| s.nanny_pid));
         let limit = limits::memory(settings.memory_limit, settings.memory_reserve, nthreads, &variable);
         tracing::debug!("{}", limit.found.join("; "));
         let memory_limit = limit.bytes;
         let memory = memory_parts(settings, memory_limit, &directory)?;
+        let facts = facts(settings, &name, &options.scheduler_file, &directory);
+        let natives = Natives { registry: options.natives, program: options.executor };
+        let runner = runner(settings, facts, natives, &memory, nthreads)?.enforcing(enforce);
         let store = memory.store.clone();
         let signalled = Arc::new(AtomicBool::new(false));
         // Only there are tasks sent the signals that are meant for their worker.
@@ -422,17 +430,16 @@ fn host_name(variable: &dyn Fn(&str) -> Option<String>) -> String {
     variable("SLURMD_NODENAME").filter(|name| !name.trim().is_empty()).unwrap_or_else(own)
 }
 
-/// What runs tasks.
-fn runner(
+/// What tasks are told of this worker.
+fn facts(
     settings: &Settings,
     name: &str,
     scheduler_file: &std::path::Path,
     directory: &Directory,
-    natives: Registry,
-) -> Runner {
+) -> WorkerFacts {
     let own = std::env::vars_os().filter(|(name, _)| !is_internal_variable(name));
     let file = std::path::absolute(scheduler_file).unwrap_or_else(|_| scheduler_file.into());
-    let facts = WorkerFacts {
+    WorkerFacts {
         name: name.to_string(),
         scheduler_file: Some(file),
         local_directory: directory.path().to_path_buf(),
@@ -440,9 +447,62 @@ fn runner(
         env: task_environment(own),
         umask: own_umask(),
         launcher: Vec::new(),
+    }
+}
+
+/// Native functions, and the program that has them too.
+struct Natives {
+    registry: Registry,
+    program: Option<Program>,
+}
+
+/// What runs tasks.
+fn runner(
+    settings: &Settings,
+    facts: WorkerFacts,
+    natives: Natives,
+    memory: &Parts,
+    slots: u32,
+) -> Result<Runner> {
+    let grace = settings.kill_grace.0;
+    let commands = CommandExecutor { kill_grace: grace, ..CommandExecutor::default() };
+    if !settings.native_isolation {
+        return Ok(Runner::new(facts, commands, NativeExecutor::new(Arc::new(natives.registry))));
+    }
+    let Some(program) = natives.program else {
+        let text = "native functions cannot be isolated: this program names none that executes them";
+        return Err(Error::new(Kind::Config, text).hint("set worker.native-isolation = false"));
     };
-    let commands = CommandExecutor { kill_grace: settings.kill_grace.0, ..CommandExecutor::default() };
-    Runner::new(facts, commands, NativeExecutor::new(Arc::new(natives)))
+    let mut env = facts.env.clone();
+    env.insert("HPCDAG_WORKER".into(), facts.name.clone().into());
+    env.insert("HPCDAG_EXECUTOR".into(), "1".into());
+    let limit = memory.thresholds.map(|t| t.limit);
+    let keeps = settings.memory.executor_idle.map_or_else(|| idle_bytes(limit, slots), |size| size.0);
+    let natives = IsolatedNatives::new(program, env, grace, keeps, memory.executors.clone());
+    Ok(Runner::new(facts, commands, natives))
+}
+
+/// How declared memory is enforced. `nanny` is moved along with this process where control groups are used.
+fn enforce(settings: &Settings, embedded: bool, nanny: Option<i32>) -> Enforce {
+    if !settings.memory.enforce {
+        return Enforce::Never;
+    }
+    let ours: Vec<u32> =
+        nanny.and_then(|pid| u32::try_from(pid).ok()).into_iter().chain([std::process::id()]).collect();
+    let groups = match embedded {
+        true => Err("a program that embeds hpcdag is left in its group".into()),
+        false => Groups::find(&ours),
+    };
+    match groups {
+        Ok(groups) => {
+            tracing::info!("declared memory is a hard limit, kept by a control group for each task");
+            Enforce::Groups(groups)
+        }
+        Err(why) => {
+            tracing::info!("declared memory is a hard limit, kept by watching: {why}");
+            Enforce::Watching
+        }
+    }
 }
 
 fn listen_options(settings: &Settings) -> ListenOptions {
@@ -487,6 +547,7 @@ fn memory_parts(settings: &Settings, limit: Option<u64>, directory: &Directory) 
     let fault = |e| Error::os("cannot start the threads that look after memory", e);
     let thresholds = limit.map(|limit| memory::thresholds(&settings.memory, limit));
     let store = Arc::new(Mutex::new(Store::default()));
+    let gauge = Gauge::start().map_err(fault)?;
     let spills = thresholds.is_some_and(|t| t.target.is_some() || t.spill.is_some());
     let spiller = if spills {
         if let Some(complaint) = spill::complaint(directory.path()) {
@@ -494,9 +555,15 @@ fn memory_parts(settings: &Settings, limit: Option<u64>, directory: &Directory) 
         }
         let bytes_max = settings.memory.max_spill.map(|size| size.0);
         let spill = Spill::new(directory.path(), bytes_max, RealDisk);
-        Some(Arc::new(Spiller::start(store.clone(), spill).map_err(fault)?))
+        let freed = Arc::downgrade(&gauge);
+        let tell = move || freed.upgrade().iter().for_each(|gauge| gauge.poke());
+        Some(Arc::new(Spiller::start(store.clone(), spill, tell).map_err(fault)?))
     } else {
         None
     };
-    Ok(Parts { gauge: Gauge::start().map_err(fault)?, spiller, thresholds, store })
+    if Enforcement::find().every_mapping_counts {
+        tracing::info!("the job's memory is summed over processes: every mapping of a result counts");
+        gauge.count_every_mapping();
+    }
+    Ok(Parts { gauge, spiller, thresholds, store, executors: Arc::default() })
 }

@@ -81,6 +81,7 @@ impl Played {
             name: Some(name.into()),
             nthreads: Some(nthreads),
             natives: Registry::default(),
+            executor: None,
             embedded: true,
             supervision: None,
             job_id: None,
@@ -146,6 +147,7 @@ fn spec(name: &str, shell: &str, inputs: &[&str]) -> TaskSpec {
         ok_exit: vec![0],
         max_output: None,
         time_limit_ms: None,
+        memory: vec![],
         nthreads: 1,
         shell: vec![],
         nodes: None,
@@ -269,6 +271,15 @@ impl Played {
         soon(fetcher.get(tasks, &mut got)).await.map_err(|e| e.to_string())?;
         Ok(got)
     }
+}
+
+#[tokio::test]
+async fn isolation_needs_a_program_that_has_the_functions() {
+    let mut played = played().await;
+    played.config.worker.native_isolation = true;
+    let error = soon(Worker::start(played.options("w", 1))).await.err().unwrap();
+    assert_eq!(error.kind, crate::base::error::Kind::Config);
+    assert!(error.message.contains("cannot be isolated"), "{error}");
 }
 
 #[tokio::test]
@@ -642,6 +653,7 @@ fn worker_process() {
         name: None,
         nthreads: Some(1),
         natives: Registry::default(),
+        executor: None,
         embedded: false,
         supervision: None,
         job_id: None,

@@ -7,9 +7,10 @@ use super::executor::pool::{Finished, Pool};
 use super::families::{Families, Family};
 use super::finish::{Job, to_wire};
 use super::memory::monitor::Gauge;
-use super::memory::{Memory, Running};
+use super::memory::{Memory, Results, Running};
 use super::store::Store;
 use super::store::data::TaskResult;
+use super::store::spill::DiskUse;
 use super::transfer::client::{Client, Fetched as Transferred};
 use crate::base::failure::Failure;
 use crate::base::ids::{Attempt, RunId, TaskRef, WorkerId};
@@ -30,6 +31,12 @@ const THREADS_MAX: usize = 1024;
 
 /// Failed attempts in one message at most: each carries the last lines of its stderr.
 const FAILED_PER_REPORT: usize = 1000;
+
+/// Looks at memory in a row, at most, when results come and tasks start.
+const GROWTH_LOOKS: usize = 2;
+
+/// Results of this size are worth a look at memory before they are made.
+const LARGE_BYTES: i64 = 1 << 20;
 
 type Id = (TaskRef, Attempt);
 
@@ -104,6 +111,7 @@ impl Work {
     pub(super) fn forget_run(&mut self, run: RunId) {
         self.families.forget(run);
         self.items.retain(|task, _| task.run != run);
+        self.core.forget_run(run);
     }
 
     pub(super) fn meet(&mut self, peers: Peers) {
@@ -185,16 +193,17 @@ impl Work {
             family.learn_peak(peak);
         }
         self.cpu += outcome.cpu;
-        let duration = outcome.wall;
+        let (duration, mut memory) = (outcome.wall, 0);
         let outcome = match outcome.result {
             Ok(result) => {
                 let nbytes = result.nbytes();
+                memory = result.memory_bytes();
                 self.pending.insert((task, attempt), Arc::new(result));
                 Ok(nbytes)
             }
             Err(failure) => Err(Arc::new(to_wire(failure, family.as_deref()))),
         };
-        Done { task, attempt, outcome, duration }
+        Done { task, attempt, outcome, memory, duration }
     }
 
     /// Waits for a fetch to end; for ever if there is none.
@@ -224,6 +233,7 @@ impl Work {
                 let nbytes = result.nbytes();
                 if store.find(task).is_none() {
                     store.insert(task, attempt, result);
+                    store.set_replica(task, true);
                     self.grown = true;
                 }
                 (task, Fetched::Here(nbytes))
@@ -243,10 +253,34 @@ impl Work {
         }
     }
 
-    /// Looks at memory if results have come: the monitor may be too slow for them.
+    /// Looks at memory if results have come or will, or tasks wait for room: the monitor may be too slow.
     pub(super) fn on_growth(&mut self) {
-        if std::mem::take(&mut self.grown) {
-            self.on_memory(false);
+        // What starts then may need room made for the next one.
+        for _ in 0..GROWTH_LOOKS {
+            if std::mem::take(&mut self.grown) || self.core.is_holding() {
+                self.on_memory(false);
+            }
+        }
+    }
+
+    /// Results and what is known of those to come.
+    fn results(&self) -> Results {
+        let (making, coming) = self.core.expected_bytes();
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX / 4);
+        let (captured, arriving) = (self.pool.captured_bytes(), self.client.arriving_bytes());
+        Results {
+            managed: self.store().managed_bytes() + captured + arriving,
+            // What comes may be larger than was expected.
+            rest: making - signed(captured) + signed(coming.saturating_sub(arriving)),
+            next: self.core.next_bytes(),
+        }
+    }
+
+    /// Lets copies go that nobody here needs, if there will be too many results.
+    fn shed(&mut self) {
+        let excess = self.memory.target().map_or(0, |target| self.results().excess(target));
+        if excess > 0 {
+            self.handle(Event::Shed { bytes: excess, here: self.here });
         }
     }
 
@@ -255,9 +289,12 @@ impl Work {
         if measured {
             self.memory.look(&self.pool.running());
         }
-        let (managed, idle) = (self.managed_bytes(), self.core.executing() == 0);
+        let moved = self.store().take_moved();
+        self.core.set_on_disk(&moved);
+        self.shed();
+        let (results, idle) = (self.results(), self.core.executing() == 0);
         let (pool, running) = (&self.pool, &self.running);
-        let due = self.memory.act(managed, idle, || {
+        let due = self.memory.act(results, idle, || {
             let all = pool.running().into_iter();
             let known = all.filter_map(|(task, attempt, control)| {
                 let (family, element) = running.get(&(task, attempt))?;
@@ -273,6 +310,8 @@ impl Work {
             let actions = self.core.set_paused(paused);
             self.perform(actions, &mut events);
         }
+        let actions = self.core.set_room(due.room);
+        self.perform(actions, &mut events);
         if due.start_one {
             let actions = self.core.start_one();
             self.perform(actions, &mut events);
@@ -283,7 +322,8 @@ impl Work {
     /// Does what the core wants; what comes of it at once goes to `events`.
     fn perform(&mut self, actions: Vec<Action>, events: &mut VecDeque<Event>) {
         let (mut jobs, mut undone) = (Vec::new(), Vec::new());
-        let mut grown = false;
+        let mut grown = self.core.next_bytes() >= LARGE_BYTES
+            && actions.iter().any(|action| matches!(action, Action::Start(_)));
         for action in actions {
             match action {
                 Action::Start(start) => match self.job(&start) {
@@ -292,6 +332,7 @@ impl Work {
                         task: start.task,
                         attempt: start.attempt,
                         outcome: Err(Arc::new(failure)),
+                        memory: 0,
                         duration: Duration::ZERO,
                     }),
                 },
@@ -307,6 +348,10 @@ impl Work {
                     }
                 }
                 Action::Discard { task, attempt } => drop(self.pending.remove(&(task, attempt))),
+                Action::Own(tasks) => {
+                    let mut store = self.store();
+                    tasks.iter().for_each(|task| store.set_replica(*task, false));
+                }
                 Action::Drop(tasks) => {
                     let mut store = self.store();
                     tasks.iter().for_each(|task| drop(store.remove(*task)));
@@ -426,9 +471,15 @@ impl Work {
         self.memory.parts().gauge.clone()
     }
 
-    /// Bytes of results written to disk so far.
-    pub(super) fn spill_written(&self) -> u64 {
-        self.memory.parts().spiller.as_ref().map_or(0, |s| s.spill().written())
+    /// What was written to disk and read back so far.
+    pub(super) fn disk(&self) -> DiskUse {
+        self.memory.parts().spiller.as_ref().map_or_else(DiskUse::default, |s| s.spill().disk_use())
+    }
+
+    /// Executor processes so far: started, replaced because they had grown, died of a task.
+    pub(super) fn executors(&self) -> (u64, u64, u64) {
+        let counts = &self.memory.parts().executors;
+        (counts.started(), counts.replaced(), counts.died())
     }
 
     /// Whether no task may start.

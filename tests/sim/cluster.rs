@@ -2,6 +2,7 @@
 //! Messages between two parties keep their order; everything else is up to the seed.
 
 use crate::graphs::{Graph, Value, size_of};
+use crate::memory::{Memory, Most, Own};
 use hpcdag::base::failure::{Failure, FailureKind};
 use hpcdag::base::ids::{Attempt, ClientId, FamilyIx, RunId, TaskRef, WorkerId};
 use hpcdag::base::time::Time;
@@ -41,6 +42,8 @@ pub struct Faults {
     pub memory_target: Option<u64>,
     /// Size of every result; by chance if `None`.
     pub result_bytes: Option<u64>,
+    /// Memory that runs out, instead of these two.
+    pub memory: Option<Memory>,
 }
 
 impl Default for Faults {
@@ -58,12 +61,16 @@ impl Default for Faults {
             threads: None,
             memory_target: None,
             result_bytes: None,
+            memory: None,
         }
     }
 }
 
 impl Faults {
-    fn size_of(&self, family: u32, element: u32) -> u64 {
+    pub fn size_of(&self, family: u32, element: u32) -> u64 {
+        if let Some(memory) = &self.memory {
+            return memory.result(family, element);
+        }
         self.result_bytes.unwrap_or_else(|| size_of(family, element))
     }
 
@@ -73,26 +80,52 @@ impl Faults {
     }
 }
 
-enum Happening {
+pub enum Happening {
     ToScheduler(Option<WorkerId>, sched::event::Event),
     ToWorker(WorkerId, work::event::Event),
     Executed(WorkerId, TaskRef, Attempt),
     FetchArrives { from: WorkerId, to: WorkerId, tasks: Vec<TaskRef>, broken: bool },
     ClientFetches(Vec<sched::action::Output>),
     Flush(WorkerId),
+    Look(WorkerId),
+    Written(WorkerId, TaskRef),
     Kill,
     Retire,
     Join,
     Tick,
 }
 
-/// What executes: its result, how long it takes in microseconds, what comes of it.
-type Running = (Value, u64, Result<u64, Arc<Failure>>);
+/// What executes.
+#[derive(Clone)]
+pub struct Running {
+    /// Its result.
+    value: Value,
+    /// How long it takes, microseconds.
+    us: u64,
+    /// What comes of it.
+    pub outcome: Result<u64, Arc<Failure>>,
+    began: Time,
+    pub family: u32,
+    /// What it occupies at most, bytes.
+    private: u64,
+    pub inputs: Vec<TaskRef>,
+    /// It was told to end.
+    pub ended: bool,
+}
 
-struct Node {
-    core: work::Core,
-    store: BTreeMap<TaskRef, Value>,
-    running: BTreeMap<(TaskRef, u32), Running>,
+impl Running {
+    /// What it occupies by now: it grows over the first half of its time.
+    pub fn occupies(&self, now: Time) -> u64 {
+        let part = now.since(self.began).as_micros() as f64 / (self.us / 2).max(1) as f64;
+        (self.private as f64 * part.min(1.0)) as u64
+    }
+}
+
+pub struct Node {
+    pub core: work::Core,
+    pub store: BTreeMap<TaskRef, Value>,
+    pub running: BTreeMap<(TaskRef, u32), Running>,
+    pub memory: Option<Own>,
     flush_planned: bool,
 }
 
@@ -116,28 +149,31 @@ impl Ord for At {
 }
 
 const CLIENT: ClientId = ClientId(0);
-const RUN: RunId = RunId(0);
+pub const RUN: RunId = RunId(0);
 /// Virtual time within which every run must end.
 const PATIENCE: Duration = Duration::from_secs(4000);
 
 pub struct Sim {
     rng: fastrand::Rng,
-    graph: Graph,
-    faults: Faults,
-    now: Time,
+    pub graph: Graph,
+    pub faults: Faults,
+    pub now: Time,
     queue: BinaryHeap<Reverse<At>>,
     sequence: u64,
-    scheduler: sched::Core,
-    nodes: BTreeMap<WorkerId, Node>,
+    pub scheduler: sched::Core,
+    pub nodes: BTreeMap<WorkerId, Node>,
     next_worker: u32,
     /// When the last message between two parties arrives (the scheduler is `None`).
     last: BTreeMap<(Option<WorkerId>, Option<WorkerId>), Time>,
-    outputs: BTreeMap<(FamilyIx, u32), Value>,
-    summary: Option<Summary>,
+    pub outputs: BTreeMap<(FamilyIx, u32), Value>,
+    pub summary: Option<Summary>,
     executed: BTreeMap<WorkerId, u32>,
     peak: u64,
     steps: u64,
     hopeless: BTreeSet<(u32, u32)>,
+    /// What families have been seen to occupy.
+    pub usual_peaks: BTreeMap<u32, u64>,
+    pub most: Most,
 }
 
 impl Sim {
@@ -168,6 +204,8 @@ impl Sim {
             peak: 0,
             steps: 0,
             hopeless,
+            usual_peaks: BTreeMap::new(),
+            most: Most::default(),
             faults,
         };
         sim.plan_faults();
@@ -178,6 +216,7 @@ impl Sim {
         let mut layers = self.graph.layers.clone();
         for layer in &mut layers {
             layer.retries = if self.faults.hopeless > 0.0 { 1 } else { 1000 };
+            layer.memory.extend(self.faults.memory.as_ref().and_then(|m| m.declared));
         }
         let names = (0..layers.len()).map(|f| format!("f{f}")).collect();
         let spec = sched::event::RunSpec {
@@ -212,13 +251,13 @@ impl Sim {
         self.at(Duration::from_secs(1), Happening::Tick);
     }
 
-    fn at(&mut self, after: Duration, happening: Happening) {
+    pub fn at(&mut self, after: Duration, happening: Happening) {
         self.sequence += 1;
         self.queue.push(Reverse(At(self.now.after(after), self.sequence, happening)));
     }
 
     /// Sends over a connection: random delay, but in order.
-    fn send(&mut self, from: Option<WorkerId>, to: Option<WorkerId>, happening: Happening) {
+    pub fn send(&mut self, from: Option<WorkerId>, to: Option<WorkerId>, happening: Happening) {
         let delay = Duration::from_micros(50 + self.rng.u64(0..400));
         let last = self.last.entry((from, to)).or_default();
         let at = self.now.after(delay).max(*last);
@@ -234,8 +273,12 @@ impl Sim {
             };
             assert!(at.since(Time::ZERO) < PATIENCE, "the run does not end: {}", self.describe());
             self.now = at;
+            let may_change = !matches!(happening, Happening::Look(_)) || self.steps.is_multiple_of(8);
             self.happen(happening);
-            self.check_invariants();
+            if may_change {
+                self.check_invariants();
+            }
+            self.steps += 1;
         }
     }
 
@@ -244,7 +287,6 @@ impl Sim {
             self.peak = self.peak.max(node.core.results().map(|(_, bytes)| bytes).sum());
         }
         // From scratch it costs as much as there are tasks; of large graphs a sample of the steps will do.
-        self.steps += 1;
         if self.graph.is_large() && !self.steps.is_multiple_of(16) {
             return;
         }
@@ -283,6 +325,8 @@ impl Sim {
             Happening::FetchArrives { from, to, tasks, broken } => self.fetch(from, to, tasks, broken),
             Happening::ClientFetches(outputs) => self.client_fetches(outputs),
             Happening::Flush(w) => self.flush(w),
+            Happening::Look(w) => self.monitor(w),
+            Happening::Written(w, task) => self.written(w, task),
             Happening::Kill => self.kill(),
             Happening::Retire => {
                 if self.nodes.len() > 1 {
@@ -317,17 +361,22 @@ impl Sim {
             core: work::Core::new(threads * SLOT),
             store: BTreeMap::new(),
             running: BTreeMap::new(),
+            memory: self.faults.memory.as_ref().map(|m| Own::new(m, worker.0)),
             flush_planned: false,
         };
         self.nodes.insert(worker, node);
+        let rules = self.faults.memory.as_ref().map(|m| m.rules(worker.0));
+        if rules.is_some() {
+            self.at(Duration::ZERO, Happening::Look(worker));
+        }
         let spec = sched::event::WorkerSpec {
             name: format!("w{worker}"),
             host: format!("h{worker}"),
             incarnation: Default::default(),
             slots: threads * SLOT,
             resources: BTreeMap::new(),
-            memory_limit: None,
-            memory_target: self.faults.memory_target,
+            memory_limit: rules.map(|r| r.limit),
+            memory_target: rules.map_or(self.faults.memory_target, |r| r.admission_bound()),
             leaves: None,
         };
         let event = sched::event::Event::WorkerRegistered { worker, spec };
@@ -423,8 +472,14 @@ impl Sim {
     }
 
     fn tell_worker(&mut self, w: WorkerId, event: work::event::Event) {
+        self.with_core(w, |core| core.handle(event));
+        self.look(w);
+    }
+
+    /// Lets something happen to a worker's core, and does what it wants.
+    pub fn with_core(&mut self, w: WorkerId, what: impl FnOnce(&mut work::Core) -> Vec<work::event::Action>) {
         let Some(node) = self.nodes.get_mut(&w) else { return };
-        let actions = node.core.handle(event);
+        let actions = what(&mut node.core);
         for action in actions {
             self.work(w, action);
         }
@@ -448,19 +503,31 @@ impl Sim {
                 let failure = || Arc::new(Failure::of(FailureKind::Exit(1)));
                 let outcome = if fails { Err(failure()) } else { Ok(self.faults.size_of(family, element)) };
                 let us = self.rng.u64(0..2 * self.faults.mean_us);
-                node.running.insert((start.task, start.attempt.n), (value, us, outcome));
+                let inputs: Vec<TaskRef> = start.inputs.iter().map(|(_, t)| *t).collect();
+                if let Some(own) = &mut node.memory {
+                    inputs.iter().for_each(|t| own.touch(*t, self.sequence));
+                }
+                let private = self.faults.memory.as_ref().map_or(0, |m| m.private(family, element));
+                let began = self.now;
+                let running = Running { value, us, outcome, began, family, private, inputs, ended: false };
+                node.running.insert((start.task, start.attempt.n), running);
                 *self.executed.entry(w).or_default() += 1;
                 self.at(Duration::from_micros(us), Happening::Executed(w, start.task, start.attempt));
             }
-            Action::Kill { .. } => {}
+            Action::Kill { .. } | Action::Own(_) => {}
             Action::Fetch { peer, tasks } => {
                 let broken = self.rng.f64() < self.faults.fetch_failures;
                 let delay = Duration::from_micros(self.rng.u64(100..2000));
                 self.at(delay, Happening::FetchArrives { from: peer, to: w, tasks, broken });
             }
             Action::Publish { task, attempt } => {
-                let (value, ..) = node.running.remove(&(task, attempt.n)).expect("published what ran");
-                node.store.insert(task, value);
+                let ran = node.running.remove(&(task, attempt.n)).expect("published what ran");
+                node.store.insert(task, ran.value);
+                let known = self.usual_peaks.entry(ran.family).or_default();
+                *known = ran.private.max(*known);
+                if let Some(own) = &mut node.memory {
+                    own.touch(task, self.sequence);
+                }
             }
             Action::Discard { task, attempt } => {
                 node.running.remove(&(task, attempt.n));
@@ -468,15 +535,28 @@ impl Sim {
             Action::Drop(tasks) => {
                 for task in tasks {
                     node.store.remove(&task);
+                    let located = self.scheduler.locate(task);
+                    let nbytes = located.map_or(0, |(f, element)| self.faults.size_of(f.0, element));
+                    if let Some(own) = &mut node.memory {
+                        own.forget(task, nbytes);
+                    }
                 }
             }
         }
     }
 
     fn executed(&mut self, w: WorkerId, task: TaskRef, attempt: Attempt) {
-        let Some(node) = self.nodes.get(&w) else { return };
-        let (_, us, outcome) = node.running.get(&(task, attempt.n)).expect("it ran").clone();
-        let done = work::event::Done { task, attempt, outcome, duration: Duration::from_micros(us) };
+        let Some(node) = self.nodes.get_mut(&w) else { return };
+        let Some(Running { us, outcome, .. }) = node.running.get(&(task, attempt.n)).cloned() else {
+            // It was ended before its time.
+            assert!(self.faults.memory.is_some(), "it ran");
+            return;
+        };
+        if outcome.is_err() {
+            node.running.remove(&(task, attempt.n));
+        }
+        let (memory, duration) = (*outcome.as_ref().unwrap_or(&0), Duration::from_micros(us));
+        let done = work::event::Done { task, attempt, outcome, memory, duration };
         self.tell_worker(w, work::event::Event::Done(vec![done]));
     }
 
@@ -507,9 +587,11 @@ impl Sim {
         let Some(node) = self.nodes.get_mut(&w) else { return };
         node.flush_planned = false;
         let report = node.core.take_report();
-        if report.is_empty() {
+        let paused = node.memory.as_mut().and_then(|own| own.news.take());
+        if report.is_empty() && paused.is_none() {
             return;
         }
+        self.most.handed_back += report.returned.len() as u32;
         let report = sched::event::Report {
             started: report.started,
             finished: report
@@ -532,7 +614,7 @@ impl Sim {
             kept: report.kept,
             replicas: report.replicas,
             uncopied: report.uncopied,
-            paused: None,
+            paused,
         };
         let event = sched::event::Event::WorkerReport { worker: w, report };
         self.send(Some(w), None, Happening::ToScheduler(Some(w), event));
@@ -580,7 +662,7 @@ impl Sim {
     }
 
     /// No result lies around that nobody needs.
-    fn check_nothing_left(&self) {
+    pub fn check_nothing_left(&self) {
         for view in self.scheduler.workers() {
             assert_eq!((view.results, view.nbytes), (0, 0), "worker {} still counts results", view.worker);
         }

@@ -22,7 +22,7 @@ pub struct Value {
 
 const BASE: u64 = 0x9e37_79b9_7f4a_7c15;
 
-fn mix(mut x: u64) -> u64 {
+pub fn mix(mut x: u64) -> u64 {
     x ^= x >> 33;
     x = x.wrapping_mul(0xff51_afd7_ed55_8ccd);
     x ^= x >> 29;

@@ -69,6 +69,12 @@ pub struct WorkerOptions {
     /// Leave after having had nothing to do for this long
     #[arg(id = "worker-idle-timeout", long = "idle-timeout", value_name = "TIME")]
     pub idle_timeout: Option<String>,
+    /// Make the memory that a task declares a hard limit on it
+    #[arg(long)]
+    pub enforce: bool,
+    /// Run native functions in processes of their own, so that one that crashes costs its task only
+    #[arg(long)]
+    pub isolate_natives: bool,
 }
 
 impl WorkerOptions {
@@ -84,6 +90,8 @@ impl WorkerOptions {
             ("worker.lifetime", &self.lifetime),
             ("worker.lifetime-stagger", &self.lifetime_stagger),
             ("worker.idle-timeout", &self.idle_timeout),
+            ("worker.memory.enforce", &self.enforce.then(|| "true".to_owned())),
+            ("worker.native-isolation", &self.isolate_natives.then(|| "true".to_owned())),
         ])
     }
 
@@ -91,8 +99,13 @@ impl WorkerOptions {
     pub fn to_args(&self) -> Vec<std::ffi::OsString> {
         let flag = |key: &str| format!("--{}", key.trim_start_matches("worker.")).into();
         let mut args = Vec::new();
-        for (key, value) in self.settings().into_iter().filter(|(key, _)| *key != "worker.local-directory") {
-            args.extend([flag(key), value.into()]);
+        for (key, value) in self.settings() {
+            match key {
+                "worker.local-directory" => {}
+                "worker.memory.enforce" => args.push("--enforce".into()),
+                "worker.native-isolation" => args.push("--isolate-natives".into()),
+                _ => args.extend([flag(key), value.into()]),
+            }
         }
         if let Some(directory) = &self.local_directory {
             args.extend([flag("local-directory"), directory.clone().into_os_string()]);
@@ -160,9 +173,12 @@ pub struct WorkerArgs {
     /// Leave at once if this cluster has ended
     #[arg(long, value_name = "ID", hide = true)]
     pub join: Option<String>,
-    /// Print how the memory limit is found here and what the thresholds are, and exit
+    /// Print how the memory limit is found here, what the thresholds are and who enforces the limit, and exit
     #[arg(long)]
     pub explain_memory: bool,
+    /// How that is printed.
+    #[command(flatten)]
+    pub json: JsonOption,
     /// Its width, memory and time.
     #[command(flatten)]
     pub worker: WorkerOptions,

@@ -2,6 +2,7 @@
 //! shapes are `workload`'s, processes `cluster`'s.
 
 use super::cluster::{BenchCluster, WorkerKind};
+use super::disk;
 use super::workload::{self, Dimensions, RESULT, Workload};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::units::ByteSize;
@@ -18,6 +19,10 @@ use std::time::{Duration, Instant};
 /// Between two looks whether all workers are alive.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// The disk is measured when at least so much was spilled, with at most so much.
+const PROBE_BYTES_MIN: u64 = 64 << 20;
+const PROBE_BYTES_MAX: u64 = 1 << 30;
+
 /// What one run took.
 #[derive(Clone, Debug)]
 struct Figures {
@@ -29,6 +34,9 @@ struct Figures {
     paused_seconds: f64,
     tasks: u64,
     bytes_moved: u64,
+    /// Bytes per second while workers wrote and read back, if they did.
+    spill_write: Option<f64>,
+    spill_read: Option<f64>,
     result: Vec<u8>,
 }
 
@@ -47,6 +55,15 @@ struct Report {
     peak_managed_fraction: f64,
     peak_total_fraction: f64,
     spilled_bytes: u64,
+    /// A worker's mean while it writes; and what the same disk does for one plain writer, as `dd` measures
+    /// it.
+    spill_write_bytes_per_second: Option<f64>,
+    disk_write_bytes_per_second: Option<f64>,
+    spill_write_ratio: Option<f64>,
+    /// The same for reading back.
+    spill_read_bytes_per_second: Option<f64>,
+    disk_read_bytes_per_second: Option<f64>,
+    spill_read_ratio: Option<f64>,
     moved_bytes: u64,
     seconds: f64,
     unlimited_seconds: Option<f64>,
@@ -91,6 +108,8 @@ pub fn memory(context: &Context, args: &BenchMemoryArgs) -> Result<u8> {
         Ok((first, (second, skipped)))
     })?;
     let (second, skipped) = second;
+    let speed = disk_speed(args, &first)?;
+    let ratio = |ours: Option<f64>, plain: fn(&disk::Speed) -> f64| Some(ours? / plain(speed.as_ref()?));
     let fraction = |bytes: u64| bytes as f64 / limit as f64;
     let settings = &context.config().worker.memory;
     let target = [settings.target, settings.spill, settings.pause, settings.terminate];
@@ -108,6 +127,12 @@ pub fn memory(context: &Context, args: &BenchMemoryArgs) -> Result<u8> {
         peak_managed_fraction: fraction(first.peak_managed),
         peak_total_fraction: fraction(first.peak_total),
         spilled_bytes: first.spilled,
+        spill_write_bytes_per_second: first.spill_write,
+        disk_write_bytes_per_second: speed.map(|s| s.write),
+        spill_write_ratio: ratio(first.spill_write, |s| s.write),
+        spill_read_bytes_per_second: first.spill_read,
+        disk_read_bytes_per_second: speed.map(|s| s.read),
+        spill_read_ratio: ratio(first.spill_read, |s| s.read),
         moved_bytes: first.bytes_moved,
         seconds: first.seconds,
         unlimited_seconds: second.as_ref().map(|f| f.seconds),
@@ -125,6 +150,16 @@ pub fn memory(context: &Context, args: &BenchMemoryArgs) -> Result<u8> {
         return Err(Error::new(Kind::TasksFailed, "the results of the two runs differ"));
     }
     Ok(0)
+}
+
+/// What the disk on which results were spilled does without us; `None` if hardly any were.
+fn disk_speed(args: &BenchMemoryArgs, run: &Figures) -> Result<Option<disk::Speed>> {
+    if run.spilled < PROBE_BYTES_MIN {
+        return Ok(None);
+    }
+    let directory = args.local_directory.as_deref().map(absolute).transpose()?;
+    let directory = directory.unwrap_or_else(std::env::temp_dir);
+    disk::measure(&directory, run.spilled.min(PROBE_BYTES_MAX)).map(Some)
 }
 
 fn is_transient(args: &BenchMemoryArgs) -> bool {
@@ -194,7 +229,11 @@ async fn run(
     let number = |w: &Value, name: &str| w["memory"][name].as_u64().unwrap_or(0);
     let largest = |name| workers.iter().map(|w| number(w, name)).max().unwrap_or(0);
     let seconds_of = |w: &Value| w["memory"]["paused-seconds"].as_f64().unwrap_or(0.0);
+    let sum = |name| workers.iter().map(|w| w["memory"][name].as_f64().unwrap_or(0.0)).sum::<f64>();
+    let speed = |bytes, seconds| Some(sum(bytes) / sum(seconds)).filter(|speed| speed.is_finite());
     Ok(Figures {
+        spill_write: speed("spill-written", "spill-write-seconds"),
+        spill_read: speed("spill-read", "spill-read-seconds"),
         peak_managed: largest("peak-managed"),
         peak_total: largest("peak-total"),
         spilled: workers.iter().map(|w| number(w, "spill-written")).sum(),
@@ -221,6 +260,15 @@ fn print(args: &BenchMemoryArgs, report: &Report) -> Result<()> {
     row("most results in memory", percent(report.peak_managed_fraction));
     row("most memory", percent(report.peak_total_fraction));
     row("spilled", size(report.spilled_bytes));
+    let speed = |speed: f64| format!("{} a second", size(speed as u64));
+    for (name, ours, plain) in [
+        ("spilled at", report.spill_write_bytes_per_second, report.disk_write_bytes_per_second),
+        ("read back at", report.spill_read_bytes_per_second, report.disk_read_bytes_per_second),
+    ] {
+        if let (Some(ours), Some(plain)) = (ours, plain) {
+            row(name, format!("{} ({:.0} % of a plain file)", speed(ours), ours / plain * 100.0));
+        }
+    }
     row("least spill possible", size(report.least_spill_bytes));
     row("least memory possible", size(report.least_peak_bytes));
     row("paused", format!("{:.1} s", report.paused_seconds));

@@ -1,6 +1,7 @@
 //! `hpcdag bench`: measures this program on this machine. Owns nothing but the choice of what.
 
 mod cluster;
+mod disk;
 mod memory;
 mod workload;
 

@@ -138,6 +138,14 @@ pub struct Heartbeat {
     pub spill_written: u64,
     /// Seconds so far in which no task could start for want of memory.
     pub paused_seconds: f64,
+    /// Seconds so far in which results were written to disk.
+    pub spill_write_seconds: f64,
+    /// Bytes of results read back from disk so far.
+    pub spill_read: u64,
+    /// Seconds so far in which they were.
+    pub spill_read_seconds: f64,
+    /// Executor processes so far: started, replaced because they had grown, died of a task.
+    pub executors: (u64, u64, u64),
 }
 
 /// Families that tasks to come belong to.

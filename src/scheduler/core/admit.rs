@@ -5,7 +5,7 @@
 
 use super::Core;
 use super::cx::Cx;
-use super::ready::{Entry, Pile};
+use super::ready::{Class, Entry, Pile};
 use super::run::Run;
 use super::state::State;
 use super::workers::{Status, Worker};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Open workers looked at, besides the preferred one, for one that has the memory.
-const WORKERS_LOOKED_AT: usize = 8;
+pub(super) const WORKERS_LOOKED_AT: usize = 8;
 /// Held tasks looked at when memory may have become free.
 const HELD_LOOKED_AT: usize = 4;
 
@@ -70,7 +70,7 @@ impl Run {
     /// Memory that a task says it needs while it executes, bytes; the list goes by attempt.
     fn declared_memory(&self, i: u32) -> u64 {
         let declared = &self.families[self.place_of(i).0.index()].layer.memory;
-        let tries = self.trouble.get(&i).map_or(0, |t| t.failed as usize);
+        let tries = self.trouble.get(&i).map_or(0, |t| t.tries() as usize);
         declared.get(tries).or(declared.last()).copied().unwrap_or(0)
     }
 
@@ -81,27 +81,34 @@ impl Run {
 
     /// The preferred worker if it has the memory and the time for a task, else another open one that has.
     pub(super) fn admitted(&self, cx: &Cx, class: usize, i: u32, w: WorkerId) -> Result<WorkerId, Pile> {
-        let (f, element) = self.place_of(i);
-        let open = || cx.ready.classes[class].open.iter().map(|(_, w)| *w);
-        let need = self.time_needed(f);
-        let in_time = |w: WorkerId| cx.worker(w).is_some_and(|w| w.has_time(cx.now, need, self.slots(f)));
-        if need.is_some() && !in_time(w) && !open().any(in_time) {
+        if self.is_late(cx, class, i) {
             return Err(Pile::Late);
         }
-        let fits = |w: WorkerId| {
-            if !in_time(w) {
-                return false;
-            }
-            let Some(worker) = cx.worker(w) else { return false };
-            let Some(headroom) = worker.headroom() else { return true };
-            let demand = self.demand(f, element, w);
-            demand.adds <= demand.frees || demand.adds + worker.margin(demand.result) <= headroom
-        };
-        if fits(w) {
+        if self.fits(cx, i, w) {
             return Ok(w);
         }
-        let others = open().filter(|x| *x != w && in_time(*x));
-        others.take(WORKERS_LOOKED_AT).find(|x| fits(*x)).ok_or(Pile::Held)
+        let others = cx.ready.classes[class].open.iter().map(|(_, w)| *w).filter(|x| *x != w);
+        others.take(WORKERS_LOOKED_AT).find(|x| self.fits(cx, i, *x)).ok_or(Pile::Held)
+    }
+
+    /// Whether every worker that has room leaves before a task would be done.
+    pub(super) fn is_late(&self, cx: &Cx, class: usize, i: u32) -> bool {
+        let (f, _) = self.place_of(i);
+        let need = self.time_needed(f);
+        let in_time = |w: WorkerId| cx.worker(w).is_some_and(|w| w.has_time(cx.now, need, self.slots(f)));
+        need.is_some() && !cx.ready.classes[class].open.iter().any(|(_, w)| in_time(*w))
+    }
+
+    /// Whether a worker has the memory and the time for a task.
+    pub(super) fn fits(&self, cx: &Cx, i: u32, w: WorkerId) -> bool {
+        let Some(worker) = cx.worker(w) else { return false };
+        let (f, element) = self.place_of(i);
+        if !worker.has_time(cx.now, self.time_needed(f), self.slots(f)) {
+            return false;
+        }
+        let Some(headroom) = worker.headroom() else { return true };
+        let demand = self.demand(f, element, w);
+        demand.adds <= demand.frees || demand.adds + worker.margin(demand.result) <= headroom
     }
 
     fn slots(&self, f: FamilyIx) -> u32 {
@@ -166,16 +173,20 @@ impl Core {
     /// Lets the first held task run alone above every threshold. Returns whether there is reason to look
     /// again.
     fn push_one(&mut self) -> bool {
+        let able_for = |w: &Worker, class: &Class| {
+            w.status != Status::Retiring && w.could_run(class.slots, &class.resources)
+        };
+        let runs = |class: &Class| self.cx.workers.iter().flatten().any(|w| able_for(w, class));
         let classes = self.cx.ready.classes.iter().enumerate();
-        let heads = classes.filter_map(|(c, class)| Some((*class.held.peek()?, c)));
+        // With every worker paused nobody has looked at what is ready.
+        let ready = |class: &Class| class.held.peek().max(class.heap.peek()).copied();
+        let heads = classes.filter_map(|(c, class)| Some((ready(class).filter(|_| runs(class))?, c)));
         let Some((entry, class)) = heads.max() else { return false };
         let now = self.cx.now;
-        let first = self.runs.get(entry.task.run.index()).and_then(|r| r.as_deref());
-        let need = first.and_then(|run| run.time_needed(run.place_of(entry.task.index).0));
+        let need = self.run(entry.task.run).and_then(|r| r.time_needed(r.family_of(&entry)?));
         let able = |w: &&Worker| {
             let class = &self.cx.ready.classes[class];
-            let able = w.status != Status::Retiring && w.could_run(class.slots, &class.resources);
-            able && w.has_time(now, need, class.slots)
+            able_for(w, class) && w.has_time(now, need, class.slots)
         };
         // A paused worker is as good as none, but better than waiting for ever.
         let worth = |w: &Worker| (w.status == Status::Running, w.headroom().unwrap_or(u64::MAX));
@@ -185,10 +196,24 @@ impl Core {
         let limits =
             self.cx.workers.iter().flatten().filter(able).map(|w| w.spec.memory_limit.unwrap_or(u64::MAX));
         let limit = limits.max().unwrap_or(u64::MAX);
-        self.cx.ready.classes[class].held.pop();
-        let i = entry.task.index;
+        let queues = &mut self.cx.ready.classes[class];
+        let was_held = queues.held.peek() == Some(&entry);
+        if was_held {
+            queues.held.pop()
+        } else {
+            queues.heap.pop()
+        };
         let Some(run) = self.runs.get_mut(entry.task.run.index()).and_then(|r| r.as_mut()) else {
             return true;
+        };
+        let i = match entry.as_pool() {
+            Some(_) if run.cancelled.is_some() => return true,
+            Some(pool) => {
+                let Some(i) = run.next_root(pool, w) else { return true };
+                self.cx.ready.classes[class].held.push(entry);
+                i
+            }
+            None => entry.task.index,
         };
         if entry.end > i + 1 && run.cancelled.is_none() {
             let (f, element) = run.place_of(i + 1);

@@ -155,9 +155,9 @@ impl Core {
             return Some("every worker is paused or leaving".into());
         }
         let late = self.cx.ready.classes.iter().flat_map(|c| c.late.iter()).take(ENTRIES_LOOKED_AT);
-        let mut late = late.filter(|e| e.task.run == run && r.state_of(e.task.index) == State::Queued);
-        if let Some(entry) = late.next() {
-            let (f, _) = r.place_of(entry.task.index);
+        let mut late = late.filter(|e| e.task.run == run).filter_map(|e| r.first_queued(e));
+        if let Some(i) = late.next() {
+            let (f, _) = r.place_of(i);
             let name = r.names.get(f.index()).map_or("a task", String::as_str);
             let need = r.time_needed(f).unwrap_or_default().as_secs_f64();
             return Some(format!("{name} may take {need:.0} s, and every worker leaves before"));
@@ -165,9 +165,8 @@ impl Core {
         let unable = |c: &&super::ready::Class| !workers().any(|w| w.could_run(c.slots, &c.resources));
         self.cx.ready.classes.iter().filter(unable).find_map(|class| {
             let entries = class.entries().take(ENTRIES_LOOKED_AT);
-            let mut ready =
-                entries.filter(|e| e.task.run == run && r.state_of(e.task.index) == State::Queued);
-            let (f, _) = r.place_of(ready.next()?.task.index);
+            let mut ready = entries.filter(|e| e.task.run == run).filter_map(|e| r.first_queued(e));
+            let (f, _) = r.place_of(ready.next()?);
             let name = r.names.get(f.index()).map_or("a task", String::as_str);
             let amount = |n: u64| n as f64 / f64::from(crate::graph::layer::SLOT);
             let mut wants = vec![format!("{} threads", amount(class.slots.into()))];
@@ -238,6 +237,12 @@ impl Core {
             if w.status != Status::Running {
                 return format!("is {}", w.status.name());
             }
+            if w.kept_for.is_some_and(|kept| kept != run.task(i)) {
+                return "is kept for a task that ran out of memory and is to be alone".into();
+            }
+            if run.must_be_alone(i) {
+                return "the task ran out of memory: it waits for a worker to itself".into();
+            }
             if layer.slots > w.spec.slots {
                 let (wants, has) = (threads(layer.slots.into()), threads(w.spec.slots.into()));
                 return format!("has {has} threads, the task wants {wants}");
@@ -266,6 +271,20 @@ impl Core {
 }
 
 impl Run {
+    /// The family of an entry's first task.
+    pub(super) fn family_of(&self, entry: &super::ready::Entry) -> Option<FamilyIx> {
+        self.first_queued(entry).map(|i| self.place_of(i).0)
+    }
+
+    /// A queued task of an entry.
+    fn first_queued(&self, entry: &super::ready::Entry) -> Option<u32> {
+        let queued = |i: &u32| self.state_of(*i) == State::Queued;
+        match entry.as_pool() {
+            Some(pool) => self.pooled(pool).find(queued),
+            None => Some(entry.task.index).filter(queued),
+        }
+    }
+
     fn view(&self, now: Time) -> RunView {
         let families = self.families.iter().enumerate().map(|(f, family)| {
             let name = self.names.get(f).cloned().unwrap_or_default();

@@ -46,7 +46,12 @@ impl Run {
         self.hold_elements(f, 0..shape.total);
         self.wire(cx, f);
         if from == State::Queued {
-            if shape.total > 0 {
+            if self.is_pooled(f) {
+                if let Some(number) = self.pool(f) {
+                    let entry = Entry::pool(self.id, number, self.pool_priority(number));
+                    cx.ready.push(self.families[f.index()].class, entry);
+                }
+            } else if shape.total > 0 {
                 let class = self.families[f.index()].class;
                 let (priority, end) = (self.priority(f, 0), first + shape.total);
                 cx.ready.push(class, Entry { priority, task: self.task(first), end });

@@ -2,9 +2,10 @@
 //! simulations: it costs as much as the state is large. Owns no state.
 
 use super::Core;
+use super::ready::Entry;
 use super::run::Run;
 use super::state::State;
-use crate::base::ids::{FamilyIx, WorkerId};
+use crate::base::ids::{FamilyIx, TaskRef, WorkerId};
 
 impl Core {
     /// Checks every invariant and describes the first that does not hold.
@@ -57,6 +58,14 @@ impl Core {
             if slots != worker.slots_in_hand || started != worker.started as usize {
                 return Err(format!("worker {w} counts its tasks wrongly"));
             }
+            let keeps = self.cx.ready.keepers.contains(&WorkerId(w as u32));
+            if keeps != worker.kept_for.is_some() {
+                return Err(format!("worker {w} is kept for {:?}, the list says {keeps}", worker.kept_for));
+            }
+            let has = worker.kept_for.is_some_and(|t| worker.processing.contains_key(&t));
+            if has && worker.processing.len() > 1 {
+                return Err(format!("{:?} is not alone on worker {w}", worker.kept_for));
+            }
             if worker.processing.is_empty() && worker.occupancy != 0 {
                 return Err(format!("worker {w} has nothing to do and is occupied"));
             }
@@ -81,10 +90,7 @@ impl Core {
             }
         }
         for (c, class) in self.cx.ready.classes.iter().enumerate() {
-            let waits = class.heap.iter().any(|e| {
-                (e.task.index..e.end)
-                    .any(|index| queued.contains_key(&crate::base::ids::TaskRef { run: e.task.run, index }))
-            });
+            let waits = class.heap.iter().any(|e| self.tasks_of(e).iter().any(|t| queued.contains_key(t)));
             if waits && !class.open.is_empty() {
                 return Err(format!("class {c} has ready tasks and open workers {:?}", class.open));
             }
@@ -101,13 +107,28 @@ impl Core {
         let in_local = self.cx.workers.iter().flatten().flat_map(|w| w.local.iter());
         let parked = self.runs.iter().flatten().flat_map(|run| run.parked.iter().map(|(_, entry)| entry));
         for entry in in_heaps.chain(in_local).chain(parked) {
-            (entry.task.index..entry.end).for_each(|index| {
-                queued.remove(&crate::base::ids::TaskRef { run: entry.task.run, index });
+            self.tasks_of(entry).iter().for_each(|task| {
+                queued.remove(task);
             });
+        }
+        for (_, task) in &self.cx.ready.alone {
+            queued.remove(task);
         }
         match queued.keys().next() {
             Some(task) => Err(format!("{task:?} is queued and in no queue")),
             None => Ok(()),
+        }
+    }
+}
+
+impl Core {
+    /// The tasks that an entry stands for.
+    fn tasks_of(&self, entry: &Entry) -> Vec<TaskRef> {
+        let task = |index| TaskRef { run: entry.task.run, index };
+        let run = self.run(entry.task.run);
+        match entry.as_pool() {
+            Some(pool) => run.into_iter().flat_map(|r| r.pooled(pool)).map(task).collect(),
+            None => (entry.task.index..entry.end).map(task).collect(),
         }
     }
 }

@@ -6,8 +6,10 @@
 
 pub mod action;
 mod admit;
+mod alone;
 mod clients;
 mod cx;
+mod domains;
 pub mod event;
 pub mod explain;
 mod families;

@@ -3,13 +3,15 @@
 
 use super::Core;
 use super::action::{Action, Assigned, Input};
+use super::admit::WORKERS_LOOKED_AT;
 use super::cx::Cx;
 use super::ready::{Entry, Pile};
-use super::run::Run;
+use super::run::{Run, Trouble};
 use super::state::State;
-use super::workers::{InHand, Status, UNKNOWN_DURATION_NS};
+use super::workers::{InHand, Status, UNKNOWN_DURATION_NS, Worker};
 use crate::base::ids::{Attempt, FamilyIx, TaskRef, WorkerId};
 use smallvec::SmallVec;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Assumed speed of moving results between workers, bytes a second.
@@ -26,6 +28,14 @@ const STEAL_WAIT: Duration = Duration::from_millis(10);
 const AVOID_DELAY: Duration = Duration::from_millis(200);
 const AVOID_MAX: u32 = 50;
 
+/// What takes longer to move waits for its holder as long as others have work of their own.
+const BULKY: Duration = Duration::from_millis(2);
+
+/// How long moving so many bytes between two workers takes.
+fn moving(bytes: u64) -> Duration {
+    LATENCY + Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / BANDWIDTH)
+}
+
 enum Place {
     Here(WorkerId),
     /// Wait for this worker.
@@ -39,29 +49,32 @@ enum Place {
 impl Core {
     /// Hands out work until no worker has room or nothing is ready.
     pub(super) fn schedule(&mut self) {
-        for w in self.cx.refresh() {
-            self.serve_local(w);
-        }
+        self.serve_alone();
+        let changed = self.cx.refresh();
+        changed.iter().for_each(|w| self.serve_local(*w, true));
         while let Some(class) = self.cx.ready.next_class() {
             let Some(entry) = self.cx.ready.classes[class].heap.pop() else { break };
             self.dispatch(class, entry);
         }
+        changed.iter().for_each(|w| self.serve_local(*w, false));
         self.share_local();
         self.retry_held();
         self.steal();
     }
 
-    /// Gives a worker its own waiting tasks first.
-    fn serve_local(&mut self, w: WorkerId) {
-        while let Some(entry) = self.cx.worker(w).and_then(|x| x.local.peek().copied()) {
+    /// Gives a worker its own waiting tasks; `urgent` ones are those that come before all that wait for any
+    /// worker.
+    fn serve_local(&mut self, w: WorkerId, urgent: bool) {
+        while let Some(entry) = self.cx.worker(w).and_then(|x| x.local.last().copied()) {
             let Some((run, class)) = self.queued(entry.task) else {
-                self.pop_local(w);
+                self.drop_local(w, entry);
                 continue;
             };
-            if !self.cx.ready.is_open(w, class) {
+            let first = self.cx.ready.classes[class as usize].heap.peek();
+            if !self.cx.ready.is_open(w, class) || (urgent && first.is_some_and(|f| *f > entry)) {
                 break;
             }
-            self.pop_local(w);
+            self.drop_local(w, entry);
             self.place_local(run, class, entry, w);
         }
     }
@@ -75,23 +88,26 @@ impl Core {
         }
     }
 
-    fn pop_local(&mut self, w: WorkerId) -> Option<Entry> {
-        let worker = self.cx.workers.get_mut(w.index())?.as_mut()?;
-        let len = worker.local.len();
-        let entry = worker.local.pop();
-        self.cx.ready.local.remove(&(len, w));
-        if len > 1 {
-            self.cx.ready.local.insert((len - 1, w));
-        }
-        entry
+    fn drop_local(&mut self, w: WorkerId, entry: Entry) {
+        self.change_local(w, |local| {
+            local.remove(&entry);
+        });
     }
 
     fn push_local(&mut self, w: WorkerId, entry: Entry) {
+        self.change_local(w, |local| {
+            local.insert(entry);
+        });
+    }
+
+    /// Changes a worker's own queue and lists it by its length.
+    fn change_local(&mut self, w: WorkerId, change: impl FnOnce(&mut BTreeSet<Entry>)) {
         let Some(worker) = self.cx.workers.get_mut(w.index()).and_then(|x| x.as_mut()) else { return };
-        let len = worker.local.len();
-        worker.local.push(entry);
-        self.cx.ready.local.remove(&(len, w));
-        self.cx.ready.local.insert((len + 1, w));
+        self.cx.ready.local.remove(&(worker.local.len(), w));
+        change(&mut worker.local);
+        if !worker.local.is_empty() {
+            self.cx.ready.local.insert((worker.local.len(), w));
+        }
     }
 
     /// The run's position and the class of a task, if it is queued.
@@ -107,6 +123,9 @@ impl Core {
     /// was added instead, if it was.
     pub(super) fn dispatch(&mut self, class: usize, entry: Entry) -> Option<Pile> {
         let run = self.runs.get_mut(entry.task.run.index()).and_then(|r| r.as_mut())?;
+        if let Some(pool) = entry.as_pool() {
+            return run.dispatch_root(&mut self.cx, class, pool);
+        }
         let i = entry.task.index;
         let queued = run.state_of(i) == State::Queued;
         if queued && run.is_full() {
@@ -140,12 +159,13 @@ impl Core {
         None
     }
 
-    /// Workers with room take what waits for others.
+    /// Workers with nothing to do take what waits for others, where that is worth moving its inputs.
     fn share_local(&mut self) {
         while let Some(&(_, from)) = self.cx.ready.local.last() {
-            let Some(entry) = self.cx.worker(from).and_then(|x| x.local.peek().copied()) else { break };
+            // The last of them: the first ones will soon run where their inputs are.
+            let Some(entry) = self.cx.worker(from).and_then(|x| x.local.first().copied()) else { break };
             let Some((run, class)) = self.queued(entry.task) else {
-                self.pop_local(from);
+                self.drop_local(from, entry);
                 continue;
             };
             let idle = self.cx.ready.classes[class as usize].open.first().copied();
@@ -153,9 +173,25 @@ impl Core {
             else {
                 break;
             };
-            self.pop_local(from);
+            if !self.is_worth_moving(run, entry.task.index, from, to) {
+                break;
+            }
+            self.drop_local(from, entry);
             self.place_local(run, class, entry, to);
         }
+    }
+
+    /// Whether a task that waits for one worker would be done sooner by another, its inputs moved there.
+    fn is_worth_moving(&self, run: usize, i: u32, from: WorkerId, to: WorkerId) -> bool {
+        let Some(run) = self.runs[run].as_deref() else { return true };
+        let Some(worker) = self.cx.worker(from).filter(|w| w.status == Status::Running) else { return true };
+        let (f, element) = run.place_of(i);
+        let (held, total) = run.bytes_by_worker(f, element);
+        let there = held.iter().find(|(w, _)| *w == to).map_or(0, |(_, b)| *b);
+        let each = run.expected_ns(f).unwrap_or(UNKNOWN_DURATION_NS);
+        let slots = u64::from(worker.spec.slots / crate::graph::layer::SLOT).max(1);
+        let queue = Duration::from_nanos(each.saturating_mul(worker.local.len() as u64) / slots);
+        worker.wait() + queue > moving(total - there)
     }
 
     /// Asks the worker with the longest backlog for some of it when another has nothing to do.
@@ -211,6 +247,31 @@ impl Run {
         }
     }
 
+    /// Gives the next root of a pool to a worker that has room, memory and time; returns the pile to which
+    /// the pool was added instead, if it was.
+    fn dispatch_root(&mut self, cx: &mut Cx, class: usize, pool: u32) -> Option<Pile> {
+        if self.cancelled.is_some() {
+            return None;
+        }
+        let entry = Entry::pool(self.id, pool, self.pool_priority(pool));
+        let open: SmallVec<[WorkerId; WORKERS_LOOKED_AT]> =
+            cx.ready.classes[class].open.iter().map(|(_, w)| *w).take(WORKERS_LOOKED_AT).collect();
+        let mut pile = Pile::Late;
+        for w in open {
+            let i = self.next_root(pool, w)?;
+            if self.fits(cx, i, w) {
+                cx.ready.push(class as u32, entry);
+                self.assign(cx, i, w);
+                return None;
+            }
+            if !self.is_late(cx, class, i) {
+                pile = Pile::Held;
+            }
+        }
+        cx.ready.classes[class].pile(pile).push(entry);
+        Some(pile)
+    }
+
     /// The worker that is best for a task, memory apart.
     fn prefer(&mut self, cx: &mut Cx, class: usize, i: u32) -> Place {
         let Some(&(_, idlest)) = cx.ready.classes[class].open.first() else { return Place::Later };
@@ -236,18 +297,11 @@ impl Run {
             return Place::Here(best.map_or(holder, |(w, _)| *w));
         }
         let here = held.iter().find(|(w, _)| *w == idlest).map_or(0, |(_, b)| *b);
-        let moving = LATENCY + Duration::from_nanos((total - here).saturating_mul(1_000_000_000) / BANDWIDTH);
-        let worker = cx.worker(holder).filter(|w| w.status == Status::Running);
-        match worker {
-            Some(w)
-                if w.wait() + LATENCY < moving
-                    && w.could_run(
-                        self.families[f.index()].layer.slots,
-                        &self.families[f.index()].layer.resources,
-                    ) =>
-            {
-                Place::Local(holder)
-            }
+        let moving = moving(total - here);
+        let layer = &self.families[f.index()].layer;
+        let able = |w: &&Worker| w.status == Status::Running && w.could_run(layer.slots, &layer.resources);
+        match cx.worker(holder).filter(able) {
+            Some(w) if moving > BULKY || w.wait() + LATENCY < moving => Place::Local(holder),
             _ => Place::Here(idlest),
         }
     }
@@ -341,7 +395,8 @@ impl Run {
             expected_ns: known_ns.unwrap_or(UNKNOWN_DURATION_NS),
             class: family.class,
             started: None,
-            stealing: false,
+            // One that is to run alone stays where that was arranged.
+            stealing: self.must_be_alone(i),
             suspect: self.trouble.get(&i).is_some_and(|t| !t.lost.is_empty()),
             reserved: demand.adds,
             result: demand.result,
@@ -352,7 +407,7 @@ impl Run {
                 worker.guessed.push(task);
             }
         }
-        let tries = self.trouble.get(&i).map_or(0, |t| t.failed);
+        let tries = self.trouble.get(&i).map_or(0, Trouble::tries);
         let attempt = Attempt { epoch: cx.epoch, n: self.attempt[i as usize] };
         let priority = self.priority(f, element);
         let batch = cx.batch(w);

@@ -1,7 +1,7 @@
 //! Tasks that could run now, by priority and by what they need. Owns the heaps and the sets of workers that
 //! have room; not the decision which of them gets a task.
 
-use crate::base::ids::{TaskRef, WorkerId};
+use crate::base::ids::{RunId, TaskRef, WorkerId};
 use crate::base::priority::Priority;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
@@ -12,6 +12,18 @@ pub(super) struct Entry {
     pub(super) task: TaskRef,
     /// End of the stretch of indices; `task.index + 1` for a single task.
     pub(super) end: u32,
+}
+
+impl Entry {
+    /// A pool of roots instead of tasks: whoever has room is given the next of its own domain.
+    pub(super) fn pool(run: RunId, number: u32, priority: Priority) -> Entry {
+        Entry { priority, task: TaskRef { run, index: number }, end: 0 }
+    }
+
+    /// The number of the pool, if it is one.
+    pub(super) fn as_pool(&self) -> Option<u32> {
+        (self.end == 0).then_some(self.task.index)
+    }
 }
 
 // A binary heap gives its greatest first; the smallest priority is to come first.
@@ -70,6 +82,10 @@ pub(super) struct Ready {
     pub(super) classes: Vec<Class>,
     /// For each worker and class, the load it stands under in `open`.
     listed: Vec<Vec<Option<u64>>>,
+    /// Ready tasks that are to have a worker to themselves.
+    pub(super) alone: BTreeSet<(Priority, TaskRef)>,
+    /// Workers that are kept for one of these, or have it.
+    pub(super) keepers: BTreeSet<WorkerId>,
     /// Workers with ready tasks of their own, longest queue last.
     pub(super) local: BTreeSet<(usize, WorkerId)>,
 }

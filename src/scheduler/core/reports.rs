@@ -64,6 +64,7 @@ impl Core {
         self.cx.in_hand -= worker.processing.len();
         self.cx.relief = true;
         self.leaving.remove(&w);
+        self.runs.iter_mut().flatten().for_each(|run| run.disown(w));
         let expected = expected || worker.retiring.is_some();
         let lost = format!("{} on {}: {reason}", worker.spec.name, worker.spec.host);
         let suspected = worker.processing.values().any(|h| h.suspect && h.started.is_some());
@@ -150,6 +151,37 @@ impl Core {
         }
         if paused {
             self.drain_local(w);
+            self.ask_back(w);
+        } else {
+            self.cx.relief = true;
+        }
+    }
+
+    /// Asks a paused worker for what it has not started and others could do, unless it would free memory
+    /// there: that it may start even so.
+    fn ask_back(&mut self, w: WorkerId) {
+        let able = |slots, resources: &_| {
+            let mut others = self.cx.workers.iter().flatten();
+            others.any(|x| x.status == Status::Running && x.could_run(slots, resources))
+        };
+        let could_go: Vec<bool> = self.cx.ready.classes.iter().map(|c| able(c.slots, &c.resources)).collect();
+        let Some(worker) = self.cx.workers.get_mut(w.index()).and_then(|x| x.as_mut()) else { return };
+        let mut attempts = Vec::new();
+        for (task, hand) in &mut worker.processing {
+            if hand.started.is_some() || hand.stealing || !could_go[hand.class as usize] {
+                continue;
+            }
+            let Some(run) = self.runs.get(task.run.index()).and_then(|r| r.as_deref()) else { continue };
+            let (f, element) = run.place_of(task.index);
+            let demand = run.demand(f, element, w);
+            if demand.frees == 0 || demand.frees < demand.adds {
+                hand.stealing = true;
+                let n = run.attempt[task.index as usize];
+                attempts.push((*task, Attempt { epoch: self.cx.epoch, n }));
+            }
+        }
+        if !attempts.is_empty() {
+            self.cx.actions.push(Action::Steal { worker: w, attempts });
         }
     }
 
@@ -323,6 +355,10 @@ impl Run {
         self.take_back(cx, i);
         let (f, _) = self.place_of(i);
         let retries = self.families[f.index()].layer.retries;
+        if let FailureKind::Memory(shortage) = &failure.kind {
+            self.on_outgrown(cx, i, w, shortage, failure);
+            return;
+        }
         let trouble = self.trouble.entry(i).or_default();
         trouble.failed += 1;
         if !trouble.hosts.contains(&host) {
@@ -371,7 +407,7 @@ impl Run {
         if self.stats.failures.len() < FAILURES_KEPT {
             let trouble = self.trouble.get(&i);
             let host = trouble.and_then(|t| t.hosts.last().cloned()).unwrap_or_default();
-            let attempts = trouble.map_or(0, |t| t.failed + t.lost.len() as u32);
+            let attempts = trouble.map_or(0, |t| t.tries() + t.lost.len() as u32);
             self.stats.failures.push(TaskFailure { family, element, host, attempts, failure });
         }
         self.fail(cx, i);

@@ -5,6 +5,7 @@
 use super::action::TaskFailure;
 use super::event::RunSpec;
 use super::state::{Packed, State};
+use crate::base::failure::OutgrownAttempt;
 use crate::base::ids::{ClientId, FamilyIx, RunId, TaskRef, WorkerId};
 use crate::base::priority::Priority;
 use crate::base::time::Time;
@@ -31,6 +32,8 @@ pub(super) struct Run {
     max_processing: u64,
     /// Ready tasks that wait because as many as are allowed are handed out: class and entry.
     pub(super) parked: Vec<(u32, super::ready::Entry)>,
+    /// Roots that are given out by domain.
+    pub(super) pools: Vec<super::domains::Pool>,
     pub(super) generation: u32,
     pub(super) submitted: Time,
     pub(super) families: Vec<Family>,
@@ -73,6 +76,8 @@ pub(super) struct Trouble {
     pub(super) failed: u32,
     /// Workers lost while it was executing: name and reason.
     pub(super) lost: Vec<String>,
+    /// Attempts that were ended for memory: the next one is alone, or there is none.
+    pub(super) outgrown: Vec<OutgrownAttempt>,
     /// How often its inputs could not be fetched.
     pub(super) inputs_missing: u32,
     /// Hosts it failed on.
@@ -81,6 +86,13 @@ pub(super) struct Trouble {
     pub(super) deferred: u32,
     /// The final failure's task, for dependents: which task is to blame.
     pub(super) blame: Option<u32>,
+}
+
+impl Trouble {
+    /// Attempts that ended badly, for what goes by attempt.
+    pub(super) fn tries(&self) -> u32 {
+        self.failed + self.outgrown.len() as u32
+    }
 }
 
 /// Figures kept while the run lasts.
@@ -175,6 +187,7 @@ impl Run {
             max_fails: spec.max_fails,
             max_processing: spec.max_processing.map_or(u64::MAX, |n| u64::from(n.max(1))),
             parked: Vec::new(),
+            pools: Vec::new(),
             generation,
             submitted: now,
             families,
@@ -216,6 +229,11 @@ impl Run {
     /// Whether as many of its tasks are handed out as are allowed.
     pub(super) fn is_full(&self) -> bool {
         self.count(State::Processing) >= self.max_processing
+    }
+
+    /// Whether as many tasks may be handed out as workers take.
+    pub(super) fn max_processing_is_off(&self) -> bool {
+        self.max_processing == u64::MAX
     }
 
     /// Tasks that still have something to do.

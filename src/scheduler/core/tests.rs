@@ -1,5 +1,7 @@
 //! Scenarios: small stories told to the core, one expectation each. Every step checks all invariants.
 
+mod memory;
+
 use super::action::{Action, Assigned, Batch};
 use super::event::{Event, Finished, Missing, Report, RunSpec, WorkerSpec};
 use super::state::State;

@@ -32,6 +32,10 @@ impl Run {
     pub(super) fn enqueue(&mut self, cx: &mut Cx, i: u32) {
         self.set_state(cx, i, State::Queued);
         let (f, element) = self.place_of(i);
+        if self.must_be_alone(i) {
+            cx.ready.alone.insert((self.priority(f, element), self.task(i)));
+            return;
+        }
         let entry = Entry { priority: self.priority(f, element), task: self.task(i), end: i + 1 };
         cx.ready.push(self.families[f.index()].class, entry);
     }

@@ -7,7 +7,7 @@ use crate::base::ids::{TaskRef, WorkerId};
 use crate::base::time::Time;
 use indexmap::{IndexMap, IndexSet};
 use rustc_hash::FxBuildHasher;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Work a worker may hold beyond its slots, measured in time: enough that it never waits for the scheduler.
@@ -81,7 +81,7 @@ pub(super) struct Worker {
     /// Named resources of the tasks in hand.
     pub(super) booked: BTreeMap<String, u64>,
     /// Ready tasks that are better off waiting for this worker than moving their inputs elsewhere.
-    pub(super) local: BinaryHeap<Entry>,
+    pub(super) local: BTreeSet<Entry>,
     /// A steal request to it has not been answered.
     pub(super) robbed: bool,
     /// Nothing is stolen from it before.
@@ -91,6 +91,8 @@ pub(super) struct Worker {
     /// Copies of its results that were asked of others and have not arrived.
     pub(super) moving: IndexSet<TaskRef, FxBuildHasher>,
     pub(super) dismissed: bool,
+    /// It gets nothing but this task, which is to be alone there.
+    pub(super) kept_for: Option<TaskRef>,
     /// Bytes set aside for tasks in hand.
     pub(super) reserved: u64,
     /// What it said last about its memory.
@@ -112,12 +114,13 @@ impl Worker {
             suspects: 0,
             guessed: Vec::new(),
             booked: BTreeMap::new(),
-            local: BinaryHeap::new(),
+            local: BTreeSet::new(),
             robbed: false,
             steal_after: Time::ZERO,
             retiring: None,
             moving: IndexSet::default(),
             dismissed: false,
+            kept_for: None,
             reserved: 0,
             memory: MemoryUse::default(),
         }
@@ -202,7 +205,7 @@ impl Worker {
 
     /// Whether it may be given one more task of a class. `saturation` widens the slots.
     pub(super) fn is_open(&self, slots: u32, resources: &BTreeMap<String, u64>, saturation: f64) -> bool {
-        if self.status != Status::Running || slots > self.spec.slots {
+        if self.status != Status::Running || self.kept_for.is_some() || slots > self.spec.slots {
             return false;
         }
         let width = u64::from(self.spec.slots);

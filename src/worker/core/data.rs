@@ -3,6 +3,7 @@
 
 use super::Core;
 use super::event::{Action, Fetched};
+use super::room::Kin;
 use crate::base::ids::{Attempt, TaskRef, WorkerId};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -33,6 +34,14 @@ pub(super) struct Datum {
     pub(super) copy: bool,
     /// The scheduler counts it as not here; dropped with its last user.
     pub(super) doomed: bool,
+    /// It was fetched for tasks here, from a worker that keeps it.
+    pub(super) replica: bool,
+    /// It is not in memory.
+    pub(super) on_disk: bool,
+    /// Whose task was the last to use it here.
+    pub(super) last_user: Option<Kin>,
+    /// Where it stands among the copies that no task in hand needs.
+    pub(super) spare: Option<u64>,
 }
 
 impl Datum {
@@ -47,6 +56,10 @@ impl Datum {
             asked: None,
             copy: false,
             doomed: false,
+            replica: false,
+            on_disk: false,
+            last_user: None,
+            spare: None,
         }
     }
 }
@@ -55,7 +68,7 @@ impl Datum {
 #[derive(Default)]
 pub(super) struct Peer {
     queue: VecDeque<TaskRef>,
-    in_flight: u32,
+    pub(super) in_flight: u32,
 }
 
 impl Core {
@@ -105,10 +118,19 @@ impl Core {
         self.tidy(task);
     }
 
-    /// Sends as many fetches as the bounds allow.
+    /// Sends as many fetches as the bounds allow; none while paused, so that inputs do not fill what results
+    /// on their way to disk leave.
     pub(super) fn fetch_wanted(&mut self) {
+        if !self.paused {
+            self.fetch(usize::MAX);
+        }
+    }
+
+    /// Sends at most so many fetches.
+    pub(super) fn fetch(&mut self, most: usize) {
+        let mut sent = 0;
         for (&peer, state) in &mut self.peers {
-            while state.in_flight < FETCHES_PER_PEER && !state.queue.is_empty() {
+            while sent < most && state.in_flight < FETCHES_PER_PEER && !state.queue.is_empty() {
                 let (mut tasks, mut bytes) = (Vec::new(), 0);
                 while let Some(&task) = state.queue.front() {
                     // What was queued may be here by now, unwanted, or asked elsewhere.
@@ -120,11 +142,13 @@ impl Core {
                             break;
                         }
                         bytes += datum.nbytes;
+                        self.room.fetch_begins(task, datum.nbytes);
                         tasks.push(task);
                     }
                     state.queue.pop_front();
                 }
                 if !tasks.is_empty() {
+                    sent += 1;
                     state.in_flight += 1;
                     self.actions.push(Action::Fetch { peer, tasks });
                 }
@@ -138,6 +162,7 @@ impl Core {
             state.in_flight = state.in_flight.saturating_sub(1);
         }
         for (task, outcome) in outcomes {
+            self.room.fetch_ends(task);
             let Some(datum) = self.data.get_mut(&task) else {
                 // Nobody waits for it any more.
                 if matches!(outcome, Fetched::Here(_)) {
@@ -151,9 +176,13 @@ impl Core {
             match outcome {
                 Fetched::Here(nbytes) => {
                     datum.here = Some(nbytes);
+                    datum.on_disk = false;
                     datum.asked = None;
                     datum.doomed = false;
-                    datum.copy = false;
+                    datum.replica = !std::mem::take(&mut datum.copy);
+                    if !datum.replica {
+                        self.actions.push(Action::Own(vec![task]));
+                    }
                     self.report.replicas.push(task);
                     self.wake(task);
                 }
@@ -187,6 +216,9 @@ impl Core {
             let datum = self.data.entry(task).or_insert_with(|| Datum::wanted(nbytes));
             if datum.here.is_some() {
                 datum.doomed = false;
+                datum.replica = false;
+                self.room.unspare(&mut datum.spare);
+                self.actions.push(Action::Own(vec![task]));
                 self.report.replicas.push(task);
                 continue;
             }
@@ -202,6 +234,8 @@ impl Core {
             let Some(datum) = self.data.get_mut(&task).filter(|d| d.here.is_some()) else { continue };
             datum.here = None;
             datum.copy = false;
+            datum.replica = false;
+            self.room.unspare(&mut datum.spare);
             // No attempt has this number: only the hole counts.
             self.report.missing.push((task, Attempt::default(), vec![(task, here)]));
             let reads = |inputs: &[(u16, TaskRef)]| inputs.iter().any(|(_, input)| *input == task);
@@ -227,11 +261,16 @@ impl Core {
         if datum.users > 0 {
             return;
         }
+        let (mut spare, last, bytes) = (datum.spare, datum.last_user, datum.here.unwrap_or(0));
         if datum.here.is_none() && !datum.copy {
             self.data.swap_remove(&task);
         } else if datum.here.is_some() && datum.doomed {
             self.data.swap_remove(&task);
+            self.room.unspare(&mut spare);
+            self.room.learn_freed(last, bytes);
             self.actions.push(Action::Drop(vec![task]));
+        } else {
+            self.note_spare(task);
         }
     }
 }

@@ -38,6 +38,13 @@ pub enum Event {
         /// Under which id the scheduler knows this worker.
         here: WorkerId,
     },
+    /// Memory is short: copies of results that others have may go.
+    Shed {
+        /// Bytes that should go.
+        bytes: u64,
+        /// Under which id the scheduler knows this worker.
+        here: WorkerId,
+    },
     /// Attempts ended in the executor.
     Done(Vec<Done>),
 }
@@ -98,6 +105,8 @@ pub struct Done {
     pub attempt: Attempt,
     /// Size of the result, or why there is none.
     pub outcome: Result<u64, Arc<Failure>>,
+    /// Bytes of the result in memory.
+    pub memory: u64,
     /// How long it executed.
     pub duration: Duration,
 }
@@ -135,6 +144,8 @@ pub enum Action {
         /// The attempt.
         attempt: Attempt,
     },
+    /// Copies that this worker has to keep: whoever had them leaves.
+    Own(Vec<TaskRef>),
     /// Results that may be dropped from the store.
     Drop(Vec<TaskRef>),
 }

@@ -6,7 +6,7 @@ impl Core {
     /// Checks every invariant and describes the first that does not hold.
     pub fn check(&self) -> Result<(), String> {
         let executing: u32 = self.hands.values().filter(|h| h.executing).map(|h| h.slots).sum();
-        let zombies: u32 = self.zombies.values().sum();
+        let zombies: u32 = self.zombies.values().map(|z| z.slots).sum();
         if executing + zombies != self.busy {
             return Err(format!("{} slots busy, should be {}", self.busy, executing + zombies));
         }
@@ -14,6 +14,8 @@ impl Core {
         if several && self.busy > self.slots {
             return Err(format!("{} slots busy of {}", self.busy, self.slots));
         }
+        let expected = self.hands.values().filter(|h| h.executing).map(|h| h.expected);
+        self.room.check(expected.chain(self.zombies.values().map(|z| z.expected)).sum())?;
         for (task, hand) in &self.hands {
             let mut missing = 0;
             for (_, input) in &hand.inputs {
@@ -27,7 +29,8 @@ impl Core {
             if hand.executing && missing > 0 {
                 return Err(format!("{task:?} executes without its inputs"));
             }
-            let queued = self.ready.iter().any(|r| r.1 == *task && r.2 == hand.attempt.n);
+            let queued =
+                self.ready.iter().chain(&self.room.held).any(|r| r.1 == *task && r.2 == hand.attempt.n);
             if missing == 0 && !hand.executing && !queued {
                 return Err(format!("{task:?} is ready and in no queue"));
             }
@@ -36,6 +39,10 @@ impl Core {
             let uses = self.hands.values().flat_map(|h| &h.inputs).filter(|(_, i)| i == task).count();
             if uses != datum.users as usize {
                 return Err(format!("{task:?} counts {} users, should be {uses}", datum.users));
+            }
+            let spare = datum.replica && datum.here.is_some() && datum.users == 0;
+            if spare != datum.spare.is_some() {
+                return Err(format!("{task:?} is counted among the spare copies, or should be"));
             }
             if datum.here.is_none() && datum.users == 0 && !datum.copy {
                 return Err(format!("{task:?} is wanted by nobody"));

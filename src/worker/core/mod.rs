@@ -8,6 +8,7 @@ mod data;
 pub mod event;
 mod invariants;
 pub mod pressure;
+mod room;
 mod tasks;
 
 #[cfg(test)]
@@ -17,9 +18,10 @@ use crate::base::ids::{TaskRef, WorkerId};
 use data::{Datum, Peer};
 use event::{Action, Event, Report};
 use indexmap::IndexMap;
+use room::Room;
 use rustc_hash::FxBuildHasher;
 use std::collections::{BTreeMap, BinaryHeap};
-use tasks::{Hand, Ranked};
+use tasks::{Hand, Ranked, Zombie};
 
 /// The worker's state.
 pub struct Core {
@@ -29,15 +31,17 @@ pub struct Core {
     busy: u32,
     /// Tasks in hand.
     hands: IndexMap<TaskRef, Hand, FxBuildHasher>,
-    /// Cancelled attempts that still execute, with the slots they occupy.
-    zombies: IndexMap<(TaskRef, u32), u32, FxBuildHasher>,
+    /// Cancelled attempts that still execute.
+    zombies: IndexMap<(TaskRef, u32), Zombie, FxBuildHasher>,
     /// Tasks whose inputs are all here.
     ready: BinaryHeap<Ranked>,
     data: IndexMap<TaskRef, Datum, FxBuildHasher>,
     peers: BTreeMap<WorkerId, Peer>,
     report: Report,
     actions: Vec<Action>,
+    /// No task starts and nothing is fetched.
     paused: bool,
+    room: Room,
 }
 
 impl Core {
@@ -54,6 +58,7 @@ impl Core {
             report: Report::default(),
             actions: Vec::new(),
             paused: false,
+            room: Room::default(),
         }
     }
 
@@ -68,6 +73,7 @@ impl Core {
             Event::Replicate { tasks, from } => self.on_replicate(&tasks, from),
             Event::Fetched { peer, outcomes } => self.on_fetched(peer, outcomes),
             Event::Lost { tasks, here } => self.on_lost(&tasks, here),
+            Event::Shed { bytes, here } => self.on_shed(bytes, here),
             Event::Done(done) => done.into_iter().for_each(|d| self.on_done(d)),
         }
         self.start_ready();
@@ -75,20 +81,24 @@ impl Core {
         std::mem::take(&mut self.actions)
     }
 
-    /// Stops or resumes starting tasks.
+    /// Stops or resumes starting tasks and fetching their inputs.
     #[must_use]
     pub fn set_paused(&mut self, paused: bool) -> Vec<Action> {
         self.paused = paused;
         self.start_ready();
+        self.fetch_wanted();
         std::mem::take(&mut self.actions)
     }
 
     /// Starts one ready task although it is paused, if none executes: what holds the memory may be what
-    /// that task would free.
+    /// that task would free. If none is ready, fetches some of what one waits for, if nothing is on its way.
     #[must_use]
     pub fn start_one(&mut self) -> Vec<Action> {
         if self.paused && self.busy == 0 {
-            self.start_next();
+            self.ready.extend(self.room.held.drain(..));
+            if !self.start_next(true) && !self.is_fetching() {
+                self.fetch(1);
+            }
         }
         std::mem::take(&mut self.actions)
     }
@@ -104,6 +114,10 @@ impl Core {
     /// Tasks that execute, cancelled ones that have not ended included.
     pub fn executing(&self) -> usize {
         self.hands.values().filter(|h| h.executing).count() + self.zombies.len()
+    }
+
+    fn is_fetching(&self) -> bool {
+        self.peers.values().any(|p| p.in_flight > 0)
     }
 
     /// Tasks in hand.

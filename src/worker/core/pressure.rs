@@ -7,6 +7,10 @@ use crate::base::ids::{Attempt, TaskRef};
 /// this many.
 const HYSTERESIS_PART: u64 = 20;
 
+/// Results below this part of the limit (one of so many) do not matter when it is not they that occupy
+/// memory.
+const MATTERS_PART: u64 = 100;
+
 /// When to act, in bytes; `None` for never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
@@ -34,6 +38,12 @@ impl Thresholds {
         [self.spill, self.pause, self.terminate].into_iter().flatten().next()
     }
 
+    /// By how much results may pass the target for a moment.
+    fn slack(&self) -> u64 {
+        let target = self.target.unwrap_or(self.limit);
+        self.spill.or(self.pause).unwrap_or(self.limit).saturating_sub(target)
+    }
+
     fn margin(&self) -> u64 {
         self.limit / HYSTERESIS_PART
     }
@@ -46,6 +56,9 @@ pub struct Usage {
     pub managed: u64,
     /// Everything else of the worker and the processes under it.
     pub unmanaged: u64,
+    /// By how much results are about to grow: by tasks that execute or are next, and what is on its way here.
+    /// Below zero if tasks that execute free more than they make.
+    pub expected: i64,
     /// Whether results cannot go to disk: it is full, or fails.
     pub disk_fails: bool,
 }
@@ -62,6 +75,8 @@ impl Usage {
 pub struct Verdict {
     /// Results may have so many bytes in memory; what is beyond goes to disk.
     pub keep: Option<u64>,
+    /// There are too many already, not only with what is expected.
+    pub over: bool,
     /// No task may start.
     pub paused: bool,
     /// A task must end.
@@ -90,24 +105,41 @@ impl Pressure {
     /// What is due with this use of memory.
     pub fn assess(&mut self, usage: Usage) -> Verdict {
         let (t, total) = (self.thresholds, usage.total());
-        let mut keep = t.target.filter(|target| usage.managed > *target);
+        // Room is made before it is needed: writing takes time. What is free in a moment need not be written,
+        // as long as memory is not short in this one.
+        let room = t.target.map(|target| match u64::try_from(usage.expected) {
+            Ok(growth) => target.saturating_sub(growth),
+            Err(_) => target.saturating_add(usage.expected.unsigned_abs().min(t.slack())),
+        });
+        let mut keep = room.filter(|room| usage.managed > *room);
+        let mut over = keep.is_some() && t.target.is_some_and(|target| usage.managed > target);
         if let Some(spill) = t.spill {
             // Down to the target, or without one a little below where it began.
             let until = t.target.unwrap_or(spill.saturating_sub(t.margin())).min(spill);
             self.spilling = total > spill || (self.spilling && total > until);
-            if self.spilling {
-                let room = until.saturating_sub(usage.unmanaged);
-                keep = Some(keep.map_or(room, |keep| keep.min(room))).filter(|k| usage.managed > *k);
+            let room = until.saturating_sub(usage.unmanaged);
+            if self.spilling && usage.managed > room && self.is_worth_it(usage) {
+                keep = Some(keep.map_or(room, |keep| keep.min(room)));
+                over = true;
             }
         }
         // What should leave memory and cannot would only grow with more tasks.
-        let full = keep.is_some() && usage.disk_fails;
+        let full = over && usage.disk_fails;
         self.paused = t.pause.is_some_and(|pause| {
             let bound = if self.paused { pause.saturating_sub(t.margin()) } else { pause };
             full || total > bound
         });
         let terminate = t.terminate.is_some_and(|terminate| total > terminate);
-        Verdict { keep, paused: self.paused, terminate }
+        Verdict { keep, over, paused: self.paused, terminate }
+    }
+
+    /// Whether anything is gained when results leave: they matter, and without them memory would be below
+    /// one of the thresholds that it is above of, or below where the spilling ends.
+    fn is_worth_it(&self, usage: Usage) -> bool {
+        let (t, total) = (&self.thresholds, usage.total());
+        let gained = |bound: u64| total > bound && usage.unmanaged <= bound;
+        usage.managed > t.limit / MATTERS_PART
+            && [t.target, t.spill, t.pause, t.terminate].into_iter().flatten().any(gained)
     }
 }
 
@@ -138,7 +170,7 @@ mod tests {
         Thresholds { limit: 100, target: Some(60), spill: Some(70), pause: Some(80), terminate: Some(95) };
 
     fn usage(managed: u64, unmanaged: u64) -> Usage {
-        Usage { managed, unmanaged, disk_fails: false }
+        Usage { managed, unmanaged, expected: 0, disk_fails: false }
     }
 
     fn assess(pressure: &mut Pressure, managed: u64, unmanaged: u64) -> (Option<u64>, bool, bool) {
@@ -171,6 +203,33 @@ mod tests {
     }
 
     #[test]
+    fn room_is_made_for_what_is_about_to_come() {
+        let mut p = Pressure::new(ALL);
+        let soon = |managed, expected| Usage { managed, unmanaged: 0, expected, disk_fails: true };
+        assert_eq!(p.assess(soon(50, 10)).keep, None);
+        // The disk that fails does not matter as long as there are not too many.
+        assert_eq!(p.assess(soon(55, 10)), Verdict { keep: Some(50), ..Verdict::default() });
+        assert_eq!(p.assess(soon(55, 99)).keep, Some(0));
+        // What tasks are about to free is not written; but memory is not filled with it.
+        assert_eq!(p.assess(soon(65, -5)).keep, None);
+        assert_eq!(p.assess(soon(66, -5)).keep, Some(65));
+        assert_eq!(p.assess(soon(70, -50)).keep, None);
+        let there = p.assess(soon(61, 10));
+        assert_eq!((there.keep, there.over, there.paused), (Some(50), true, true));
+    }
+
+    #[test]
+    fn results_stay_where_their_leaving_gains_nothing() {
+        let mut p = Pressure::new(ALL);
+        // They do not matter; nor do more of them bring memory below any threshold.
+        assert_eq!(assess(&mut p, 1, 72).0, None);
+        assert_eq!(assess(&mut p, 5, 72).0, None);
+        assert_eq!(assess(&mut p, 9, 72).0, Some(0), "without them there is no pause");
+        assert_eq!(assess(&mut p, 9, 90).0, Some(0), "without them no task has to end");
+        assert_eq!(assess(&mut p, 9, 97).0, None);
+    }
+
+    #[test]
     fn a_pause_ends_a_little_lower_than_it_begins() {
         let mut p = Pressure::new(ALL);
         assert!(!assess(&mut p, 0, 80).1);
@@ -183,7 +242,7 @@ mod tests {
     #[test]
     fn a_full_disk_pauses_until_there_is_room() {
         let mut p = Pressure::new(ALL);
-        let full = |managed| Usage { managed, unmanaged: 0, disk_fails: true };
+        let full = |managed| Usage { managed, unmanaged: 0, expected: 0, disk_fails: true };
         assert!(!p.assess(full(60)).paused);
         assert!(p.assess(full(61)).paused);
         assert!(!p.assess(usage(61, 0)).paused, "the disk has room again");
@@ -195,7 +254,7 @@ mod tests {
     fn each_threshold_can_be_off() {
         let off = Thresholds { limit: 100, target: None, spill: None, pause: None, terminate: None };
         let mut p = Pressure::new(off);
-        let full = Usage { managed: 1000, unmanaged: 1000, disk_fails: true };
+        let full = Usage { managed: 1000, unmanaged: 1000, expected: 0, disk_fails: true };
         assert_eq!(p.assess(full), Verdict::default());
         assert_eq!((off.admission_bound(), off.first_of_all()), (None, None));
         // As many use it today: nothing to disk, but no runaway either.

@@ -22,6 +22,16 @@ pub(super) struct Hand {
     /// Inputs that are not here.
     pub(super) missing: u32,
     pub(super) executing: bool,
+    /// Bytes it is expected to add, while it executes.
+    pub(super) expected: i64,
+}
+
+/// A cancelled attempt that still executes.
+pub(super) struct Zombie {
+    /// Slots that it occupies.
+    pub(super) slots: u32,
+    /// Bytes it was expected to add.
+    pub(super) expected: i64,
 }
 
 /// A ready task in the queue.
@@ -53,6 +63,7 @@ impl Core {
         for input in &task.inputs {
             let datum = self.data.entry(input.task).or_insert_with(|| Datum::wanted(input.nbytes));
             datum.users += 1;
+            self.room.unspare(&mut datum.spare);
             if datum.here.is_none() {
                 missing += 1;
                 datum.waiters.push(task.task);
@@ -70,6 +81,7 @@ impl Core {
             inputs: task.inputs.iter().map(|i| (i.edge, i.task)).collect(),
             missing,
             executing: false,
+            expected: 0,
         };
         if missing == 0 {
             self.ready.push(Ranked(hand.priority, task.task, hand.attempt.n));
@@ -88,23 +100,35 @@ impl Core {
 
     /// Starts ready tasks while there are slots.
     pub(super) fn start_ready(&mut self) {
-        while !self.paused && self.start_next() {}
+        while !self.paused && self.start_next(false) {}
     }
 
     /// Starts the first ready task if there are slots for it; whether it did. A wide one at the head waits
-    /// for its slots, so that narrow ones behind it cannot starve it.
-    pub(super) fn start_next(&mut self) -> bool {
+    /// for its slots, so that narrow ones behind it cannot starve it. One whose result has no room yet is
+    /// passed over, unless it is to be `forced`.
+    pub(super) fn start_next(&mut self, forced: bool) -> bool {
         while let Some(Ranked(_, task, n)) = self.ready.peek() {
             let (task, n) = (*task, *n);
-            let Some(hand) = self.hands.get_mut(&task).filter(|h| h.attempt.n == n && !h.executing) else {
+            let Some(hand) = self.hands.get(&task).filter(|h| h.attempt.n == n && !h.executing) else {
                 self.ready.pop();
                 continue;
             };
             if self.busy > 0 && self.busy + hand.slots > self.slots {
                 return false;
             }
+            let demand = self.demand(task.run, hand);
+            let expected = match self.room.take(demand, forced) {
+                Some(expected) => expected,
+                None if self.room.is_crowded() => return false,
+                None => {
+                    self.room.held.extend(self.ready.pop());
+                    continue;
+                }
+            };
             self.ready.pop();
+            let Some(hand) = self.hands.get_mut(&task) else { continue };
             hand.executing = true;
+            hand.expected = expected;
             self.busy += hand.slots;
             self.report.started.push((task, hand.attempt));
             self.actions.push(Action::Start(Start {
@@ -122,22 +146,31 @@ impl Core {
     }
 
     pub(super) fn on_done(&mut self, done: Done) {
-        let Done { task, attempt, outcome, duration } = done;
+        let Done { task, attempt, outcome, memory, duration } = done;
         let current = self.hands.get(&task).is_some_and(|h| h.attempt == attempt && h.executing);
         if !current {
-            if let Some(slots) = self.zombies.swap_remove(&(task, attempt.n)) {
-                self.busy -= slots;
+            if let Some(zombie) = self.zombies.swap_remove(&(task, attempt.n)) {
+                self.busy -= zombie.slots;
+                self.room.give_back(zombie.expected);
             }
             self.actions.push(Action::Discard { task, attempt });
             return;
         }
         let Some(hand) = self.hands.swap_remove(&task) else { return };
         self.busy -= hand.slots;
+        self.room.give_back(hand.expected);
+        if outcome.is_ok() {
+            self.note_last_uses(task.run, &hand);
+        }
         self.let_go(&hand);
         match outcome {
             Ok(nbytes) => {
+                self.room.learn((task.run, hand.family), memory);
                 if hand.keep {
-                    self.data.entry(task).or_insert_with(|| Datum::wanted(nbytes)).here = Some(nbytes);
+                    let datum = self.data.entry(task).or_insert_with(|| Datum::wanted(nbytes));
+                    datum.here = Some(nbytes);
+                    (datum.replica, datum.on_disk, datum.last_user) = (false, false, None);
+                    self.room.unspare(&mut datum.spare);
                     self.actions.push(Action::Publish { task, attempt });
                     self.wake(task);
                 } else {
@@ -156,7 +189,8 @@ impl Core {
     pub(super) fn on_cancel(&mut self, task: TaskRef, attempt: Attempt) {
         let Some(hand) = self.remove_hand(task, attempt) else { return };
         if hand.executing {
-            self.zombies.insert((task, attempt.n), hand.slots);
+            let zombie = Zombie { slots: hand.slots, expected: hand.expected };
+            self.zombies.insert((task, attempt.n), zombie);
             self.actions.push(Action::Kill { task, attempt });
         }
     }

@@ -37,11 +37,12 @@ fn assigned(i: u32, inputs: &[(u32, &[u32])]) -> Assigned {
     }
 }
 
-struct Story(Core);
+/// A core, and what each task's result takes.
+struct Story(Core, u64);
 
 impl Story {
     fn new(threads: u32) -> Story {
-        Story(Core::new(threads * SLOT))
+        Story(Core::new(threads * SLOT), 7)
     }
 
     fn tell(&mut self, event: Event) -> Vec<Action> {
@@ -57,7 +58,13 @@ impl Story {
     fn done(&mut self, i: u32, n: u32) -> Vec<Action> {
         let outcome = Ok(7);
         let duration = Duration::from_millis(1);
-        self.tell(Event::Done(vec![Done { task: task(i), attempt: attempt(n), outcome, duration }]))
+        self.tell(Event::Done(vec![Done {
+            task: task(i),
+            attempt: attempt(n),
+            outcome,
+            memory: self.1,
+            duration,
+        }]))
     }
 
     fn fetched(&mut self, peer: u32, i: u32, outcome: Fetched) -> Vec<Action> {
@@ -194,7 +201,7 @@ fn a_failure_is_told_and_frees_the_slot() {
     let mut s = Story::new(1);
     s.compute(&[assigned(1, &[]), assigned(2, &[])]);
     let outcome = Err(Arc::new(Failure::of(FailureKind::Exit(3))));
-    let done = Done { task: task(1), attempt: attempt(1), outcome, duration: Duration::ZERO };
+    let done = Done { task: task(1), attempt: attempt(1), outcome, memory: 0, duration: Duration::ZERO };
     assert_eq!(started(&s.tell(Event::Done(vec![done]))), [2]);
     assert_eq!(s.0.take_report().failed.len(), 1);
 }
@@ -220,6 +227,20 @@ fn a_paused_worker_starts_one_when_it_must() {
 }
 
 #[test]
+fn a_paused_worker_fetches_nothing_unless_nothing_else_can_go_on() {
+    let fetches = |actions: &[Action]| actions.iter().filter(|a| matches!(a, Action::Fetch { .. })).count();
+    let mut s = Story::new(2);
+    let _ = s.0.set_paused(true);
+    assert_eq!(fetches(&s.compute(&[assigned(1, &[(7, &[3]), (8, &[4])]), assigned(2, &[])])), 0);
+    assert_eq!(started(&s.0.start_one()), [2], "what is ready goes first");
+    let _ = s.done(2, 1);
+    assert_eq!(fetches(&s.0.start_one()), 1);
+    assert_eq!(fetches(&s.0.start_one()), 0, "one is on its way");
+    assert_eq!(fetches(&s.0.set_paused(false)), 1);
+    s.0.check().expect("invariants");
+}
+
+#[test]
 fn who_needs_a_lost_result_goes_back() {
     let mut s = Story::new(1);
     s.compute(&[assigned(0, &[])]);
@@ -241,4 +262,108 @@ fn who_needs_a_lost_result_goes_back() {
     again.attempt = attempt(2);
     let actions = s.compute(&[again]);
     assert!(matches!(&actions[..], [Action::Fetch { .. }]), "{actions:?}");
+}
+
+#[test]
+fn what_makes_bytes_waits_for_room_and_others_pass_it() {
+    const LARGE: u64 = 1 << 20;
+    let mut s = Story::new(1);
+    s.1 = LARGE;
+    s.compute(&[assigned(0, &[])]);
+    s.done(0, 1);
+    assert_eq!(s.0.next_bytes(), 0);
+    let _ = s.0.set_room(Some(LARGE as i64 - 1));
+    let small = Assigned { family: FamilyIx(1), ..assigned(2, &[]) };
+    assert_eq!(started(&s.compute(&[assigned(1, &[]), small])), [2], "nothing is known of its family");
+    assert_eq!((s.0.is_holding(), s.0.next_bytes(), s.0.expected_bytes()), (true, LARGE as i64, (0, 0)));
+    s.1 = 5;
+    assert!(started(&s.done(2, 1)).is_empty());
+    assert_eq!(started(&s.0.set_room(Some(LARGE as i64))), [1]);
+    s.0.check().expect("invariants");
+    assert_eq!((s.0.is_holding(), s.0.expected_bytes()), (false, (LARGE as i64, 0)));
+    // One that is cancelled still counts until it has ended.
+    s.tell(Event::Cancel(vec![(task(1), attempt(1))]));
+    assert_eq!(s.0.expected_bytes(), (LARGE as i64, 0));
+    s.done(1, 1);
+    assert_eq!(s.0.expected_bytes(), (0, 0));
+}
+
+#[test]
+fn one_that_must_start_needs_no_room() {
+    let mut s = Story::new(1);
+    s.1 = 1 << 20;
+    s.compute(&[assigned(0, &[])]);
+    s.done(0, 1);
+    let _ = s.0.set_room(Some(0));
+    assert!(started(&s.compute(&[assigned(1, &[])])).is_empty());
+    let _ = s.0.set_paused(true);
+    assert_eq!(started(&s.0.start_one()), [1]);
+    s.0.check().expect("invariants");
+}
+
+#[test]
+fn copies_that_nobody_here_needs_go_when_memory_is_short() {
+    let shed = || Event::Shed { bytes: 150, here: WorkerId(1) };
+    let dropped = |actions: &[Action]| -> Vec<u32> {
+        let tasks = |a: &Action| if let Action::Drop(tasks) = a { tasks.clone() } else { vec![] };
+        actions.iter().flat_map(tasks).map(|t| t.index).collect()
+    };
+    let mut s = Story::new(1);
+    let inputs: [(u32, &[u32]); 3] = [(0, &[5]), (1, &[5]), (2, &[5])];
+    s.compute(&[assigned(7, &inputs), assigned(8, &[(1, &[5])]), assigned(9, &[])]);
+    assert_eq!(s.0.expected_bytes(), (0, 300));
+    let outcomes = (0..3).map(|i| (task(i), Fetched::Here(100))).collect();
+    s.tell(Event::Fetched { peer: WorkerId(5), outcomes });
+    assert_eq!(s.0.expected_bytes().1, 0);
+    assert!(dropped(&s.tell(shed())).is_empty(), "they are needed");
+    s.done(9, 1);
+    s.done(7, 1);
+    let _ = s.0.take_report();
+    assert_eq!(dropped(&s.tell(shed())), [0, 2], "the other one is an input still");
+    let holes: Vec<_> =
+        s.0.take_report().missing.iter().map(|(t, _, holes)| (t.index, holes[0].1.0)).collect();
+    assert_eq!(holes, [(0, 1), (2, 1)]);
+    s.done(8, 1);
+    // Whoever had it leaves: it is ours now.
+    s.tell(Event::Replicate { tasks: vec![(task(1), 100)], from: WorkerId(5) });
+    assert!(dropped(&s.tell(shed())).is_empty());
+    // What was dropped is fetched again for the next who needs it.
+    let again = s.compute(&[assigned(10, &[(0, &[5])])]);
+    assert_eq!(fetches(&again), [(5, vec![0])]);
+}
+
+#[test]
+fn who_frees_as_much_as_it_makes_needs_no_room() {
+    const LARGE: u64 = 1 << 20;
+    let large = |i, n, inputs: &[(u32, &[u32])]| {
+        let mut task = Assigned { family: FamilyIx(n), ..assigned(i, inputs) };
+        task.inputs.iter_mut().for_each(|input| input.nbytes = LARGE);
+        task
+    };
+    let mut s = Story::new(1);
+    s.1 = LARGE;
+    for (i, next) in [(0, 10), (1, 11)] {
+        s.compute(&[large(i, 0, &[])]);
+        s.tell(Event::Done(vec![Done {
+            task: task(i),
+            attempt: attempt(1),
+            outcome: Ok(LARGE),
+            memory: LARGE,
+            duration: Duration::ZERO,
+        }]));
+        // The first of a family shows that its input is dropped after it.
+        let _ = s.0.set_room((i == 1).then_some(0));
+        assert_eq!(started(&s.compute(&[large(next, 1, &[(i, &[])])])), [next]);
+        assert_eq!(s.0.expected_bytes().0, 0);
+        s.done(next, 1);
+        let _ = s.0.set_room(None);
+        s.tell(Event::Free(vec![task(i)]));
+    }
+    // What is on disk occupies nothing that could be freed.
+    s.compute(&[large(2, 0, &[])]);
+    s.done(2, 1);
+    s.0.set_on_disk(&[(task(2), true)]);
+    let _ = s.0.set_room(Some(0));
+    assert!(started(&s.compute(&[large(12, 1, &[(2, &[])])])).is_empty());
+    assert_eq!(s.0.next_bytes(), LARGE as i64);
 }

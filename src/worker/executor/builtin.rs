@@ -17,6 +17,7 @@ pub(super) fn register(registry: &Registry) {
     registry.register("bytes", bytes);
     registry.register("mix", mix);
     registry.register("transient", transient);
+    registry.register("leak", leak);
     registry.register("concat", concat);
     registry.register("checksum", checksum);
     registry.register("fail", fail);
@@ -106,6 +107,16 @@ fn transient(context: &mut NativeContext<'_>) -> Result<(), String> {
     let sum = crc32fast::hash(std::hint::black_box(&memory).get(..64).unwrap_or_default());
     drop(memory);
     context.write(&sum.to_le_bytes()).map_err(text)
+}
+
+/// Occupies `size` bytes and never gives them back: for finding out what becomes of a process that leaks.
+fn leak(context: &mut NativeContext<'_>) -> Result<(), String> {
+    let args = Args::of(context, &["size"])?;
+    let size = args.bytes("size")?.ok_or("the argument `size` is missing")?;
+    let size = usize::try_from(size).map_err(|_| format!("`size` is too large: {size}"))?;
+    // Written, for pages never touched would cost nothing.
+    std::mem::forget(std::hint::black_box(vec![1u8; size]));
+    Ok(())
 }
 
 /// All inputs, one after the other.

@@ -16,6 +16,7 @@
 
 mod running;
 
+use super::cgroup::Group;
 use super::control::Control;
 use super::process::{Exit, Process};
 use super::program;
@@ -60,6 +61,8 @@ pub struct CommandJob {
     pub umask: Option<u32>,
     /// A file in which it may leave a short reason when it fails.
     pub error_file: Option<PathBuf>,
+    /// The control group that it runs in, if it has one of its own: costs the same image as `umask`.
+    pub group: Option<Group>,
 }
 
 /// What a command reads on stdin.
@@ -123,7 +126,7 @@ impl Executor<CommandJob> for CommandExecutor {
         let stdout = ended.stdout.take();
         let result = match ended.verdict(&job.ok_exit) {
             None => finish_stdout(&job, stdout),
-            Some(kind) => Err(kind),
+            Some(kind) => Err(job.group.as_ref().and_then(Group::overrun).map_or(kind, FailureKind::Overrun)),
         };
         let result = result.map(TaskResult::of).map_err(|kind| Failure {
             kind,
@@ -217,15 +220,21 @@ fn command(job: &CommandJob) -> Result<Command, String> {
     let name = job.argv.first().map_or("", String::as_str);
     let path = job.env.get(std::ffi::OsStr::new("PATH")).map(OsString::as_os_str);
     let file = program::find(name, path, &job.cwd)?;
-    let mut command = match job.umask {
-        None => {
+    let mut command = match (job.umask, &job.group) {
+        (None, None) => {
             let mut command = Command::new(&file);
             command.arg0(name);
             command
         }
-        Some(mask) => {
+        (mask, group) => {
+            let mask = mask.map(|mask| format!("umask {mask:03o}; ")).unwrap_or_default();
+            // It enters the group before it becomes the task: nothing of the task runs outside.
+            let (enter, zero) = match group {
+                Some(group) => ("echo 0 > \"$0\" || exit 126; ", group.entrance()),
+                None => ("", PathBuf::from("sh")),
+            };
             let mut command = Command::new("/bin/sh");
-            command.args(["-c", &format!("umask {mask:03o}; exec \"$@\""), "sh"]).arg(&file);
+            command.arg("-c").arg(format!("{enter}{mask}exec \"$@\"")).arg(zero).arg(&file);
             command
         }
     };

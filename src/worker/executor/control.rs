@@ -1,10 +1,11 @@
 //! The line between the pool and a job that runs: the request to stop, which wakes whoever waits, and what
 //! others may know about the job meanwhile. Owns no process and no thread.
 
+use super::FailureKind;
 use super::process::{Wake, poll, poll_fd};
-use crate::base::failure::Shortage;
+use crate::base::failure::{Overrun, Shortage};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,10 +15,23 @@ use std::time::{Duration, Instant};
 pub struct Control {
     requested: AtomicBool,
     why: Mutex<Option<String>>,
-    shortage: Mutex<Option<Shortage>>,
+    /// Why it has to end at once, if it has to.
+    forced: Mutex<Option<FailureKind>>,
     wake: Arc<Wake>,
     pid: AtomicI32,
+    base: AtomicU64,
+    bound: AtomicU64,
     capture: Mutex<Option<RawFd>>,
+    announce: Mutex<Option<Announce>>,
+}
+
+/// Tells somebody else of a memory file.
+struct Announce(Box<dyn Fn(&std::fs::File) + Send + Sync>);
+
+impl std::fmt::Debug for Announce {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Announce")
+    }
 }
 
 impl Control {
@@ -30,10 +44,13 @@ impl Control {
         Control {
             requested: AtomicBool::new(false),
             why: Mutex::new(None),
-            shortage: Mutex::new(None),
+            forced: Mutex::new(None),
             wake,
             pid: AtomicI32::new(0),
+            base: AtomicU64::new(0),
+            bound: AtomicU64::new(0),
             capture: Mutex::new(None),
+            announce: Mutex::new(None),
         }
     }
 
@@ -48,16 +65,30 @@ impl Control {
 
     /// Ends the job at once, because memory has run out. What was asked for before stands.
     pub fn end_for_memory(&self, shortage: Shortage) {
-        let mut noted = lock(&self.shortage);
+        self.force(FailureKind::Memory(Box::new(shortage)));
+    }
+
+    /// Ends the job at once, because it has taken more memory than it may. What was asked for before stands.
+    pub fn end_for_overrun(&self, overrun: Overrun) {
+        self.force(FailureKind::Overrun(overrun));
+    }
+
+    fn force(&self, kind: FailureKind) {
+        let mut noted = lock(&self.forced);
         if !self.requested.swap(true, Ordering::AcqRel) {
-            *noted = Some(shortage);
+            *noted = Some(kind);
             self.wake.set();
         }
     }
 
-    /// The shortage for which the job has to end, if that is why.
-    pub fn shortage(&self) -> Option<Shortage> {
-        lock(&self.shortage).clone()
+    /// Whether the job is to end at once, not to be asked kindly.
+    pub fn is_forced(&self) -> bool {
+        lock(&self.forced).is_some()
+    }
+
+    /// What the job fails with when it is ended by request.
+    pub fn verdict(&self) -> FailureKind {
+        lock(&self.forced).clone().unwrap_or(FailureKind::Cancelled)
     }
 
     /// Whether the job is to stop.
@@ -91,6 +122,16 @@ impl Control {
         Some(self.pid.load(Ordering::Relaxed)).filter(|&pid| pid > 0)
     }
 
+    /// Of what its process occupies, bytes that it had before the job began.
+    pub fn base_bytes(&self) -> u64 {
+        self.base.load(Ordering::Relaxed)
+    }
+
+    /// Anonymous memory beyond which the job is to be ended, bytes, where that is watched.
+    pub fn bound_bytes(&self) -> Option<u64> {
+        Some(self.bound.load(Ordering::Relaxed)).filter(|&bytes| bytes > 0)
+    }
+
     /// Bytes that the job's output has taken in a memory file so far.
     pub fn captured_bytes(&self) -> u64 {
         let capture = lock(&self.capture);
@@ -116,8 +157,26 @@ impl Control {
         self.pid.store(pid, Ordering::Relaxed);
     }
 
+    /// Says what its process, an executor that runs one job after the other, occupied before.
+    pub(super) fn set_base(&self, bytes: u64) {
+        self.base.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Lets it be watched: it may have so many bytes of anonymous memory.
+    pub(in crate::worker) fn set_bound(&self, bytes: u64) {
+        self.bound.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Has memory files told to somebody else as soon as they are written to.
+    pub(super) fn announce_captures(&self, announce: impl Fn(&std::fs::File) + Send + Sync + 'static) {
+        *lock(&self.announce) = Some(Announce(Box::new(announce)));
+    }
+
     /// Names the memory file that is being written; `None` before it is closed.
     pub(super) fn set_capture(&self, file: Option<&std::fs::File>) {
+        if let (Some(file), Some(announce)) = (file, &*lock(&self.announce)) {
+            (announce.0)(file);
+        }
         *lock(&self.capture) = file.map(AsRawFd::as_raw_fd);
     }
 }

@@ -3,15 +3,17 @@
 //! `prepare`, and when something runs is decided by the worker's core.
 
 mod builtin;
+pub mod cgroup;
 pub mod command;
 pub mod control;
 pub mod native;
 pub mod pool;
 mod process;
+pub mod processes;
 mod program;
 mod streams;
 
-use crate::base::failure::Shortage;
+use crate::base::failure::{Overrun, Shortage};
 use crate::base::ids::{Attempt, TaskRef};
 use crate::worker::store::data::TaskResult;
 use control::Control;
@@ -134,6 +136,8 @@ pub enum FailureKind {
     Result(String),
     /// It was ended because memory ran out.
     Memory(Box<Shortage>),
+    /// It was ended because it took more memory than it had declared.
+    Overrun(Overrun),
 }
 
 impl fmt::Display for FailureKind {
@@ -153,6 +157,7 @@ impl fmt::Display for FailureKind {
             FailureKind::OutputTooLarge => f.write_str("it printed more than max-output allows"),
             FailureKind::Cancelled => f.write_str("cancelled"),
             FailureKind::Memory(shortage) => write!(f, "{shortage}"),
+            FailureKind::Overrun(overrun) => write!(f, "{overrun}"),
         }
     }
 }

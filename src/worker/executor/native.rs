@@ -28,7 +28,7 @@ pub struct Registry {
 
 impl Default for Registry {
     /// With the functions that come with hpcdag: noop, sleep, busy, bytes, mix, transient,
-    /// concat, checksum, fail.
+    /// leak, concat, checksum, fail.
     fn default() -> Registry {
         let registry = Registry { functions: RwLock::default() };
         builtin::register(&registry);

@@ -2,20 +2,24 @@
 //! so at intervals, `spiller` brings results to disk, the rules are `core::pressure`'s. This file joins them
 //! for one registration: from what is measured to what happens. Results themselves are the store's.
 
+pub(super) mod enforcement;
 pub(super) mod monitor;
 pub(super) mod sampler;
 pub(super) mod spiller;
 
 use super::core::pressure::{Candidate, Pressure, Thresholds, Usage, choose};
 use super::executor::control::Control;
+use super::executor::processes::Counts;
 use super::limits;
 use super::store::Store;
-use crate::base::failure::Shortage;
+use crate::base::failure::{Enforced, Overrun, Shortage};
 use crate::base::ids::{Attempt, TaskRef};
 use crate::base::units::ByteSize;
 use crate::config;
-use monitor::{Gauge, Reading};
+use enforcement::Enforcement;
+use monitor::{Gauge, LOOKS_PER_SECOND, Reading};
 use rustc_hash::FxHashMap;
+use serde::Serialize;
 use spiller::Spiller;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -46,24 +50,66 @@ pub(super) fn thresholds(settings: &config::Memory, limit: u64) -> Thresholds {
     }
 }
 
-/// How the memory of a worker with this configuration would be found, and its thresholds: lines of text.
-pub(super) fn explain(settings: &config::Worker) -> Vec<String> {
-    let variable = |name: &str| std::env::var(name).ok();
-    let threads = limits::threads(settings.nthreads, &variable);
-    let limit = limits::memory(settings.memory_limit, settings.memory_reserve, threads, &variable);
-    let mut lines = limit.found;
-    let Some(bytes) = limit.bytes else {
-        lines.push("no limit: nothing is spilled, paused or ended".into());
-        return lines;
-    };
-    lines.push(format!("limit      {bytes} bytes"));
-    let t = thresholds(&settings.memory, bytes);
-    let four = [("target", t.target), ("spill", t.spill), ("pause", t.pause), ("terminate", t.terminate)];
-    for (name, at) in four {
-        let at = at.map_or("off".into(), |at| format!("{at} bytes"));
-        lines.push(format!("{name:<10} {at}"));
+/// How the memory of a worker is found, its thresholds, and who enforces the limit.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Explanation {
+    /// What was looked at, a line for each.
+    pub found: Vec<String>,
+    /// The limit, bytes; `None` without one.
+    pub limit: Option<u64>,
+    /// Results beyond so many bytes go to disk.
+    pub target: Option<u64>,
+    /// Everything beyond so many bytes: results go to disk.
+    pub spill: Option<u64>,
+    /// Beyond so many bytes no task starts.
+    pub pause: Option<u64>,
+    /// Beyond so many bytes a task is ended.
+    pub terminate: Option<u64>,
+    /// Who enforces the limit.
+    pub enforcement: Enforcement,
+}
+
+impl Explanation {
+    /// For a worker with this configuration, here.
+    pub fn find(settings: &config::Worker) -> Explanation {
+        let variable = |name: &str| std::env::var(name).ok();
+        let threads = limits::threads(settings.nthreads, &variable);
+        let limit = limits::memory(settings.memory_limit, settings.memory_reserve, threads, &variable);
+        let t = limit.bytes.map(|bytes| thresholds(&settings.memory, bytes));
+        Explanation {
+            found: limit.found,
+            limit: limit.bytes,
+            target: t.and_then(|t| t.target),
+            spill: t.and_then(|t| t.spill),
+            pause: t.and_then(|t| t.pause),
+            terminate: t.and_then(|t| t.terminate),
+            enforcement: Enforcement::find(),
+        }
     }
-    lines
+
+    /// Lines for people.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = self.found.clone();
+        match self.limit {
+            None => lines.push("no limit: nothing is spilled, paused or ended".into()),
+            Some(bytes) => {
+                lines.push(format!("limit      {bytes} bytes"));
+                let four = [
+                    ("target", self.target),
+                    ("spill", self.spill),
+                    ("pause", self.pause),
+                    ("terminate", self.terminate),
+                ];
+                for (name, at) in four {
+                    let at = at.map_or("off".into(), |at| format!("{at} bytes"));
+                    lines.push(format!("{name:<10} {at}"));
+                }
+            }
+        }
+        lines.extend(self.enforcement.lines());
+        lines
+    }
 }
 
 /// What lasts as long as the worker.
@@ -77,6 +123,8 @@ pub(super) struct Parts {
     pub thresholds: Option<Thresholds>,
     /// Results.
     pub store: Arc<Mutex<Store>>,
+    /// What became of executor processes.
+    pub executors: Arc<Counts>,
 }
 
 impl Parts {
@@ -98,6 +146,8 @@ pub(super) struct Memory {
     ended: Option<(Id, Instant)>,
     /// The most that running tasks have been seen to occupy.
     peaks: FxHashMap<Id, u64>,
+    /// Processes whose memory is enforced by looking at it, and what they may have with those below them.
+    bounds: Vec<(i32, u64)>,
     unmanaged: u64,
     /// What the scheduler was told last: bytes on disk, bytes that are no results.
     told: (u64, u64),
@@ -115,6 +165,29 @@ pub(super) struct Running {
     pub control: Arc<Control>,
 }
 
+/// Results of a worker, bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Results {
+    /// In memory, those included that are being made or fetched.
+    pub managed: u64,
+    /// What of those being made and fetched is still to come, without what is free then.
+    pub rest: i64,
+    /// What the task that is next is expected to add.
+    pub next: i64,
+}
+
+impl Results {
+    /// By how much all of them are more than results may have.
+    pub fn excess(&self, target: u64) -> u64 {
+        self.managed.saturating_add_signed(self.growth()).saturating_sub(target)
+    }
+
+    /// By how much they are about to grow.
+    fn growth(&self) -> i64 {
+        self.rest + self.next.max(0)
+    }
+}
+
 /// What follows from a look at memory.
 #[derive(Debug, Default)]
 pub(super) struct Due {
@@ -122,13 +195,16 @@ pub(super) struct Due {
     pub paused: Option<bool>,
     /// One task may start although it is paused.
     pub start_one: bool,
+    /// What tasks that start may add, bytes; `None` if nothing bounds it.
+    pub room: Option<i64>,
 }
 
 impl Memory {
     pub(super) fn new(parts: Parts) -> Memory {
         let pressure = parts.thresholds.map(Pressure::new);
         let (peaks, paused_since, ended) = (FxHashMap::default(), None, None);
-        Memory { parts, pressure, paused_since, ended, peaks, unmanaged: 0, told: (0, 0) }
+        let bounds = Vec::new();
+        Memory { parts, pressure, paused_since, ended, peaks, bounds, unmanaged: 0, told: (0, 0) }
     }
 
     /// What lasts longer than this.
@@ -164,10 +240,25 @@ impl Memory {
     pub(super) fn look(&mut self, running: &[(TaskRef, Attempt, Arc<Control>)]) -> Reading {
         let reading = self.parts.gauge.read();
         let pids = || running.iter().filter_map(|(t, a, control)| Some(((*t, *a), control.pid()?)));
-        for (id, pid) in pids() {
-            let bytes = reading.sample.below(pid);
-            let peak = self.peaks.entry(id).or_default();
+        let mut bounds = Vec::new();
+        for (task, attempt, control) in running {
+            let Some(pid) = control.pid() else { continue };
+            let bytes = reading.sample.below(pid).saturating_sub(control.base_bytes());
+            let peak = self.peaks.entry((*task, *attempt)).or_default();
             *peak = bytes.max(*peak);
+            if let Some(declared) = control.bound_bytes() {
+                let bound = declared.saturating_add(control.base_bytes());
+                // One that has just begun was not counted exactly yet.
+                if let Some(bytes) = reading.sample.beyond(pid, bound) {
+                    let (reached, by) = (bytes - control.base_bytes(), Enforced::Watching(LOOKS_PER_SECOND));
+                    control.end_for_overrun(Overrun { declared, reached, by });
+                }
+                bounds.push((pid, bound));
+            }
+        }
+        if self.bounds != bounds {
+            self.parts.gauge.be_exact_beyond(bounds.clone());
+            self.bounds = bounds;
         }
         self.unmanaged = reading.unmanaged(pids().map(|(_, pid)| pid));
         reading
@@ -178,11 +269,23 @@ impl Memory {
         self.peaks.remove(&id)
     }
 
-    /// Does what is due with so many bytes of results in memory. `running` is asked when a task has to end.
-    pub(super) fn act(&mut self, managed: u64, idle: bool, running: impl FnOnce() -> Vec<Running>) -> Due {
+    /// Results beyond this go to disk, bytes.
+    pub(super) fn target(&self) -> Option<u64> {
+        self.parts.thresholds.and_then(|t| t.target)
+    }
+
+    /// Does what is due with these results. `running` is asked when a task has to end.
+    pub(super) fn act(
+        &mut self,
+        results: Results,
+        idle: bool,
+        running: impl FnOnce() -> Vec<Running>,
+    ) -> Due {
+        let managed = results.managed;
         let Some(pressure) = &mut self.pressure else { return Due::default() };
         let fault = self.parts.spiller.as_ref().and_then(|s| s.fault());
-        let usage = Usage { managed, unmanaged: self.unmanaged, disk_fails: fault.is_some() };
+        let expected = results.growth();
+        let usage = Usage { managed, unmanaged: self.unmanaged, expected, disk_fails: fault.is_some() };
         let verdict = pressure.assess(usage);
         let limit = pressure.thresholds().limit;
         if let Some(first) = pressure.thresholds().first_of_all() {
@@ -192,9 +295,9 @@ impl Memory {
             // What is being made or fetched cannot go to disk: the rest has to make room for it.
             let stored = self.parts.store.lock().unwrap_or_else(PoisonError::into_inner).managed_bytes();
             let elsewhere = managed.saturating_sub(stored);
-            spiller.keep(verdict.keep.map(|keep| keep.saturating_sub(elsewhere)));
+            spiller.keep(verdict.keep.map(|keep| keep.saturating_sub(elsewhere)), verdict.over);
         }
-        let mut due = Due::default();
+        let mut due = Due { room: self.room(results, idle), ..Due::default() };
         if verdict.paused != self.paused_since.is_some() {
             due.paused = Some(verdict.paused);
             self.paused_since = verdict.paused.then(Instant::now);
@@ -213,6 +316,22 @@ impl Memory {
             }
         }
         due
+    }
+
+    /// What tasks that start may add: as much as fits under the target. If waiting makes no more room, what
+    /// fits under the pause; and if nothing runs whose end could make some, the next task starts all the
+    /// same.
+    fn room(&self, results: Results, idle: bool) -> Option<i64> {
+        let (t, spiller) = (self.parts.thresholds?, self.parts.spiller.as_ref()?);
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let held = signed(results.managed).saturating_add(results.rest);
+        let room = signed(t.target?).saturating_sub(held);
+        if room >= results.next || spiller.is_hopeful() {
+            return Some(room);
+        }
+        let room =
+            signed(t.pause.unwrap_or(t.limit)).saturating_sub(held).saturating_sub(signed(self.unmanaged));
+        Some(if idle { room.max(results.next) } else { room })
     }
 
     fn say(&self, paused: bool, usage: Usage, limit: u64, fault: Option<&str>) {

@@ -3,13 +3,16 @@
 
 use super::sampler::{Sample, Sampler};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
 
+/// How often memory is looked at.
+pub(in crate::worker) const LOOKS_PER_SECOND: u32 = 10;
+
 /// Between two looks.
-const INTERVAL: Duration = Duration::from_millis(100);
+const INTERVAL: Duration = Duration::from_millis(1000 / LOOKS_PER_SECOND as u64);
 
 /// The gauges of this process, and whether a thread reads them: it lives while there are any.
 static GAUGES: Mutex<Gauges> = Mutex::new(Gauges { all: Vec::new(), read: false });
@@ -31,6 +34,10 @@ impl Gauges {
 pub(in crate::worker) struct Gauge {
     latest: Mutex<Reading>,
     exact_above: AtomicU64,
+    /// Processes that with those below them may have so many bytes.
+    bounds: Mutex<Vec<(i32, u64)>>,
+    /// Whether memory that processes share counts in each of them.
+    every_mapping: AtomicBool,
     changed: Notify,
 }
 
@@ -63,6 +70,8 @@ impl Gauge {
         let gauge = Arc::new(Gauge {
             latest: Mutex::default(),
             exact_above: AtomicU64::new(u64::MAX),
+            bounds: Mutex::default(),
+            every_mapping: AtomicBool::new(false),
             changed: Notify::new(),
         });
         let mut gauges = lock(&GAUGES);
@@ -86,9 +95,24 @@ impl Gauge {
         self.changed.notified().await;
     }
 
+    /// Wakes whoever waits for the next look, without one.
+    pub fn poke(&self) {
+        self.changed.notify_one();
+    }
+
     /// Beyond so many bytes that are no results, forked processes are to be counted exactly.
     pub fn be_exact_above(&self, bytes: u64) {
         self.exact_above.store(bytes, Ordering::Relaxed);
+    }
+
+    /// From now on shared memory counts in each process that maps it, results included.
+    pub fn count_every_mapping(&self) {
+        self.every_mapping.store(true, Ordering::Relaxed);
+    }
+
+    /// Where a process with those below it has more than so many bytes, they are to be counted exactly.
+    pub fn be_exact_beyond(&self, bounds: Vec<(i32, u64)>) {
+        *lock(&self.bounds) = bounds;
     }
 
     fn take(&self, reading: Reading) {
@@ -107,7 +131,10 @@ fn watch() {
         std::thread::sleep(INTERVAL);
         let gauges = lock(&GAUGES).living();
         let bounds = gauges.iter().map(|g| g.exact_above.load(Ordering::Relaxed));
-        let sample = Arc::new(sampler.sample(bounds.fold(0, u64::saturating_add)));
+        sampler.every_mapping = gauges.iter().any(|g| g.every_mapping.load(Ordering::Relaxed));
+        let mut sample = sampler.sample(bounds.fold(0, u64::saturating_add));
+        gauges.iter().for_each(|g| sample.be_exact_beyond(&lock(&g.bounds)));
+        let sample = Arc::new(sample);
         let sharers = gauges.len() as u64;
         gauges.iter().for_each(|g| g.take(Reading { sample: sample.clone(), sharers }));
         drop(gauges);
@@ -128,7 +155,7 @@ mod tests {
     fn workers_of_one_process_share_what_is_its_own() {
         let process = |pid, parent, bytes| Process { pid, parent, bytes };
         let processes = vec![process(2, 1, 10), process(3, 2, 5), process(4, 1, 7)];
-        let sample = Arc::new(Sample { own: 100, processes });
+        let sample = Arc::new(Sample::of(100, processes));
         let alone = Reading { sample: sample.clone(), sharers: 1 };
         assert_eq!(alone.unmanaged(std::iter::empty()), 122);
         assert_eq!(Reading { sample, sharers: 2 }.unmanaged([2].into_iter()), 50 + 15);

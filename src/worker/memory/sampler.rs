@@ -28,9 +28,23 @@ pub(in crate::worker) struct Sample {
     pub own: u64,
     /// The processes under it.
     pub processes: Vec<Process>,
+    /// Trees that were counted exactly if they have more than so many bytes.
+    bounds: Vec<(i32, u64)>,
 }
 
 impl Sample {
+    /// What this process and those under it occupy.
+    #[cfg(test)]
+    pub fn of(own: u64, processes: Vec<Process>) -> Sample {
+        Sample { own, processes, bounds: Vec::new() }
+    }
+
+    /// Bytes of a process and of all under it, if they are more than these and that is exact.
+    pub fn beyond(&self, root: i32, bound: u64) -> Option<u64> {
+        let bytes = self.below(root);
+        (bytes > bound && self.bounds.contains(&(root, bound))).then_some(bytes)
+    }
+
     /// Bytes of all processes.
     pub fn total(&self) -> u64 {
         self.own + self.processes.iter().map(|p| p.bytes).sum::<u64>()
@@ -38,21 +52,43 @@ impl Sample {
 
     /// Bytes of a process and of all under it.
     pub fn below(&self, root: i32) -> u64 {
-        let (mut sum, mut next, mut seen) = (0, vec![root], FxHashSet::default());
+        let tree = self.tree(root);
+        self.processes.iter().filter(|p| tree.contains(&p.pid)).map(|p| p.bytes).sum()
+    }
+
+    /// A process and all under it.
+    fn tree(&self, root: i32) -> FxHashSet<i32> {
+        let (mut next, mut seen) = (vec![root], FxHashSet::default());
         while let Some(pid) = next.pop() {
             // A table read while processes come and go may hold a circle.
             if seen.insert(pid) {
-                sum += self.processes.iter().find(|p| p.pid == pid).map_or(0, |p| p.bytes);
                 next.extend(self.processes.iter().filter(|p| p.parent == pid).map(|p| p.pid));
             }
         }
-        sum
+        seen
+    }
+
+    /// Counts memory that processes share since a fork once, in those trees that have more than their bounds.
+    pub fn be_exact_beyond(&mut self, bounds: &[(i32, u64)]) {
+        self.bounds.extend_from_slice(bounds);
+        for (root, bound) in bounds {
+            if self.below(*root) > *bound {
+                let tree = self.tree(*root);
+                let (mut inside, others) = self.processes.iter().partition(|p| tree.contains(&p.pid));
+                count_forks_once(&mut inside);
+                self.processes = others;
+                self.processes.append(&mut inside);
+            }
+        }
     }
 }
 
 /// Reads `/proc` again and again.
 #[derive(Debug, Default)]
 pub(in crate::worker) struct Sampler {
+    /// Whether shared memory counts in each process that maps it, results of ours included: as whoever sums
+    /// the processes' resident memory sees it.
+    pub every_mapping: bool,
     /// By process: resident shared memory when it was last looked at closely, and how much is not ours.
     shared: FxHashMap<i32, (u64, u64)>,
 }
@@ -73,8 +109,10 @@ impl Sampler {
     pub fn sample(&mut self, exact_above: u64) -> Sample {
         let own_pid = i32::try_from(std::process::id()).unwrap_or(0);
         let Some(own) = status(own_pid) else { return Sample::default() };
-        let mut sample =
-            Sample { own: own.anonymous + self.foreign(own_pid, own.shared), processes: Vec::new() };
+        // Results on the heap are counted as results.
+        let anonymous = own.anonymous.saturating_sub(crate::worker::store::heap_bytes());
+        let own_bytes = anonymous + self.foreign(own_pid, own.shared);
+        let mut sample = Sample { own: own_bytes, ..Sample::default() };
         for pid in descendants(own_pid) {
             // It may have ended meanwhile.
             let Some(found) = status(pid).filter(|s| !s.zombie) else { continue };
@@ -94,8 +132,8 @@ impl Sampler {
 
     /// Of `shared` bytes of resident shared memory, those that are no results of ours.
     fn foreign(&mut self, pid: i32, shared: u64) -> u64 {
-        if shared < SHARED_BYTES_MIN {
-            return 0;
+        if self.every_mapping || shared < SHARED_BYTES_MIN {
+            return if self.every_mapping { shared } else { 0 };
         }
         match self.shared.get(&pid) {
             Some((then, foreign)) if then.abs_diff(shared) < SHARED_BYTES_MIN => *foreign,
@@ -110,7 +148,7 @@ impl Sampler {
 }
 
 /// Where processes may share pages since a fork, takes their parts of these pages instead.
-fn count_forks_once(processes: &mut [Process]) {
+fn count_forks_once(processes: &mut Vec<Process>) {
     let pids: FxHashSet<i32> = processes.iter().map(|p| p.pid).collect();
     let parents: FxHashSet<i32> = processes.iter().map(|p| p.parent).collect();
     for process in processes {
@@ -270,6 +308,8 @@ mod tests {
         assert!(shared >= 32 * MIB, "{shared}");
         let foreign = Sampler::default().foreign(own, shared);
         assert!(foreign < 30 * MIB, "{foreign}");
+        let mut summed = Sampler { every_mapping: true, ..Sampler::default() };
+        assert_eq!(summed.foreign(own, shared), shared);
     }
 
     #[test]

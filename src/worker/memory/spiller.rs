@@ -2,7 +2,7 @@
 //! does not take it; how much has to leave memory it is told.
 
 use crate::worker::store::Store;
-use crate::worker::store::spill::Spill;
+use crate::worker::store::spill::{Spill, is_crowded};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,13 +17,15 @@ const BATCH_BYTES: u64 = 32 << 20;
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// Brings results to disk, off the event loop.
-#[derive(Debug)]
 pub(in crate::worker) struct Spiller {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
+/// Says that something has left memory.
+type Tell = Box<dyn Fn() + Send + Sync>;
+
 struct Shared {
+    tell: Tell,
     store: Arc<Mutex<Store>>,
     spill: Arc<Spill>,
     state: Mutex<State>,
@@ -34,6 +36,10 @@ struct Shared {
 struct State {
     /// Results may have so many bytes in memory.
     keep: Option<u64>,
+    /// Also results that others have may be written.
+    replicas: bool,
+    /// There is nothing that could leave.
+    exhausted: bool,
     /// Bytes being written.
     leaving: u64,
     fault: Option<(String, Instant)>,
@@ -45,13 +51,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Spiller {
-    /// Starts the threads.
+    /// Starts the threads. They call `tell` whenever something has left memory, or could not.
     ///
     /// # Errors
     /// A thread cannot be started.
-    pub fn start(store: Arc<Mutex<Store>>, spill: Arc<Spill>) -> io::Result<Spiller> {
-        let (state, work) = (Mutex::default(), Condvar::new());
-        let spiller = Spiller { shared: Arc::new(Shared { store, spill, state, work }) };
+    pub fn start(
+        store: Arc<Mutex<Store>>,
+        spill: Arc<Spill>,
+        tell: impl Fn() + Send + Sync + 'static,
+    ) -> io::Result<Spiller> {
+        let (state, work, tell) = (Mutex::default(), Condvar::new(), Box::new(tell));
+        let spiller = Spiller { shared: Arc::new(Shared { tell, store, spill, state, work }) };
         for n in 0..THREADS {
             let shared = spiller.shared.clone();
             std::thread::Builder::new().name(format!("spill-{n}")).spawn(move || shared.run())?;
@@ -59,19 +69,29 @@ impl Spiller {
         Ok(spiller)
     }
 
-    /// Lets results go to disk until those in memory have `keep` bytes; `None` stops that.
-    pub fn keep(&self, keep: Option<u64>) {
+    /// Lets results go to disk until those in memory have `keep` bytes; `None` stops that. With `replicas`
+    /// also those that other workers have.
+    pub fn keep(&self, keep: Option<u64>, replicas: bool) {
         let mut state = lock(&self.shared.state);
         if state.keep == keep && keep.is_none() {
             return;
         }
-        state.keep = keep;
+        if state.keep != keep || state.replicas != replicas {
+            state.exhausted = false;
+        }
+        (state.keep, state.replicas) = (keep, replicas);
         self.shared.work.notify_all();
     }
 
     /// Why results cannot go to disk, if they cannot.
     pub fn fault(&self) -> Option<String> {
         lock(&self.shared.state).fault.as_ref().map(|(why, _)| why.clone())
+    }
+
+    /// Whether waiting makes room: something is being written, or will be.
+    pub fn is_hopeful(&self) -> bool {
+        let state = lock(&self.shared.state);
+        state.leaving > 0 || (state.keep.is_some() && !state.exhausted && state.fault.is_none())
     }
 
     /// Whether something is being written.
@@ -82,6 +102,12 @@ impl Spiller {
     /// Where results are on disk.
     pub fn spill(&self) -> &Spill {
         &self.shared.spill
+    }
+}
+
+impl std::fmt::Debug for Spiller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spiller").field("spill", &self.shared.spill).finish_non_exhaustive()
     }
 }
 
@@ -101,13 +127,20 @@ impl Shared {
                 Some(keep) if !resting => {
                     let mut store = lock(&self.store);
                     let over = store.managed_bytes().saturating_sub(keep).saturating_sub(state.leaving);
-                    store.choose(over, BATCH_BYTES)
+                    // Few of them at a time would be many files.
+                    let least = if over > 0 && is_crowded() { BATCH_BYTES } else { 0 };
+                    store.choose(over.max(least), BATCH_BYTES, state.replicas)
                 }
                 _ => Default::default(),
             };
             if chosen.victims.is_empty() && chosen.gone.is_empty() {
-                if state.keep.is_some_and(|keep| lock(&self.store).managed_bytes() <= keep) {
+                let enough = state.keep.is_none_or(|keep| lock(&self.store).managed_bytes() <= keep);
+                if enough && state.keep.is_some() {
                     state.fault = None;
+                }
+                if !enough && !resting && state.leaving == 0 && !state.exhausted {
+                    state.exhausted = true;
+                    (self.tell)();
                 }
                 // Woken when more has to go; readers that let go are not told.
                 state = self.work.wait_timeout(state, RETRY_AFTER).unwrap_or_else(PoisonError::into_inner).0;
@@ -135,6 +168,7 @@ impl Shared {
                 }
             }
             drop(chosen.victims);
+            (self.tell)();
         }
     }
 
@@ -184,7 +218,7 @@ mod tests {
         let disk = PoorDisk { room: room.clone(), ..PoorDisk::default() };
         let store = Arc::new(Mutex::new(Store::default()));
         let spill = Spill::new(dir.path(), None, disk);
-        (Spiller::start(store.clone(), spill).unwrap(), store, room, dir)
+        (Spiller::start(store.clone(), spill, || {}).unwrap(), store, room, dir)
     }
 
     fn fill(store: &Mutex<Store>, n: u32) {
@@ -213,7 +247,7 @@ mod tests {
     fn only_what_is_too_much_leaves() {
         let (spiller, store, _, _dir) = spiller(u64::MAX);
         fill(&store, 10);
-        spiller.keep(Some(4 * SIZE));
+        spiller.keep(Some(4 * SIZE), false);
         until("it goes", || bytes(&store).0 <= 4 * SIZE && !spiller.is_busy());
         assert_eq!(bytes(&store), (4 * SIZE, 6 * SIZE));
         let first = lock(&store).find(TaskRef { run: RunId(1), index: 0 }).unwrap().clone();
@@ -225,12 +259,27 @@ mod tests {
     fn a_full_disk_leaves_results_in_memory_until_it_has_room() {
         let (spiller, store, room, _dir) = spiller(SIZE / 2);
         fill(&store, 3);
-        spiller.keep(Some(0));
+        assert!(!spiller.is_hopeful());
+        spiller.keep(Some(0), false);
         until("it says why", || spiller.fault().is_some());
         assert!(spiller.fault().unwrap().contains("space"), "{:?}", spiller.fault());
         assert_eq!((bytes(&store).0, spiller.spill().used()), (3 * SIZE, 0));
         room.store(u64::MAX, Ordering::Relaxed);
         until("it goes", || bytes(&store).0 == 0);
         until("the fault is over", || spiller.fault().is_none());
+    }
+
+    #[test]
+    fn there_is_no_hope_when_everything_is_in_use() {
+        let (spiller, store, _, _dir) = spiller(u64::MAX);
+        fill(&store, 2);
+        let task = |index| TaskRef { run: RunId(1), index };
+        let reader = lock(&store).use_result(task(0));
+        spiller.keep(Some(0), false);
+        until("the other goes", || bytes(&store).0 == SIZE);
+        until("it gives up", || !spiller.is_hopeful());
+        drop(reader);
+        spiller.keep(Some(1), false);
+        until("it goes too", || bytes(&store).0 == 0);
     }
 }

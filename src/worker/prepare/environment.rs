@@ -212,6 +212,7 @@ fn source(
         time_limit: Some(SETUP_TIME),
         umask: None,
         error_file: None,
+        group: None,
     };
     let failed = |what: &str| Failure::new(FailureKind::Prepare(format!("[env.{}] {what}", setup.name)));
     let result = match commands.run(job, control).result {

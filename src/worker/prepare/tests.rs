@@ -3,6 +3,7 @@
 use super::*;
 use crate::base::ids::RunId;
 use crate::graph::spec::{Input, Output, Setup};
+use crate::worker::executor::native::NativeExecutor;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -47,6 +48,7 @@ impl World {
             ok_exit: vec![0],
             max_output: None,
             time_limit_ms: None,
+            memory: vec![],
             nthreads: 3,
             shell: vec![],
             nodes: None,
@@ -65,6 +67,7 @@ impl World {
             attempt: Attempt { epoch: 1, n: 2 },
             key: "t[4]".into(),
             index: 4,
+            tries: 0,
             item,
             family: Arc::new(Family::parse(spec).unwrap()),
             inputs: inputs.iter().map(|results| results.iter().map(own).collect()).collect(),

@@ -2,7 +2,7 @@
 //! memory, or in a file that stays where it is. Owns reading them; who holds which result is the `Store`'s
 //! business.
 
-use super::memfile::{HEAP_BYTES_MAX, MemFile, MemWriter, read_small};
+use super::memfile::{self, HEAP_BYTES_MAX, MemFile, MemWriter, read_small};
 use super::spill::Extent;
 use bytes::Bytes;
 use std::fs::{File, Metadata};
@@ -11,10 +11,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Content larger than this has a memory file of its own however many there are: memory ends before it takes
+/// many of them.
+const CROWDED_BYTES_MAX: u64 = 64 << 20;
+
 /// One part of a result. Cheap to clone: the content is shared.
 #[derive(Clone, Debug)]
 pub enum Data {
-    /// Small: on the heap.
+    /// Small, or when descriptors run short: anonymous memory.
     Heap(Bytes),
     /// Large: a sealed memory file.
     File(Arc<MemFile>),
@@ -63,23 +67,36 @@ impl Data {
         }
     }
 
-    /// Ends a writing: small content moves to the heap, the rest is sealed.
+    /// Ends a writing: small content moves to the heap, the rest is sealed. When memory files have used up
+    /// their part of the descriptors, content of medium size moves to the heap too.
     pub fn of_writer(writer: MemWriter) -> io::Result<Data> {
         let len = writer.size()?;
         if len <= HEAP_BYTES_MAX {
             return Ok(Data::Heap(read_small(&writer, len)?));
+        }
+        if len <= CROWDED_BYTES_MAX && memfile::is_crowded() {
+            return Ok(Data::Heap(memfile::read_mapped(&writer, len)?));
         }
         Ok(Data::File(Arc::new(writer.seal()?)))
     }
 
     /// Bytes, wherever their size puts them.
     pub fn of_bytes(bytes: Bytes) -> io::Result<Data> {
-        if bytes.len() as u64 <= HEAP_BYTES_MAX {
+        let len = bytes.len() as u64;
+        if len <= HEAP_BYTES_MAX || (len <= CROWDED_BYTES_MAX && memfile::is_crowded()) {
             return Ok(Data::Heap(bytes));
         }
         let writer = MemWriter::create("result")?;
         writer.file().write_all(&bytes)?;
         Data::of_writer(writer)
+    }
+
+    /// The content of a memory file that another process has made.
+    ///
+    /// # Errors
+    /// It is none, or cannot be made unchangeable.
+    pub fn adopt(file: File) -> io::Result<Data> {
+        Ok(Data::File(Arc::new(MemFile::adopt(file)?)))
     }
 
     /// A file that stays where it is, as it is now.
@@ -111,12 +128,12 @@ impl Data {
         }
     }
 
-    /// All bytes; those of memory files are mapped, not copied. Those on disk are copied into memory.
+    /// All bytes; those of memory files and of files of their own on disk are mapped, not copied.
     pub fn bytes(&self) -> io::Result<Bytes> {
         match self {
             Data::Heap(bytes) => Ok(bytes.clone()),
             Data::File(file) => file.bytes(),
-            Data::Spilled(extent) => extent.recall()?.bytes(),
+            Data::Spilled(extent) => extent.bytes(),
             Data::InPlace { .. } => {
                 let mut content = Vec::new();
                 io::Read::read_to_end(&mut self.reopen()?, &mut content)?;
@@ -194,6 +211,12 @@ impl TaskResult {
         self.parts.iter().map(|(_, data)| data.memory_bytes()).sum()
     }
 
+    /// Bytes of them on the heap, where they look like any other memory of the process.
+    pub fn heap_bytes(&self) -> u64 {
+        let on_heap = |data: &Data| if let Data::Heap(bytes) = data { bytes.len() as u64 } else { 0 };
+        self.parts.iter().map(|(_, data)| on_heap(data)).sum()
+    }
+
     /// Bytes that go to whoever wants it.
     pub fn travelling_bytes(&self) -> u64 {
         self.parts.iter().map(|(_, data)| data.travelling_bytes()).sum()
@@ -203,6 +226,12 @@ impl TaskResult {
     pub fn spilled_bytes(&self) -> u64 {
         let on_disk = |data: &Data| if let Data::Spilled(extent) = data { extent.len() } else { 0 };
         self.parts.iter().map(|(_, data)| on_disk(data)).sum()
+    }
+
+    /// Whether its large parts are on disk and can be read there as well as in memory.
+    pub fn is_readable_on_disk(&self) -> bool {
+        let apart = |data: &Data| !matches!(data, Data::Spilled(extent) if !extent.has_own_file());
+        self.parts.iter().all(|(_, data)| apart(data))
     }
 
     /// Whether a part on disk could not be read back.

@@ -8,8 +8,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Results up to this many bytes stay on the heap; larger ones get a memory file.
 pub const HEAP_BYTES_MAX: u64 = 64 << 10;
@@ -19,6 +19,24 @@ pub const NAME_PREFIX: &str = "hpcdag:";
 
 /// Whether the kernel knows `MFD_NOEXEC_SEAL` (6.3 and later); assumed until it says no.
 static NOEXEC_KNOWN: AtomicBool = AtomicBool::new(true);
+
+/// Memory files that hold results, of all workers of this process.
+static FILES: AtomicU64 = AtomicU64::new(0);
+
+/// Descriptors that this process may have, as of the first question.
+pub fn descriptors() -> u64 {
+    static DESCRIPTORS: OnceLock<u64> = OnceLock::new();
+    *DESCRIPTORS.get_or_init(|| {
+        use nix::sys::resource::{Resource, getrlimit};
+        getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
+    })
+}
+
+/// Whether memory files have taken their part of the descriptors: half. The rest is for connections, tasks,
+/// and results on disk.
+pub(super) fn is_crowded() -> bool {
+    FILES.load(Ordering::Relaxed) >= descriptors() / 2
+}
 
 fn memfd(name: &str) -> io::Result<File> {
     let name = std::ffi::CString::new(name.replace('\0', "?"))?;
@@ -123,7 +141,24 @@ pub struct MemFile {
 impl MemFile {
     fn of_sealed(file: File) -> io::Result<MemFile> {
         let len = file.metadata()?.len();
+        FILES.fetch_add(1, Ordering::Relaxed);
         Ok(MemFile { file, len })
+    }
+
+    /// A memory file that another process has made. It is sealed if that process has not done so; where it
+    /// cannot be, a copy is taken.
+    ///
+    /// # Errors
+    /// It is no memory file, or cannot be copied.
+    pub fn adopt(file: File) -> io::Result<MemFile> {
+        // SAFETY: a plain system call on a descriptor that we hold.
+        let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+        if seals < 0 {
+            let text = "a descriptor that should be a result is no memory file";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        let all = libc::F_SEAL_WRITE | libc::F_SEAL_GROW | libc::F_SEAL_SHRINK;
+        if seals & all == all { MemFile::of_sealed(file) } else { MemWriter { file }.seal() }
     }
 
     /// Bytes.
@@ -165,6 +200,23 @@ impl MemFile {
     }
 }
 
+impl MemFile {
+    /// All of the content, mapped at once, and zeroes up to a multiple of `alignment` (of which a page is
+    /// one).
+    pub fn map_aligned(&self, alignment: usize) -> io::Result<memmap2::Mmap> {
+        let len = usize::try_from(self.len).map_err(io::Error::other)?.next_multiple_of(alignment);
+        // SAFETY: the file is sealed against writing and shrinking, so the mapped bytes cannot change; the
+        // mapping ends with the page in which the file ends.
+        unsafe { memmap2::MmapOptions::new().len(len).populate().map(&self.file) }
+    }
+}
+
+impl Drop for MemFile {
+    fn drop(&mut self) {
+        FILES.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl AsFd for MemFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
@@ -184,6 +236,13 @@ pub(super) fn read_small(writer: &MemWriter, len: u64) -> io::Result<Bytes> {
         }
     }
     Ok(content.into())
+}
+
+/// The same in memory of its own, which the system has back as soon as it is dropped.
+pub(super) fn read_mapped(writer: &MemWriter, len: u64) -> io::Result<Bytes> {
+    let mut content = memmap2::MmapMut::map_anon(usize::try_from(len).map_err(io::Error::other)?)?;
+    writer.file().read_exact_at(&mut content, 0)?;
+    Ok(Bytes::from_owner(content.make_read_only()?))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! the order in which results were used; what may be dropped or fetched is decided by the worker's core, when
 //! results go to disk by `memory`.
 
+pub mod busy;
 pub mod data;
 pub mod memfile;
 pub mod spill;
@@ -12,9 +13,32 @@ use data::TaskResult;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Results smaller than this are not worth a place on disk, bytes.
 const SPILL_BYTES_MIN: u64 = 1 << 10;
+
+/// Tasks that read a result from disk before it comes back into memory.
+const READS_ON_DISK: u32 = 1;
+
+/// Bytes of results on the heap, of all stores of this process.
+static HEAP_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes of results on the heap of this process: its anonymous memory contains them.
+pub fn heap_bytes() -> u64 {
+    HEAP_BYTES.load(Ordering::Relaxed)
+}
+
+/// In what order results leave memory; of each kind, the longest unused first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// On disk as well: nothing has to be written.
+    Copied,
+    /// Here alone, as far as is known.
+    Own,
+    /// Fetched from a worker that has it: only what must be read here goes to disk, and that last.
+    Replica,
+}
 
 /// A result.
 #[derive(Debug)]
@@ -27,6 +51,20 @@ struct Entry {
     used: u64,
     /// It is being written.
     leaving: bool,
+    /// It was fetched from a worker that still has it.
+    replica: bool,
+    /// How many tasks have read it on disk.
+    reads: u32,
+}
+
+impl Entry {
+    fn kind(&self) -> Kind {
+        match (&self.copy, self.replica) {
+            (Some(_), _) => Kind::Copied,
+            (None, false) => Kind::Own,
+            (None, true) => Kind::Replica,
+        }
+    }
 }
 
 /// Results by task, each with the attempt that made it.
@@ -35,9 +73,12 @@ pub struct Store {
     results: FxHashMap<TaskRef, Entry>,
     managed_bytes: u64,
     spilled_bytes: u64,
-    /// Those that could go to disk, the longest unused first.
-    order: BTreeMap<u64, TaskRef>,
+    heap_bytes: u64,
+    /// Those that could go to disk, by kind, the longest unused first.
+    orders: [BTreeMap<u64, TaskRef>; 3],
     uses: u64,
+    /// What has gone to disk or come back since it was asked for.
+    moved: Vec<(TaskRef, bool)>,
 }
 
 /// A result to be written.
@@ -69,11 +110,41 @@ impl Store {
         result: Arc<TaskResult>,
     ) -> Option<Arc<TaskResult>> {
         let old = self.remove(task);
-        self.managed_bytes += result.memory_bytes();
-        self.spilled_bytes += result.spilled_bytes();
-        self.results.insert(task, Entry { attempt, result, copy: None, used: 0, leaving: false });
+        self.count(&result);
+        let entry = Entry { attempt, result, copy: None, used: 0, leaving: false, replica: false, reads: 0 };
+        self.results.insert(task, entry);
         self.touch(task);
         old
+    }
+
+    /// Notes whether a result was fetched from a worker that still has it.
+    pub fn set_replica(&mut self, task: TaskRef, replica: bool) {
+        if let Some(entry) = self.results.get_mut(&task)
+            && entry.replica != replica
+        {
+            let used = entry.used;
+            let listed = self.orders[entry.kind() as usize].remove(&used).is_some();
+            entry.replica = replica;
+            if listed {
+                self.orders[entry.kind() as usize].insert(used, task);
+            }
+        }
+    }
+
+    fn count(&mut self, result: &TaskResult) {
+        let heap = result.heap_bytes();
+        self.managed_bytes += result.memory_bytes();
+        self.spilled_bytes += result.spilled_bytes();
+        self.heap_bytes += heap;
+        HEAP_BYTES.fetch_add(heap, Ordering::Relaxed);
+    }
+
+    fn discount(&mut self, result: &TaskResult) {
+        let heap = result.heap_bytes();
+        self.managed_bytes -= result.memory_bytes();
+        self.spilled_bytes -= result.spilled_bytes();
+        self.heap_bytes -= heap;
+        HEAP_BYTES.fetch_sub(heap, Ordering::Relaxed);
     }
 
     /// The result of a task, if it is here.
@@ -87,6 +158,23 @@ impl Store {
         self.find(task).cloned()
     }
 
+    /// The same for a task that reads it, and whether it should come back into memory for that. What one task
+    /// reads is not worth the room: its pages in the kernel's cache are as good.
+    pub fn use_input(&mut self, task: TaskRef) -> Option<(Arc<TaskResult>, bool)> {
+        let result = self.use_result(task)?;
+        let entry = self.results.get_mut(&task).filter(|e| e.result.spilled_bytes() > 0);
+        let recall = entry.is_some_and(|entry| {
+            entry.reads += 1;
+            entry.reads > READS_ON_DISK || !result.is_readable_on_disk()
+        });
+        Some((result, recall))
+    }
+
+    /// Results that have gone to disk (true) or come back into memory since the last call, in order.
+    pub fn take_moved(&mut self) -> Vec<(TaskRef, bool)> {
+        std::mem::take(&mut self.moved)
+    }
+
     /// The attempt that made the result of a task, if it is here.
     pub fn find_attempt(&self, task: TaskRef) -> Option<Attempt> {
         self.results.get(&task).map(|entry| entry.attempt)
@@ -95,9 +183,8 @@ impl Store {
     /// Drops a result. Its memory is free once nobody reads it any more.
     pub fn remove(&mut self, task: TaskRef) -> Option<Arc<TaskResult>> {
         let entry = self.results.remove(&task)?;
-        self.order.remove(&entry.used);
-        self.managed_bytes -= entry.result.memory_bytes();
-        self.spilled_bytes -= entry.result.spilled_bytes();
+        self.orders[entry.kind() as usize].remove(&entry.used);
+        self.discount(&entry.result);
         Some(entry.result)
     }
 
@@ -132,20 +219,25 @@ impl Store {
     /// Puts a result at the end of the order of use, if it could go to disk at all.
     fn touch(&mut self, task: TaskRef) {
         let Some(entry) = self.results.get_mut(&task) else { return };
-        self.order.remove(&entry.used);
+        // What it was may have changed since it was listed.
+        for order in &mut self.orders {
+            order.remove(&entry.used);
+        }
         if !entry.leaving && entry.result.memory_bytes() >= SPILL_BYTES_MIN {
             self.uses += 1;
             entry.used = self.uses;
-            self.order.insert(entry.used, task);
+            self.orders[entry.kind() as usize].insert(entry.used, task);
         }
     }
 
-    /// Chooses at least `bytes` of results to leave memory, the longest unused first, as far as there are any
-    /// that nobody reads; at most `at_once` bytes of them (or one) to be written.
-    pub fn choose(&mut self, bytes: u64, at_once: u64) -> Chosen {
+    /// Chooses at least `bytes` of results to leave memory, as far as there are any that nobody reads: what
+    /// is on disk already, then the longest unused; what was fetched only if `replicas` may be written too.
+    /// At most `at_once` bytes of them (or one) are to be written.
+    pub fn choose(&mut self, bytes: u64, at_once: u64, replicas: bool) -> Chosen {
         let (mut chosen, mut free) = (Chosen::default(), 0);
-        let mut taken = Vec::new();
-        for (used, task) in &self.order {
+        let (mut taken, mut gone) = (Vec::new(), Vec::new());
+        let kinds = if replicas { 3 } else { 2 };
+        for (used, task) in self.orders.iter().take(kinds).flatten() {
             if chosen.bytes + free >= bytes {
                 break;
             }
@@ -153,11 +245,10 @@ impl Store {
             if Arc::strong_count(&entry.result) > 1 {
                 continue;
             }
-            let size = entry.result.memory_bytes();
+            let (kind, size) = (entry.kind(), entry.result.memory_bytes());
             if let Some(copy) = entry.copy.take() {
-                self.managed_bytes -= size;
-                self.spilled_bytes += copy.spilled_bytes();
-                chosen.gone.push(std::mem::replace(&mut entry.result, copy));
+                self.moved.push((*task, true));
+                gone.push((std::mem::replace(&mut entry.result, copy.clone()), copy));
                 free += size;
             } else if chosen.victims.is_empty() || chosen.bytes + size <= at_once {
                 entry.leaving = true;
@@ -166,10 +257,15 @@ impl Store {
             } else {
                 break;
             }
-            taken.push(*used);
+            taken.push((kind, *used));
         }
-        for used in taken {
-            self.order.remove(&used);
+        for (kind, used) in taken {
+            self.orders[kind as usize].remove(&used);
+        }
+        for (left, copy) in gone {
+            self.discount(&left);
+            self.count(&copy);
+            chosen.gone.push(left);
         }
         chosen
     }
@@ -181,10 +277,11 @@ impl Store {
         if Arc::strong_count(&entry.result) > 2 {
             entry.copy = Some(on_disk);
         } else {
-            let (freed, moved) = (entry.result.memory_bytes(), on_disk.spilled_bytes());
-            entry.result = on_disk;
-            self.managed_bytes -= freed;
-            self.spilled_bytes += moved;
+            entry.reads = 0;
+            let left = std::mem::replace(&mut entry.result, on_disk.clone());
+            self.moved.push((victim.task, true));
+            self.discount(&left);
+            self.count(&on_disk);
         }
         self.touch(victim.task);
     }
@@ -207,22 +304,40 @@ impl Store {
     pub fn recalled(&mut self, task: TaskRef, on_disk: &Arc<TaskResult>, in_memory: Arc<TaskResult>) {
         let Some(entry) = self.results.get_mut(&task) else { return };
         if Arc::ptr_eq(&entry.result, on_disk) {
-            self.managed_bytes += in_memory.memory_bytes();
-            self.spilled_bytes -= entry.result.spilled_bytes();
-            entry.copy = Some(std::mem::replace(&mut entry.result, in_memory));
+            entry.copy = Some(std::mem::replace(&mut entry.result, in_memory.clone()));
+            self.moved.push((task, false));
+            self.discount(on_disk);
+            self.count(&in_memory);
             self.touch(task);
         }
     }
 
     /// Gives up copies on disk of what is in memory too, to make room there. Whether there were any.
     pub fn drop_copies(&mut self) -> bool {
-        self.results.values_mut().fold(false, |any, entry| entry.copy.take().is_some() | any)
+        let mut any = false;
+        for (task, entry) in &mut self.results {
+            if entry.copy.is_some() {
+                any = true;
+                let listed = self.orders[entry.kind() as usize].remove(&entry.used).is_some();
+                entry.copy = None;
+                if listed {
+                    self.orders[entry.kind() as usize].insert(entry.used, *task);
+                }
+            }
+        }
+        any
     }
 
     /// Those that are, at least in part, only on disk: for finding out which of them are damaged.
     pub fn on_disk(&self) -> Vec<(TaskRef, Arc<TaskResult>)> {
         let spilled = self.results.iter().filter(|(_, e)| e.result.spilled_bytes() > 0);
         spilled.map(|(task, e)| (*task, e.result.clone())).collect()
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        HEAP_BYTES.fetch_sub(self.heap_bytes, Ordering::Relaxed);
     }
 }
 
@@ -262,7 +377,7 @@ mod tests {
     }
 
     fn chosen(store: &mut Store, bytes: u64) -> Vec<u32> {
-        let chosen = store.choose(bytes, u64::MAX);
+        let chosen = store.choose(bytes, u64::MAX, true);
         chosen.victims.iter().for_each(|v| store.stays(v));
         chosen.victims.iter().map(|v| v.task.index).collect()
     }
@@ -278,7 +393,7 @@ mod tests {
         assert_eq!(chosen(&mut store, u64::MAX), [0, 2, 3]);
         drop(reader);
         assert_eq!(chosen(&mut store, 1), [1]);
-        assert_eq!(store.choose(u64::MAX, 150_000).victims.len(), 1);
+        assert_eq!(store.choose(u64::MAX, 150_000, true).victims.len(), 1);
     }
 
     #[test]
@@ -288,7 +403,7 @@ mod tests {
         let task = |index| TaskRef { run: RunId(1), index };
         let mut store = filled(3);
         let leave = |store: &mut Store| {
-            for victim in store.choose(u64::MAX, u64::MAX).victims {
+            for victim in store.choose(u64::MAX, u64::MAX, true).victims {
                 let moved = spill.write(std::slice::from_ref(&victim.result)).unwrap().remove(0);
                 store.left(&victim, moved);
             }
@@ -302,7 +417,7 @@ mod tests {
         assert_eq!(back.parts[0].1.bytes().unwrap(), vec![1; 100_000]);
         drop(back);
         // It is on disk still, so it leaves without being written.
-        let chosen = store.choose(1, 1);
+        let chosen = store.choose(1, 1, true);
         assert_eq!((chosen.victims.len(), chosen.gone.len(), store.managed_bytes()), (0, 1, 0));
         drop((chosen, on_disk));
         store.remove(task(0));
@@ -311,12 +426,67 @@ mod tests {
     }
 
     #[test]
+    fn fetched_results_leave_last_and_only_if_they_must() {
+        let task = |index| TaskRef { run: RunId(1), index };
+        let mut store = filled(3);
+        store.set_replica(task(0), true);
+        let chosen = store.choose(u64::MAX, u64::MAX, false);
+        assert_eq!(chosen.victims.iter().map(|v| v.task.index).collect::<Vec<_>>(), [1, 2]);
+        chosen.victims.iter().for_each(|v| store.stays(v));
+        drop(chosen);
+        let chosen = store.choose(u64::MAX, u64::MAX, true);
+        assert_eq!(chosen.victims.iter().map(|v| v.task.index).collect::<Vec<_>>(), [1, 2, 0]);
+        chosen.victims.iter().for_each(|v| store.stays(v));
+        drop(chosen);
+        // The one from which it came is gone: it is like any other.
+        store.set_replica(task(0), false);
+        assert_eq!(store.choose(u64::MAX, u64::MAX, false).victims.len(), 3);
+    }
+
+    #[test]
+    fn what_needs_no_writing_leaves_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let spill = Spill::new(dir.path(), None, RealDisk);
+        let task = |index| TaskRef { run: RunId(1), index };
+        let mut store = filled(2);
+        let chosen = store.choose(1, u64::MAX, false);
+        let moved = spill.write(std::slice::from_ref(&chosen.victims[0].result)).unwrap().remove(0);
+        store.left(&chosen.victims[0], moved);
+        drop(chosen);
+        let on_disk = store.use_result(task(0)).unwrap();
+        store.recalled(task(0), &on_disk, Arc::new(on_disk.recall().unwrap()));
+        drop((on_disk, store.use_result(task(0))));
+        let (written, chosen) = (spill.disk_use().written, store.choose(1, u64::MAX, false));
+        assert_eq!((chosen.gone.len(), chosen.victims.len(), spill.disk_use().written), (1, 0, written));
+        assert_eq!((store.managed_bytes(), store.spilled_bytes()), (100_000, 100_000));
+    }
+
+    #[test]
+    fn what_is_read_again_and_again_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let spill = Spill::new(dir.path(), None, RealDisk);
+        let task = |index| TaskRef { run: RunId(1), index };
+        let mut store = Store::default();
+        for (index, len) in [(0, 2 << 20), (1, 100_000)] {
+            let result = TaskResult::of(Data::of_bytes(vec![1; len].into()).unwrap());
+            store.insert(task(index), Attempt { epoch: 1, n: 1 }, Arc::new(result));
+        }
+        assert!(!store.use_input(task(0)).unwrap().1, "it is in memory");
+        for victim in store.choose(u64::MAX, u64::MAX, false).victims {
+            store.left(&victim, spill.write(std::slice::from_ref(&victim.result)).unwrap().remove(0));
+        }
+        assert!(!store.use_input(task(0)).unwrap().1);
+        assert!(store.use_input(task(0)).unwrap().1);
+        assert!(store.use_input(task(1)).unwrap().1, "it is in a file with others");
+    }
+
+    #[test]
     fn what_is_dropped_or_read_while_it_is_written() {
         let dir = tempfile::tempdir().unwrap();
         let spill = Spill::new(dir.path(), None, RealDisk);
         let task = |index| TaskRef { run: RunId(1), index };
         let mut store = filled(2);
-        let chosen = store.choose(u64::MAX, u64::MAX);
+        let chosen = store.choose(u64::MAX, u64::MAX, true);
         let reader = store.use_result(task(1));
         store.remove(task(0));
         for victim in &chosen.victims {
@@ -324,7 +494,7 @@ mod tests {
         }
         assert_eq!((store.managed_bytes(), store.spilled_bytes(), spill.used()), (100_000, 0, 100_000));
         drop((chosen, reader));
-        assert_eq!(store.choose(1, 1).gone.len(), 1);
+        assert_eq!(store.choose(1, 1, true).gone.len(), 1);
         assert_eq!((store.managed_bytes(), store.spilled_bytes()), (0, 100_000));
         assert!(!store.drop_copies());
     }

@@ -3,9 +3,12 @@
 //!
 //! A large part has a file of its own, which tasks can read directly; small ones share a file. Every block
 //! has a checksum, and no byte leaves here unchecked (what a task reads directly is checked right before).
+//! Large parts are written past the page cache: their pages are free when the write returns, and no dirty
+//! ones pile up that only seem to be.
 
+use super::busy::Busy;
 use super::data::{Data, TaskResult};
-use super::memfile::HEAP_BYTES_MAX;
+use super::memfile::{self, HEAP_BYTES_MAX, MemFile};
 use bytes::Bytes;
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions, Permissions};
@@ -15,9 +18,25 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-/// Bytes under one checksum.
-pub const BLOCK_BYTES: usize = 1 << 20;
+/// Bytes under one checksum in a file of one part.
+const BLOCK_BYTES: usize = 1 << 20;
+
+/// The same where parts share a file: reading one of them reads whole blocks.
+const SHARED_BLOCK_BYTES: usize = 64 << 10;
+
+/// Bytes written at once past the page cache: each write waits for the disk.
+const DIRECT_BYTES: usize = 8 * BLOCK_BYTES;
+
+/// Parts smaller than this share a file.
+const OWN_FILE_BYTES_MIN: u64 = BLOCK_BYTES as u64;
+
+/// What lengths of writes past the page cache are multiples of; no disk asks for more.
+const ALIGNMENT: usize = 4096;
+
+/// Files of spilled results, of all workers of this process.
+static FILES: AtomicU64 = AtomicU64::new(0);
 
 /// How files are written and read: the seam where tests let a disk fail.
 pub trait Disk: Debug + Send + Sync {
@@ -38,17 +57,30 @@ pub struct RealDisk;
 
 impl Disk for RealDisk {}
 
+/// How much went to disk and came back, and the time in which at least one thread was at it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DiskUse {
+    /// Bytes written, those included that are gone.
+    pub written: u64,
+    /// How long that took.
+    pub writing: Duration,
+    /// Bytes read.
+    pub read: u64,
+    /// How long that took.
+    pub reading: Duration,
+}
+
 /// Where results go, and how much of them.
 #[derive(Debug)]
 pub struct Spill {
     directory: PathBuf,
     bytes_max: Option<u64>,
     used: AtomicU64,
-    /// Bytes written so far, whatever became of them.
-    written: AtomicU64,
     /// Set when a file cannot be read back.
     lost: AtomicBool,
     disk: Box<dyn Disk>,
+    writing: Busy,
+    reading: Busy,
 }
 
 impl Spill {
@@ -58,20 +90,26 @@ impl Spill {
             directory: directory.to_path_buf(),
             bytes_max,
             used: AtomicU64::new(0),
-            written: AtomicU64::new(0),
             lost: AtomicBool::new(false),
             disk: Box::new(disk),
+            writing: Busy::default(),
+            reading: Busy::default(),
         })
+    }
+
+    /// What was written and read back so far; reads that the page cache answered included.
+    pub fn disk_use(&self) -> DiskUse {
+        DiskUse {
+            written: self.writing.bytes(),
+            writing: self.writing.time(),
+            read: self.reading.bytes(),
+            reading: self.reading.time(),
+        }
     }
 
     /// Bytes on disk.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
-    }
-
-    /// Bytes written so far, those included that are gone.
-    pub fn written(&self) -> u64 {
-        self.written.load(Ordering::Relaxed)
     }
 
     /// Whether something could not be read back since the last call.
@@ -84,25 +122,33 @@ impl Spill {
     /// # Errors
     /// No room, by the disk's or our own bound, or the disk fails; nothing stays there then.
     pub fn write(self: &Arc<Self>, results: &[Arc<TaskResult>]) -> io::Result<Vec<Arc<TaskResult>>> {
-        let small = |data: &Data| matches!(data, Data::Heap(bytes) if !bytes.is_empty());
+        let _busy = self.writing.begin();
+        let shares = |data: &Data| match data {
+            Data::Heap(bytes) => !bytes.is_empty(),
+            Data::File(file) => file.len() < OWN_FILE_BYTES_MIN || is_crowded(),
+            Data::Spilled(_) | Data::InPlace { .. } => false,
+        };
+        // Asked once for each part: the answer depends on how many files there are.
+        let sharing: Vec<bool> = parts_of(results).map(shares).collect();
         let mut shared = Vec::new();
-        for (_, data) in results.iter().flat_map(|r| &r.parts).filter(|(_, data)| small(data)) {
+        for (data, _) in parts_of(results).zip(&sharing).filter(|(_, shares)| **shares) {
             shared.push(data.bytes()?);
         }
-        let file = if shared.is_empty() { None } else { Some(self.write_file(&shared)?) };
-        let mut offset = 0;
+        let file = if shared.is_empty() { None } else { Some(self.write_shared(&shared)?) };
+        let (mut offset, mut sharing) = (0, sharing.into_iter());
         let mut moved = Vec::with_capacity(results.len());
         for result in results {
             let mut parts = Vec::with_capacity(result.parts.len());
             for (name, data) in &result.parts {
+                let shares = sharing.next().unwrap_or(false);
                 let data = match (data, &file) {
-                    (Data::Heap(bytes), Some(file)) if !bytes.is_empty() => {
-                        let len = bytes.len() as u64;
+                    (_, Some(file)) if shares => {
+                        let len = data.len();
                         offset += len;
                         Data::Spilled(Extent { file: file.clone(), offset: offset - len, len })
                     }
                     (Data::File(memory), _) => {
-                        let file = self.write_file(&[memory.bytes()?])?;
+                        let file = self.write_direct(memory)?;
                         Data::Spilled(Extent { offset: 0, len: memory.len(), file })
                     }
                     _ => data.clone(),
@@ -115,50 +161,115 @@ impl Spill {
     }
 
     /// Writes pieces, one after the other, to a new file.
-    fn write_file(self: &Arc<Self>, pieces: &[Bytes]) -> io::Result<Arc<SpillFile>> {
-        let len = pieces.iter().map(|p| p.len() as u64).sum();
-        self.reserve(len)?;
-        // From here on, dropping it gives the room back.
-        let mut new = SpillFile {
-            file: None,
-            len,
-            sums: Vec::new(),
-            lost: AtomicBool::new(false),
-            spill: self.clone(),
-        };
-        let file = create(&self.directory)?;
+    fn write_shared(self: &Arc<Self>, pieces: &[Bytes]) -> io::Result<Arc<SpillFile>> {
+        let (mut new, file) =
+            self.new_file(pieces.iter().map(|p| p.len() as u64).sum(), SHARED_BLOCK_BYTES)?;
         let mut at = 0;
         let mut put = |block: &[u8]| -> io::Result<()> {
             self.disk.write(&file, block, at)?;
-            self.written.fetch_add(block.len() as u64, Ordering::Relaxed);
-            new.sums.push(crc32fast::hash(block));
+            new.sums.extend(block.chunks(new.block).map(crc32fast::hash));
+            self.writing.count(block.len() as u64);
             begin_writeback(&file, at, block.len());
             at += block.len() as u64;
             Ok(())
         };
-        if let [whole] = pieces {
-            whole.chunks(BLOCK_BYTES).try_for_each(&mut put)?;
-        } else {
-            let mut block = Vec::with_capacity(BLOCK_BYTES);
-            for mut piece in pieces.iter().map(|p| &p[..]) {
-                while !piece.is_empty() {
-                    let n = piece.len().min(BLOCK_BYTES - block.len());
-                    block.extend_from_slice(&piece[..n]);
-                    piece = &piece[n..];
-                    if block.len() == BLOCK_BYTES {
-                        put(&block)?;
-                        block.clear();
-                    }
+        let mut block = Vec::with_capacity(BLOCK_BYTES);
+        for mut piece in pieces.iter().map(|p| &p[..]) {
+            while !piece.is_empty() {
+                let n = piece.len().min(BLOCK_BYTES - block.len());
+                block.extend_from_slice(&piece[..n]);
+                piece = &piece[n..];
+                if block.len() == BLOCK_BYTES {
+                    put(&block)?;
+                    block.clear();
                 }
             }
-            if !block.is_empty() {
-                put(&block)?;
+        }
+        if !block.is_empty() {
+            put(&block)?;
+        }
+        new.complete(file)
+    }
+
+    /// Writes a memory file to a new file, past the page cache where the file system can do that.
+    fn write_direct(self: &Arc<Self>, memory: &MemFile) -> io::Result<Arc<SpillFile>> {
+        let len = usize::try_from(memory.len()).map_err(io::Error::other)?;
+        let (mut new, file) = self.new_file(memory.len(), BLOCK_BYTES)?;
+        let pages = memory.map_aligned(ALIGNMENT)?;
+        let direct = set_direct(&file, true);
+        let mut written = self.write_halves(&file, &pages, len, direct);
+        if direct {
+            set_direct(&file, false);
+            written = match written {
+                // It can be opened like that, but not written.
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+                    self.write_halves(&file, &pages, len, false)
+                }
+                // The last page was written whole.
+                written => written.and_then(|sums| file.set_len(memory.len()).map(|()| sums)),
+            };
+        }
+        new.sums = written?;
+        new.complete(file)
+    }
+
+    /// Writes both halves at once: the sums of one are made while the disk has the other. Returns the sums.
+    fn write_halves(&self, file: &File, pages: &[u8], len: usize, direct: bool) -> io::Result<Vec<u32>> {
+        let middle = (len / 2).next_multiple_of(DIRECT_BYTES).min(len);
+        let write = |from, to| self.write_pages(file, pages, from, to, direct);
+        if middle == len {
+            return write(0, len);
+        }
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("spill-half".into());
+            let Ok(second) = thread.spawn_scoped(scope, || write(middle, len)) else { return write(0, len) };
+            let mut sums = write(0, middle);
+            let second = second.join().unwrap_or_else(|_| Err(io::Error::other("a writing thread panicked")));
+            if let Ok(sums) = &mut sums {
+                sums.extend(second?);
+            }
+            sums
+        })
+    }
+
+    /// Writes the pages of these bytes; past the page cache, the last one whole. Returns the sums.
+    fn write_pages(
+        &self,
+        file: &File,
+        pages: &[u8],
+        from: usize,
+        to: usize,
+        direct: bool,
+    ) -> io::Result<Vec<u32>> {
+        let mut sums = Vec::with_capacity((to - from).div_ceil(BLOCK_BYTES));
+        for at in (from..to).step_by(DIRECT_BYTES) {
+            let end = (at + DIRECT_BYTES).min(to);
+            sums.extend(pages[at..end].chunks(BLOCK_BYTES).map(crc32fast::hash));
+            let whole = if direct { end.next_multiple_of(ALIGNMENT) } else { end };
+            self.disk.write(file, &pages[at..whole], at as u64)?;
+            self.writing.count((end - at) as u64);
+            if !direct {
+                begin_writeback(file, at as u64, end - at);
             }
         }
-        // Tasks are given its path: not even they shall change it.
-        file.set_permissions(Permissions::from_mode(0o400))?;
-        new.file = Some(file);
-        Ok(Arc::new(new))
+        Ok(sums)
+    }
+
+    /// Room for a new file, and it. Dropping the first gives the room back.
+    fn new_file(self: &Arc<Self>, len: u64, block: usize) -> io::Result<(SpillFile, File)> {
+        let (files, most) = (FILES.load(Ordering::Relaxed), memfile::descriptors());
+        // Tasks and connections need some too.
+        if files >= most / 8 * 3 {
+            let text =
+                format!("{files} files of spilled results are open and the limit is {most} for all files");
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, text));
+        }
+        self.reserve(len)?;
+        let lost = AtomicBool::new(false);
+        FILES.fetch_add(1, Ordering::Relaxed);
+        let new = SpillFile { file: None, len, block, sums: Vec::new(), lost, spill: self.clone() };
+        let file = create(&self.directory)?;
+        Ok((new, file))
     }
 
     fn reserve(&self, len: u64) -> io::Result<()> {
@@ -172,6 +283,24 @@ impl Spill {
             _ => Ok(()),
         }
     }
+}
+
+fn parts_of(results: &[Arc<TaskResult>]) -> impl Iterator<Item = &Data> {
+    results.iter().flat_map(|r| &r.parts).map(|(_, data)| data)
+}
+
+/// Whether there are so many files of spilled results, a quarter of all that may be open, that also large
+/// parts should share one, and many results be written at once.
+pub fn is_crowded() -> bool {
+    FILES.load(Ordering::Relaxed) >= memfile::descriptors() / 4
+}
+
+/// Makes writes go past the page cache, or not any more; whether they do.
+fn set_direct(file: &File, direct: bool) -> bool {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let Ok(flags) = fcntl(file, FcntlArg::F_GETFL).map(OFlag::from_bits_retain) else { return false };
+    let wanted = if direct { flags | OFlag::O_DIRECT } else { flags - OFlag::O_DIRECT };
+    fcntl(file, FcntlArg::F_SETFL(wanted)).is_ok() && direct
 }
 
 /// A new file without a name, where the file system can make one; else its name goes at once.
@@ -206,6 +335,8 @@ struct SpillFile {
     /// `None` while it is being written.
     file: Option<File>,
     len: u64,
+    /// Bytes under one checksum.
+    block: usize,
     sums: Vec<u32>,
     /// It could not be read back.
     lost: AtomicBool,
@@ -214,6 +345,7 @@ struct SpillFile {
 
 impl Drop for SpillFile {
     fn drop(&mut self) {
+        FILES.fetch_sub(1, Ordering::Relaxed);
         self.spill.used.fetch_sub(self.len, Ordering::Relaxed);
     }
 }
@@ -223,22 +355,43 @@ impl SpillFile {
         self.file.as_ref().ok_or_else(|| io::Error::other("a spilled result was not written"))
     }
 
-    /// A block, checked.
-    fn block(&self, n: usize) -> io::Result<Vec<u8>> {
-        let at = n as u64 * BLOCK_BYTES as u64;
-        let len = self.len.saturating_sub(at).min(BLOCK_BYTES as u64);
-        let mut block = vec![0; usize::try_from(len).unwrap_or(0)];
-        let read = self.spill.disk.read(self.file()?, &mut block, at);
+    /// Ends the writing.
+    fn complete(mut self, file: File) -> io::Result<Arc<SpillFile>> {
+        // Tasks are given its path: not even they shall change it.
+        file.set_permissions(Permissions::from_mode(0o400))?;
+        self.file = Some(file);
+        Ok(Arc::new(self))
+    }
+
+    /// A block, checked, in place of what `block` held.
+    fn read_block(&self, n: usize, block: &mut Vec<u8>) -> io::Result<()> {
+        let at = n as u64 * self.block as u64;
+        let len = self.len.saturating_sub(at).min(self.block as u64);
+        block.resize(usize::try_from(len).unwrap_or(0), 0);
+        let read = self.spill.disk.read(self.file()?, block, at);
         let sound = read.and_then(|()| match self.sums.get(n) {
-            Some(sum) if *sum == crc32fast::hash(&block) => Ok(()),
+            Some(sum) if *sum == crc32fast::hash(block) => Ok(()),
             _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the checksum differs")),
         });
-        sound.map(|()| block).map_err(|error| {
+        self.spill.reading.count(len);
+        sound.map_err(|error| {
             self.lost.store(true, Ordering::Release);
             self.spill.lost.store(true, Ordering::Release);
             let text = format!("a spilled result cannot be read back from disk: {error}");
             io::Error::new(error.kind(), text)
         })
+    }
+}
+
+/// The pages of a file, which stays for as long as they are looked at.
+struct Pages {
+    map: memmap2::Mmap,
+    _file: Arc<SpillFile>,
+}
+
+impl AsRef<[u8]> for Pages {
+    fn as_ref(&self) -> &[u8] {
+        &self.map
     }
 }
 
@@ -267,9 +420,12 @@ impl Extent {
         if left == 0 {
             return Ok(Bytes::new());
         }
-        let at = self.offset + offset;
-        let block = Bytes::from(self.file.block((at / BLOCK_BYTES as u64) as usize)?);
-        let start = ((at % BLOCK_BYTES as u64) as usize).min(block.len());
+        let _busy = self.file.spill.reading.begin();
+        let (at, mut block) = (self.offset + offset, Vec::new());
+        let size = self.file.block as u64;
+        self.file.read_block((at / size) as usize, &mut block)?;
+        let block = Bytes::from(block);
+        let start = ((at % size) as usize).min(block.len());
         Ok(block.slice(start..block.len().min(start.saturating_add(left))))
     }
 
@@ -286,10 +442,27 @@ impl Extent {
         }
     }
 
+    /// All of it, checked: mapped if it has a file to itself (the pages are the kernel's to take back), else
+    /// copied.
+    pub fn bytes(&self) -> io::Result<Bytes> {
+        if !self.has_own_file() {
+            return self.recall()?.bytes();
+        }
+        self.check()?;
+        // SAFETY: nobody knows the file but this process and tasks that may only read it.
+        let map = unsafe { memmap2::Mmap::map(self.file.file()?)? };
+        Ok(Bytes::from_owner(Pages { map, _file: self.file.clone() }))
+    }
+
+    /// Whether it can be read without another part's bytes.
+    pub fn has_own_file(&self) -> bool {
+        self.offset == 0 && self.len == self.file.len && self.len >= OWN_FILE_BYTES_MIN
+    }
+
     /// A path at which processes of the same user can read it, for as long as this value lives; checked.
     /// `None` if it shares its file with others.
     pub fn path(&self) -> io::Result<Option<PathBuf>> {
-        if self.offset != 0 || self.len != self.file.len {
+        if !self.has_own_file() {
             return Ok(None);
         }
         self.check()?;
@@ -318,13 +491,19 @@ impl Extent {
     }
 
     fn pieces(&self, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-        let mut at = 0;
-        while at < self.len {
-            let piece = self.read_at(at, BLOCK_BYTES)?;
+        let _busy = self.file.spill.reading.begin();
+        let (mut at, end) = (self.offset, self.offset + self.len);
+        let (mut block, size) = (Vec::new(), self.file.block as u64);
+        while at < end {
+            let n = at / size;
+            self.file.read_block(n as usize, &mut block)?;
+            let start = ((at % size) as usize).min(block.len());
+            let left = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let piece = &block[start..block.len().min(start.saturating_add(left))];
             if piece.is_empty() {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a spilled result ends too early"));
             }
-            take(&piece)?;
+            take(piece)?;
             at += piece.len() as u64;
         }
         Ok(())
@@ -450,6 +629,55 @@ pub(in crate::worker) mod tests {
             assert!(data.reopen().is_err() && spill.take_lost());
             assert!(data.read_at(0, 10).is_err() && spill.take_lost());
         }
+    }
+
+    #[test]
+    fn a_truncated_file_is_noticed_before_it_is_mapped() {
+        let dir = tempfile::tempdir().unwrap();
+        let spill = Spill::new(dir.path(), None, RealDisk);
+        let after = spill.write(&[sample(1)]).unwrap();
+        let Data::Spilled(extent) = &after[0].parts[2].1 else { panic!("{after:?}") };
+        let path = extent.path().unwrap().unwrap();
+        let whole = extent.bytes().unwrap();
+        assert_eq!(whole.len() as u64, extent.len(), "it can be read in place");
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 20).unwrap();
+        assert!(extent.bytes().is_err() && spill.take_lost() && extent.is_lost());
+        assert!(extent.reopen().is_err() && extent.recall().is_err() && extent.read_at(2 << 20, 9).is_err());
+    }
+
+    #[test]
+    fn what_is_mapped_stays_when_the_result_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let spill = Spill::new(dir.path(), None, RealDisk);
+        let before = sample(3);
+        let after = spill.write(std::slice::from_ref(&before)).unwrap();
+        let bytes = after[0].parts[2].1.bytes().unwrap();
+        drop(after);
+        assert_eq!(spill.used(), bytes.len() as u64, "its room is not free yet");
+        assert!(bytes == before.parts[2].1.bytes().unwrap());
+        drop(bytes);
+        assert_eq!(spill.used(), 0);
+    }
+
+    #[test]
+    fn a_disk_that_does_not_take_direct_writes_gets_others() {
+        #[derive(Debug)]
+        struct OldDisk;
+        impl Disk for OldDisk {
+            fn write(&self, file: &File, block: &[u8], at: u64) -> io::Result<()> {
+                use nix::fcntl::{FcntlArg, OFlag, fcntl};
+                let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL).unwrap());
+                if flags.contains(OFlag::O_DIRECT) {
+                    return Err(io::Error::from_raw_os_error(libc::EINVAL));
+                }
+                file.write_all_at(block, at)
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let before = sample(5);
+        let after = Spill::new(dir.path(), None, OldDisk).write(std::slice::from_ref(&before)).unwrap();
+        assert!(after[0].parts[2].1.bytes().unwrap() == before.parts[2].1.bytes().unwrap());
     }
 
     #[test]

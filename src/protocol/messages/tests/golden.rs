@@ -63,6 +63,7 @@ fn spec() -> TaskSpec {
         ok_exit: vec![0],
         max_output: None,
         time_limit_ms: Some(1000),
+        memory: vec![1 << 20],
         nthreads: 1,
         shell: Vec::new(),
         nodes: None,

@@ -137,13 +137,10 @@ impl<'a> Running<'a> {
             return;
         }
         if self.control.is_cancelled() {
-            match self.control.shortage() {
-                None => self.stop(FailureKind::Cancelled, self.control.reason()),
-                Some(shortage) => {
-                    self.stop(FailureKind::Memory(Box::new(shortage)), None);
-                    // It goes on growing for as long as it is asked kindly.
-                    self.phase = Phase::Terminating(Instant::now());
-                }
+            self.stop(self.control.verdict(), self.control.reason());
+            if self.control.is_forced() {
+                // It goes on growing for as long as it is asked kindly.
+                self.phase = Phase::Terminating(Instant::now());
             }
         } else if self.job.max_output.is_some_and(|max| self.stdout.size() > max) {
             self.stop(FailureKind::OutputTooLarge, None);

@@ -26,6 +26,7 @@ fn argv(argv: &[&str]) -> CommandJob {
         time_limit: None,
         umask: None,
         error_file: None,
+        group: None,
     }
 }
 

@@ -1,0 +1,347 @@
+//! One executor process, from the worker's side: started, greeted, given tasks, asked to trim, ended. Owns
+//! the process and its connection; which task goes where is the pool's business.
+
+use super::Program;
+use super::channel::{Channel, Frame};
+use super::messages::{End, Hello, Run, Task, VERSIONS, Welcome, send_inputs, tag, take_done};
+use crate::worker::executor::FailureKind;
+use crate::worker::executor::control::Control;
+use crate::worker::executor::native::NativeJob;
+use crate::worker::executor::process::{Exit, Process, poll, poll_fd};
+use crate::worker::executor::streams::Tail;
+use crate::worker::store::data::TaskResult;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long an executor may take to say hello: its program may lie on a busy file system.
+const START_TIME: Duration = Duration::from_secs(60);
+
+/// How long it may take to give memory back.
+const TRIM_TIME: Duration = Duration::from_secs(10);
+
+/// How long one whose connection has ended may take to end itself.
+const END_TIME: Duration = Duration::from_secs(1);
+
+/// How long after SIGKILL it is waited for.
+const STUCK_TIME: Duration = Duration::from_secs(20);
+
+/// A process that waits for tasks.
+#[derive(Debug)]
+pub(super) struct Warm {
+    channel: Channel,
+    process: Process,
+    stderr: Tail,
+    /// Its anonymous memory when it had started, bytes.
+    started_with: u64,
+    /// The same when it was looked at last.
+    occupied: u64,
+    tasks: u64,
+    /// How it ended, once it was reaped.
+    exit: Option<Exit>,
+}
+
+/// How a task ended.
+pub(super) enum Ran {
+    /// It ended in order; the executor is ready for the next one. CPU time is the task's.
+    Done(Result<TaskResult, FailureKind>, Duration),
+    /// The executor had gone before it was given all of the task.
+    NotBegun,
+    /// The executor ended with it, or had to be ended.
+    Died {
+        /// What the task fails with.
+        kind: FailureKind,
+        /// Whether it was the executor that failed, not somebody who ended the task.
+        unasked: bool,
+    },
+}
+
+impl Warm {
+    /// Starts a process and waits until it is ready.
+    pub fn start(program: &Program, env: &BTreeMap<OsString, OsString>) -> Result<Warm, String> {
+        let say = |e: io::Error| format!("cannot start an executor ({}): {e}", program.path.display());
+        let (channel, theirs) = Channel::pair().map_err(say)?;
+        let (stderr, end) = Tail::open().map_err(say)?;
+        let out = end.try_clone().map_err(say)?;
+        let mut command = Command::new(&program.path);
+        command.args(&program.args).env_clear().envs(env).process_group(0);
+        command.stdin(Stdio::from(theirs)).stdout(out).stderr(end);
+        let child = command.spawn().map_err(say)?;
+        // With it go our copies of its ends.
+        drop(command);
+        let process = Process::of(&child);
+        process.raise_oom_score();
+        let mut warm = Warm { channel, process, stderr, started_with: 0, occupied: 0, tasks: 0, exit: None };
+        if let Err(why) = warm.greet() {
+            let (exit, text) = warm.bury();
+            let end = exit.map_or_else(String::new, |exit| format!(" ({})", kind_of(exit)));
+            let text = String::from_utf8_lossy(&text).trim().to_owned();
+            let text = if text.is_empty() { text } else { format!(": {text}") };
+            return Err(format!("the executor {} does not start: {why}{end}{text}", program.path.display()));
+        }
+        warm.occupied = warm.anonymous_bytes();
+        warm.started_with = warm.occupied;
+        Ok(warm)
+    }
+
+    fn greet(&mut self) -> Result<(), String> {
+        let hello = match self.next(Instant::now() + START_TIME) {
+            Ok(Some(frame)) if frame.tag == tag::HELLO => {
+                frame.control::<Hello>().map_err(|e| e.to_string())?
+            }
+            Ok(Some(frame)) => return Err(format!("it said {} instead of hello", frame.tag)),
+            Ok(None) => return Err("it ended".into()),
+            Err(error) => return Err(error.to_string()),
+        };
+        let version = hello.newest.min(VERSIONS.1);
+        if version < hello.oldest.max(VERSIONS.0) {
+            return Err(format!(
+                "it speaks versions {} to {} of the protocol, this worker {} to {}",
+                hello.oldest, hello.newest, VERSIONS.0, VERSIONS.1
+            ));
+        }
+        self.channel.send(tag::WELCOME, &Welcome { version }, &[], &[]).map_err(|e| e.to_string())
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
+    /// Whether it has not ended.
+    pub fn is_alive(&mut self) -> bool {
+        if self.exit.is_none() {
+            self.exit = self.process.try_wait().ok().flatten();
+        }
+        self.exit.is_none()
+    }
+
+    /// Anonymous memory beyond what it started with, bytes.
+    pub fn grown_bytes(&mut self) -> u64 {
+        self.occupied = self.anonymous_bytes();
+        self.occupied.saturating_sub(self.started_with)
+    }
+
+    fn anonymous_bytes(&self) -> u64 {
+        // `status` says it in words and costs twice as much. Resident pages that belong to no file.
+        let text = std::fs::read_to_string(format!("/proc/{}/statm", self.pid())).unwrap_or_default();
+        let mut pages = text.split_whitespace().skip(1).filter_map(|n| n.parse::<u64>().ok());
+        let (resident, shared) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
+        // SAFETY: a plain query without pointers.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        resident.saturating_sub(shared).saturating_mul(u64::try_from(page).unwrap_or(4096))
+    }
+
+    /// Runs a task. A function that does not end `grace` after it was asked to is ended with its process.
+    pub fn run(&mut self, job: &NativeJob, control: &Control, grace: Duration) -> Ran {
+        self.tasks += 1;
+        control.set_base(self.occupied);
+        control.set_pid(self.pid());
+        let mut capture = None;
+        let ran = match self.order(job) {
+            Ok(()) => self.follow(job, control, grace, &mut capture),
+            Err(OrderError::Input(error)) => {
+                let kind = FailureKind::Prepare(format!("cannot read an input: {error}"));
+                Ran::Died { kind, unasked: false }
+            }
+            Err(OrderError::Executor) => Ran::NotBegun,
+        };
+        // Before its file is closed, for others look at it.
+        control.set_capture(None);
+        control.set_pid(0);
+        ran
+    }
+
+    fn order(&self, job: &NativeJob) -> Result<(), OrderError> {
+        let ended = |e: &io::Error| {
+            matches!(
+                e.kind(),
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::WouldBlock
+            )
+        };
+        let sent = |r: io::Result<()>| {
+            r.map_err(|e| if ended(&e) { OrderError::Executor } else { OrderError::Input(e) })
+        };
+        sent(send_inputs(&self.channel, &job.inputs))?;
+        let run = Run {
+            task: self.tasks,
+            key: job.key.clone(),
+            index: job.index,
+            item: job.item.clone(),
+            attempt: (job.attempt.epoch, job.attempt.n),
+            function: job.function.clone(),
+            args: job.args.clone(),
+            max_output: job.max_output,
+            time_limit_ms: job.time_limit.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
+        };
+        sent(self.channel.send(tag::RUN, &run, &[], &[]))
+    }
+
+    /// Waits for the end of a task.
+    fn follow(
+        &mut self,
+        job: &NativeJob,
+        control: &Control,
+        grace: Duration,
+        capture: &mut Option<File>,
+    ) -> Ran {
+        // It ends itself when its time is over, if its function looks.
+        let mut deadline = job.time_limit.map(|limit| Instant::now() + limit + grace);
+        let mut stopped = None;
+        loop {
+            if stopped.is_none() && control.is_cancelled() {
+                stopped = Some(control.verdict());
+                // What has to end at once would go on growing for as long as it is asked kindly.
+                let asked = !control.is_forced()
+                    && self.channel.send(tag::CANCEL, &Task { task: self.tasks }, &[], &[]).is_ok();
+                deadline = Some(Instant::now() + if asked { grace } else { Duration::ZERO });
+            }
+            if deadline.is_some_and(|at| Instant::now() >= at) {
+                self.process.signal_group(libc::SIGKILL);
+                return self.died(Some(stopped.unwrap_or(FailureKind::TimeLimit)));
+            }
+            if !self.wait(deadline, stopped.is_none().then_some(control)) {
+                continue;
+            }
+            match self.channel.receive() {
+                Ok(Some(frame)) if frame.tag == tag::OUTPUT => {
+                    control.set_capture(None);
+                    *capture = frame.descriptors.into_iter().next().map(File::from);
+                    control.set_capture(capture.as_ref());
+                }
+                Ok(Some(frame)) if frame.tag == tag::DONE => match take_done(frame) {
+                    Ok((done, result)) if done.task == self.tasks => {
+                        let result = stopped.map_or_else(|| judge(done.end, result), Err);
+                        return Ran::Done(result, Duration::from_nanos(done.cpu_ns));
+                    }
+                    Ok(_) => return self.confused("it ended a task that it was not given"),
+                    Err(error) => return self.confused(&error.to_string()),
+                },
+                Ok(Some(frame)) => return self.confused(&format!("it said {}", frame.tag)),
+                Ok(None) => return self.died(stopped),
+                Err(error) => return self.confused(&error.to_string()),
+            }
+        }
+    }
+
+    /// Waits until a message has begun to come (true), or something else happens.
+    fn wait(&mut self, until: Option<Instant>, control: Option<&Control>) -> bool {
+        let time = until.map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(Instant::now()));
+        let none = libc::pollfd { fd: -1, events: 0, revents: 0 };
+        let mut fds = [
+            poll_fd(self.channel.fd(), libc::POLLIN),
+            self.stderr.fd().map_or(none, |fd| poll_fd(fd, libc::POLLIN)),
+            control.map_or(none, |control| poll_fd(control.wake_fd(), libc::POLLIN)),
+        ];
+        if !poll(&mut fds, time) {
+            return false;
+        }
+        let [message, stderr, wake] = fds.map(|fd| fd.revents != 0);
+        if stderr {
+            self.stderr.advance();
+        }
+        if let Some(control) = control.filter(|_| wake) {
+            control.clear_stale_wake();
+        }
+        message
+    }
+
+    /// The next frame, unless it takes too long.
+    fn next(&mut self, until: Instant) -> io::Result<Option<Frame>> {
+        while !self.wait(Some(until), None) {
+            if Instant::now() >= until {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        self.channel.receive()
+    }
+
+    /// The process says what makes no sense: it is not to be trusted with anything any more.
+    fn confused(&mut self, what: &str) -> Ran {
+        self.process.signal_group(libc::SIGKILL);
+        let kind = FailureKind::Native(format!("its executor broke the protocol: {what}"));
+        Ran::Died { kind, unasked: true }
+    }
+
+    /// The process has ended, or is ending: for `stopped`, or by itself.
+    fn died(&mut self, stopped: Option<FailureKind>) -> Ran {
+        let exit = self.reap();
+        let unasked = stopped.is_none();
+        let own = || exit.map_or(FailureKind::Signal(libc::SIGKILL), kind_of);
+        Ran::Died { kind: stopped.unwrap_or_else(own), unasked }
+    }
+
+    /// Waits for the end of the process, and makes it end if it does not.
+    fn reap(&mut self) -> Option<Exit> {
+        let begin = Instant::now();
+        let mut killed = false;
+        while self.exit.is_none() {
+            match self.process.try_wait() {
+                Ok(exit @ Some(_)) => self.exit = exit,
+                Ok(None) if begin.elapsed() < END_TIME || (killed && begin.elapsed() < STUCK_TIME) => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Ok(None) if !killed => {
+                    self.process.signal_group(libc::SIGKILL);
+                    killed = true;
+                }
+                // Stuck in the kernel, or somebody else's to reap.
+                Ok(None) | Err(_) => return None,
+            }
+        }
+        self.exit
+    }
+
+    /// Asks it to give memory back. Whether it then has no more than `bound` bytes beyond its start.
+    pub fn trim(&mut self, bound: u64) -> bool {
+        let asked = self.channel.send(tag::TRIM, &(), &[], &[]).is_ok();
+        let answer = || self.next(Instant::now() + TRIM_TIME);
+        matches!(asked.then(answer), Some(Ok(Some(frame))) if frame.tag == tag::TRIMMED)
+            && self.grown_bytes() <= bound
+    }
+
+    /// Ends it, and returns how it ended and the last it said on stderr.
+    pub fn bury(mut self) -> (Option<Exit>, Vec<u8>) {
+        // It ends when this does.
+        self.channel.close();
+        let exit = self.reap();
+        let Warm { process, stderr, .. } = self;
+        if exit.is_none() {
+            let reaper = std::thread::Builder::new().name("reaper".into());
+            if let Err(error) = reaper.spawn(move || process.wait_for_ever()) {
+                tracing::warn!("a stuck executor will stay a zombie: {error}");
+            }
+        }
+        (exit, stderr.finish())
+    }
+}
+
+/// Why a task could not be handed over.
+enum OrderError {
+    /// Its inputs cannot be had.
+    Input(io::Error),
+    /// The executor has gone, or does not listen.
+    Executor,
+}
+
+/// What a task fails with whose executor ended like this.
+pub(super) fn kind_of(exit: Exit) -> FailureKind {
+    match exit.end {
+        Ok(code) => FailureKind::Exit(code),
+        Err(signal) => FailureKind::Signal(signal),
+    }
+}
+
+fn judge(end: End, result: TaskResult) -> Result<TaskResult, FailureKind> {
+    match end {
+        End::Succeeded => Ok(result),
+        End::Failed(text) => Err(FailureKind::Native(text)),
+        End::Cancelled => Err(FailureKind::Cancelled),
+        End::TimeLimit => Err(FailureKind::TimeLimit),
+        End::Unkept(text) => Err(FailureKind::Result(text)),
+    }
+}

@@ -1,0 +1,181 @@
+//! What the scheduler's choice of workers is worth for graphs that stream through memory: how much travels
+//! between the workers, and how much they hold. Owns the shapes and the bounds; the clusters are in `model`.
+
+mod model;
+
+use hpcdag::base::ids::FamilyIx;
+use hpcdag::graph::layer::{Border, Csr, Edge, Layer, Pattern, Size};
+use model::{Setting, run};
+use std::sync::Arc;
+
+const MIB: u64 = 1 << 20;
+/// The memory of one thread.
+const LIMIT: u64 = 512 * MIB;
+/// A part of a chunk in a reduction.
+const PART: u64 = 4096;
+
+/// A graph as it grows.
+#[derive(Default)]
+struct Shape {
+    layers: Vec<(Layer, u64)>,
+}
+
+impl Shape {
+    fn add(&mut self, n: u32, size: u64, from: &[(u32, Pattern)]) -> u32 {
+        let edges = from
+            .iter()
+            .map(|(producer, pattern)| Edge {
+                producer: FamilyIx(*producer),
+                pattern: pattern.clone(),
+                data: true,
+            })
+            .collect();
+        self.layers.push((Layer { size: Size::Fixed(n), edges, ..Layer::default() }, size));
+        self.layers.len() as u32 - 1
+    }
+
+    /// Reduces a family to one small result.
+    fn reduce(&mut self, family: u32, n: u32) -> u32 {
+        let part = self.add(n, PART, &[(family, Pattern::Each)]);
+        let tree = self.add(n, PART, &[(part, Pattern::Tree { fan_in: 4 })]);
+        self.add(1, PART, &[(tree, Pattern::All)])
+    }
+
+    fn on(self, workers: u32, threads: u32, limit: u64) -> Setting {
+        let last = self.layers.len() as u32 - 1;
+        Setting {
+            workers,
+            threads,
+            target: Some(limit * 6 / 10),
+            layers: self.layers,
+            outputs: vec![last],
+            seed: 1,
+        }
+    }
+}
+
+fn window() -> Pattern {
+    Pattern::Window { low: 0, high: 1, edge: Border::Clip }
+}
+
+/// Two variables, each padded by the edge of its neighbour, then merged.
+fn side_chain(n: u32, chunk: u64) -> Shape {
+    let mut shape = Shape::default();
+    let pads: Vec<u32> = (0..2)
+        .map(|_| {
+            let variable = shape.add(n, chunk, &[]);
+            let edge = shape.add(n, chunk / 64, &[(variable, Pattern::Each)]);
+            shape.add(n, chunk, &[(variable, Pattern::Each), (edge, window())])
+        })
+        .collect();
+    let curl = shape.add(n, chunk, &[(pads[0], Pattern::Each), (pads[1], Pattern::Each)]);
+    shape.reduce(curl, n);
+    shape
+}
+
+/// Two grids of which each result takes four cells.
+fn double_diff(n: u32, width: u32, chunk: u64) -> Shape {
+    let cell = |r: i64, c: i64| {
+        let inside = (0..i64::from(width)).contains(&c) && (0..i64::from(n / width)).contains(&r);
+        inside.then_some((r * i64::from(width) + c) as u32)
+    };
+    let around = |offsets: &[(i64, i64)]| {
+        let mut csr = Csr { offsets: vec![0], targets: Vec::new() };
+        for i in 0..n {
+            let (r, c) = (i64::from(i / width), i64::from(i % width));
+            csr.targets.extend(offsets.iter().filter_map(|(dr, dc)| cell(r + dr, c + dc)));
+            csr.offsets.push(csr.targets.len() as u32);
+        }
+        Pattern::Explicit(Arc::new(csr))
+    };
+    let mut shape = Shape::default();
+    let a = shape.add(n, chunk, &[]);
+    let b = shape.add(n, chunk, &[]);
+    let from =
+        [(a, around(&[(0, 0), (0, 1), (1, 0), (1, 1)])), (b, around(&[(-1, -1), (-1, 0), (0, -1), (0, 0)]))];
+    let diff = shape.add(n, chunk, &from);
+    shape.reduce(diff, n);
+    shape
+}
+
+fn map_sum(n: u32, chunk: u64) -> Shape {
+    let mut shape = Shape::default();
+    let load = shape.add(n, chunk, &[]);
+    shape.reduce(load, n);
+    shape
+}
+
+fn anomaly(n: u32, chunk: u64) -> Shape {
+    let mut shape = Shape::default();
+    let load = shape.add(n, chunk, &[]);
+    let mean = shape.reduce(load, n);
+    let anomaly = shape.add(n, chunk, &[(load, Pattern::Each), (mean, Pattern::All)]);
+    shape.reduce(anomaly, n);
+    shape
+}
+
+/// Inputs of four consecutive chunks each.
+fn groups(n: u32, chunk: u64) -> Shape {
+    let mut shape = Shape::default();
+    let load = shape.add(n, chunk, &[]);
+    let sum = shape.add(n / 4, chunk, &[(load, Pattern::Group { size: 4 })]);
+    shape.reduce(sum, n / 4);
+    shape
+}
+
+/// Runs a graph; what it moved as a part of what it made, and its peak as a part of the target.
+fn run_on(name: &str, shape: Shape, (workers, threads): (u32, u32), limit: u64) -> (f64, f64) {
+    let setting = shape.on(workers, threads, limit);
+    let o = run(&setting);
+    let peak = o.peak as f64 / setting.target.unwrap_or(u64::MAX) as f64;
+    let moved = o.moved as f64 / o.made as f64;
+    let beyond = o.beyond / MIB;
+    let (seconds, on) = (o.seconds, format!("{name} on {workers} workers of {threads}"));
+    println!(
+        "{on}: held {peak:.2} of the target, {beyond} MiB beyond it; moved {moved:.3} of all; {seconds:.2} s"
+    );
+    (moved, peak)
+}
+
+const CLUSTERS: [(u32, u32); 3] = [(2, 1), (2, 4), (16, 2)];
+
+/// Runs a graph of eight times the clusters' memory, in chunks of a part of a thread's share of it.
+fn stream(name: &str, arrays: u64, parts: u64, make: impl Fn(u32, u64) -> Shape, moved_most: f64) {
+    for (workers, threads) in CLUSTERS {
+        let limit = LIMIT * u64::from(threads);
+        let chunk = LIMIT / parts;
+        let n = 8 * limit * u64::from(workers) / arrays / chunk;
+        let (moved, peak) = run_on(name, make(n as u32, chunk), (workers, threads), limit);
+        assert!(moved <= moved_most, "{name} moved {moved:.3} of what it made");
+        assert!(peak <= 1.0, "{name} held {peak:.2} of the target");
+    }
+}
+
+#[test]
+fn side_chains_stay_where_they_are() {
+    stream("side-chain", 2, 16, side_chain, 0.01);
+}
+
+#[test]
+fn grids_move_only_their_borders() {
+    stream("double-diff", 2, 32, |n, chunk| double_diff(n, 4, chunk), 0.05);
+}
+
+#[test]
+fn groups_are_made_where_they_are_needed() {
+    stream("groups", 1, 16, groups, 0.01);
+}
+
+#[test]
+fn reductions_move_nothing_to_speak_of() {
+    stream("map-sum", 1, 16, map_sum, 0.001);
+}
+
+/// All of it is alive at once; what was loaded is used where it lies, but for the balance of work at the end.
+#[test]
+fn what_is_needed_twice_is_used_where_it_lies() {
+    let chunk = LIMIT / 16;
+    let shape = anomaly(4 * 2 * 16, chunk);
+    let (moved, _) = run_on("anomaly", shape, (2, 1), LIMIT);
+    assert!(moved <= 0.25, "moved {moved:.3} of what it made");
+}
