@@ -5,7 +5,7 @@
 #PBS -l walltime=01:00:00
 #PBS -j oe
 #PBS -r y
-# A whole run as one job: a scheduler, a worker on each node, a graph, and the end of all of them.
+# A whole run as one job: scheduler, a worker on each node, a graph, and the end of it all.
 #
 #     qsub -v GRAPH=graph.toml pbs/run.sh
 

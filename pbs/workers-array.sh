@@ -6,8 +6,8 @@
 #PBS -l walltime=01:00:00
 #PBS -j oe
 #PBS -r n
-# Workers for a cluster that is running, as an array of jobs with one node each: they start as nodes become
-# free.
+# Workers for a cluster that is running, as an array of jobs with one node each: they start
+# as nodes become free.
 #
 #     qsub -v SCHEDULER_FILE=$HOME/s.json pbs/workers-array.sh
 

@@ -7,7 +7,7 @@
 #$ -r y
 #$ -pe mpi 32
 #$ -cwd
-# A whole run as one job: a scheduler, a worker on each host, a graph, and the end of all of them.
+# A whole run as one job: scheduler, a worker on each host, a graph, and the end of it all.
 # Set -pe to a parallel environment of your site (qconf -spl lists them).
 #
 #     qsub sge/run.sh GRAPH.toml [options of hpcdag submit]

@@ -8,8 +8,8 @@
 #$ -r n
 #$ -pe smp 8
 #$ -cwd
-# Workers for a cluster that is running, as an array of jobs on one host each: they start as slots become
-# free. Set -pe to a parallel environment that keeps to one host.
+# Workers for a cluster that is running, as an array of jobs on one host each: they start as
+# slots become free. Set -pe to a parallel environment that keeps to one host.
 #
 #     qsub sge/workers-array.sh SCHEDULER_FILE
 

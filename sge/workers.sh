@@ -7,7 +7,7 @@
 #$ -r n
 #$ -pe mpi 32
 #$ -cwd
-# Workers for a cluster that is running, one on each host that the parallel environment gives.
+# Workers for a cluster that is running, one on each host of the parallel environment.
 # Set -pe to a parallel environment of your site (qconf -spl lists them).
 #
 #     qsub sge/workers.sh SCHEDULER_FILE

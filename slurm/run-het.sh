@@ -13,8 +13,8 @@
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=4
 #SBATCH --mem=2048M
-# The same as a heterogeneous job: one node with much memory, and three others. Workers offer what their
-# node has; tasks that ask for much memory go where it is.
+# The same as a heterogeneous job: one node with much memory, and three others. Workers offer
+# what their node has; tasks that ask for much memory go where it is.
 #
 #     sbatch slurm/run-het.sh GRAPH.toml [options of hpcdag submit]
 

@@ -8,7 +8,7 @@
 #SBATCH --mem=0
 #SBATCH --requeue
 #SBATCH --open-mode=append
-# A whole run as one job: a scheduler, a worker on each node, a graph, and the end of all of them.
+# A whole run as one job: scheduler, a worker on each node, a graph, and the end of it all.
 #
 #     sbatch slurm/run.sh GRAPH.toml [options of hpcdag submit]
 

@@ -8,8 +8,8 @@
 #SBATCH --exclusive
 #SBATCH --mem=0
 #SBATCH --no-requeue
-# Workers for a cluster that is running, as an array of jobs with one node each: they start as nodes become
-# free.
+# Workers for a cluster that is running, as an array of jobs with one node each: they start
+# as nodes become free.
 #
 #     sbatch slurm/workers-array.sh SCHEDULER_FILE
 

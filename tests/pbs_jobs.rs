@@ -1,5 +1,6 @@
-//! Workers in jobs of PBS, through stand-ins for its commands in `tests/pbs`: they check their arguments as strictly as
-//! OpenPBS does and run the jobs on this machine, in an environment as bare as PBS's. No PBS takes part.
+//! Workers in jobs of PBS, through stand-ins for its commands in `tests/pbs`: they check their arguments as
+//! strictly as OpenPBS does and run the jobs on this machine, in an environment as bare as PBS's. No PBS
+//! takes part.
 
 mod support;
 
@@ -13,9 +14,20 @@ const PREAMBLE: &str = r#"
 set -euo pipefail
 say() { printf '%s\n' "$*"; }
 json() { printf '%s ' "$1"; shift; "$@" | tr -d '\n'; echo; }
-until_ok() { local i; for i in $(seq 1 200); do "$@" > /dev/null 2>&1 && return; sleep 0.1; done; say "never: $*"; return 1; }
+until_ok() {
+    local i
+    for i in $(seq 1 200); do "$@" > /dev/null 2>&1 && return; sleep 0.1; done
+    say "never: $*"
+    return 1
+}
 # Whatever is left of a scenario that fails.
-end() { for f in "$PBS_STAND_IN"/*/pid "$PBS_STAND_IN"/*/*/pid; do [ -e "$f" ] && kill -KILL -- -$(cat "$f") 2> /dev/null || true; done; HPCDAG_CLIENT__TIMEOUT=1s hpcdag stop > /dev/null 2>&1 || true; }
+end() {
+    local f
+    for f in "$PBS_STAND_IN"/*/pid "$PBS_STAND_IN"/*/*/pid; do
+        [ -e "$f" ] && kill -KILL -- -$(cat "$f") 2> /dev/null || true
+    done
+    HPCDAG_CLIENT__TIMEOUT=1s hpcdag stop > /dev/null 2>&1 || true
+}
 trap end EXIT
 start() { hpcdag workers start --launcher qsub -t 10m "$@"; }
 "#;
@@ -23,7 +35,8 @@ start() { hpcdag workers start --launcher qsub -t 10m "$@"; }
 fn scenario(sandbox: &Sandbox, script: &str) -> String {
     sandbox.write(
         "config/hpcdag/config.toml",
-        "[launch.pbs]\nprologue = 'export MODULES=loaded'\n[scheduler]\nhost = '127.0.0.1'\n[worker]\nhost = '127.0.0.1'\n",
+        "[launch.pbs]\nprologue = 'export MODULES=loaded'\n\
+         [scheduler]\nhost = '127.0.0.1'\n[worker]\nhost = '127.0.0.1'\n",
     );
     std::fs::create_dir(sandbox.path("home")).expect("a directory");
     let mut command = sandbox.command("bash");

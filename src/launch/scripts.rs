@@ -1,5 +1,6 @@
-//! The job scripts that stand ready in `slurm/`, `pbs/` and `sge/`: what they ask for. Owns their contents, which
-//! the same templates render as those of jobs that hpcdag submits itself; `scripts/bless` writes the files.
+//! The job scripts that stand ready in `slurm/`, `pbs/` and `sge/`: what they ask for. Owns their contents,
+//! which the same templates render as those of jobs that hpcdag submits itself; `scripts/bless` writes the
+//! files.
 
 use super::dialect::{Request, System};
 use super::template::{Context, Purpose, built_in, render};
@@ -81,7 +82,7 @@ fn slurm() -> Vec<Ready> {
             system: System::Slurm,
             purpose: Purpose::Run,
             about: &[
-                "A whole run as one job: a scheduler, a worker on each node, a graph, and the end of all of them.",
+                "A whole run as one job: scheduler, a worker on each node, a graph, and the end of it all.",
                 "",
                 "    sbatch slurm/run.sh GRAPH.toml [options of hpcdag submit]",
             ],
@@ -92,8 +93,8 @@ fn slurm() -> Vec<Ready> {
             system: System::Slurm,
             purpose: Purpose::Run,
             about: &[
-                "The same as a heterogeneous job: one node with much memory, and three others. Workers offer what their",
-                "node has; tasks that ask for much memory go where it is.",
+                "The same as a heterogeneous job: one node with much memory, and three others. Workers offer",
+                "what their node has; tasks that ask for much memory go where it is.",
                 "",
                 "    sbatch slurm/run-het.sh GRAPH.toml [options of hpcdag submit]",
             ],
@@ -115,8 +116,8 @@ fn slurm() -> Vec<Ready> {
             system: System::Slurm,
             purpose: Purpose::Workers,
             about: &[
-                "Workers for a cluster that is running, as an array of jobs with one node each: they start as nodes become",
-                "free.",
+                "Workers for a cluster that is running, as an array of jobs with one node each: they start",
+                "as nodes become free.",
                 "",
                 "    sbatch slurm/workers-array.sh SCHEDULER_FILE",
             ],
@@ -138,7 +139,7 @@ fn pbs() -> Vec<Ready> {
             system: System::Pbs,
             purpose: Purpose::Run,
             about: &[
-                "A whole run as one job: a scheduler, a worker on each node, a graph, and the end of all of them.",
+                "A whole run as one job: scheduler, a worker on each node, a graph, and the end of it all.",
                 "",
                 "    qsub -v GRAPH=graph.toml pbs/run.sh",
             ],
@@ -160,8 +161,8 @@ fn pbs() -> Vec<Ready> {
             system: System::Pbs,
             purpose: Purpose::Workers,
             about: &[
-                "Workers for a cluster that is running, as an array of jobs with one node each: they start as nodes become",
-                "free.",
+                "Workers for a cluster that is running, as an array of jobs with one node each: they start",
+                "as nodes become free.",
                 "",
                 "    qsub -v SCHEDULER_FILE=$HOME/s.json pbs/workers-array.sh",
             ],
@@ -184,7 +185,7 @@ fn sge() -> Vec<Ready> {
             system: System::GridEngine,
             purpose: Purpose::Run,
             about: &[
-                "A whole run as one job: a scheduler, a worker on each host, a graph, and the end of all of them.",
+                "A whole run as one job: scheduler, a worker on each host, a graph, and the end of it all.",
                 "Set -pe to a parallel environment of your site (qconf -spl lists them).",
                 "",
                 "    qsub sge/run.sh GRAPH.toml [options of hpcdag submit]",
@@ -196,7 +197,7 @@ fn sge() -> Vec<Ready> {
             system: System::GridEngine,
             purpose: Purpose::Workers,
             about: &[
-                "Workers for a cluster that is running, one on each host that the parallel environment gives.",
+                "Workers for a cluster that is running, one on each host of the parallel environment.",
                 "Set -pe to a parallel environment of your site (qconf -spl lists them).",
                 "",
                 "    qsub sge/workers.sh SCHEDULER_FILE",
@@ -208,8 +209,8 @@ fn sge() -> Vec<Ready> {
             system: System::GridEngine,
             purpose: Purpose::Workers,
             about: &[
-                "Workers for a cluster that is running, as an array of jobs on one host each: they start as slots become",
-                "free. Set -pe to a parallel environment that keeps to one host.",
+                "Workers for a cluster that is running, as an array of jobs on one host each: they start as",
+                "slots become free. Set -pe to a parallel environment that keeps to one host.",
                 "",
                 "    qsub sge/workers-array.sh SCHEDULER_FILE",
             ],

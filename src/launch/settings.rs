@@ -81,8 +81,8 @@ fn names(system: System) -> Vec<&'static str> {
 }
 
 impl Settings {
-    /// Reads the table of a batch system from `[launch]`. `origin` tells where a setting, named with its dots,
-    /// comes from.
+    /// Reads the table of a batch system from `[launch]`. `origin` tells where a setting, named with its
+    /// dots, comes from.
     ///
     /// # Errors
     /// `Config`, with the origin: a name that there is not, or a value that does not fit.
@@ -225,7 +225,8 @@ mod tests {
         let settings = read(
             System::Slurm,
             "[slurm]\naccount = 1234\npartition = 'long'\nwalltime = '1-12'\nmemory = '64G'\ncpus = 8\n\
-             prologue = ['module load a', 'b']\nepilogue = \"c\\n\"\nremove-directives = '--mem'\nwarning = false",
+             prologue = ['module load a', 'b']\nepilogue = \"c\\n\"\nwarning = false\n\
+             remove-directives = '--mem'",
         )
         .unwrap();
         assert_eq!((settings.account.as_deref(), settings.queue.as_deref()), (Some("1234"), Some("long")));

@@ -1,5 +1,5 @@
-//! Job scripts from templates: the built-in ones, which are files beside this one, or a user's own. Owns what a
-//! template may use and how text becomes a word of the shell; the head's options are the dialects'.
+//! Job scripts from templates: the built-in ones, which are files beside this one, or a user's own. Owns what
+//! a template may use and how text becomes a word of the shell; the head's options are the dialects'.
 
 use super::dialect::System;
 use crate::base::error::{Error, Kind, Result};
