@@ -1,6 +1,6 @@
-//! What is kept of a cluster's jobs: a directory beside the cluster's other files, with a record, a script and
-//! the workers' settings for each submission. Owns the files' names; nothing in them is secret, but all are for
-//! the user alone.
+//! What is kept of a cluster's jobs: a directory beside the cluster's other files, with a record, a script
+//! and the workers' settings for each submission. Owns the files' names; nothing in them is secret, but all
+//! are for the user alone.
 
 use crate::base::error::{Error, Kind, Result};
 use crate::launch::jobs::Record;

@@ -1,5 +1,5 @@
-//! `workers start --launcher sbatch` and its likes: from options and settings to a submitted script. Owns what a
-//! job of workers is by default; the script's form is the template's.
+//! `workers start --launcher sbatch` and its likes: from options and settings to a submitted script. Owns
+//! what a job of workers is by default; the script's form is the template's.
 
 use super::records::Place;
 use crate::base::error::{Error, Kind, Result};

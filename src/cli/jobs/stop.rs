@@ -1,6 +1,6 @@
-//! `workers stop` for jobs, and the end of a cluster's jobs with the cluster. Owns the order: workers leave by
-//! message first, with their results handed over; then the job is cancelled, and no other job than those that
-//! were submitted for this cluster.
+//! `workers stop` for jobs, and the end of a cluster's jobs with the cluster. Owns the order: workers leave
+//! by message first, with their results handed over; then the job is cancelled, and no other job than those
+//! that were submitted for this cluster.
 
 use super::list::belongs;
 use super::records;

@@ -1,5 +1,5 @@
-//! Grid Engine (Son of Grid Engine, Univa, Altair): the options of its `qsub`, and what its `qstat` and `qacct`
-//! print. Owns its words and formats.
+//! Grid Engine (Son of Grid Engine, Univa, Altair): the options of its `qsub`, and what its `qstat` and
+//! `qacct` print. Owns its words and formats.
 
 use super::call::call;
 use super::{

@@ -1,6 +1,7 @@
-//! Batch systems as hpcdag sees them: which programs they have, what a job's head says, how jobs are submitted,
-//! asked after and cancelled, and what their words mean. Owns what the systems have in common; each system's
-//! own ways are in the module of its name. Everything here is text in, text out: `call` runs the programs.
+//! Batch systems as hpcdag sees them: which programs they have, what a job's head says, how jobs are
+//! submitted, asked after and cancelled, and what their words mean. Owns what the systems have in common;
+//! each system's own ways are in the module of its name. Everything here is text in, text out: `call` runs
+//! the programs.
 
 pub mod call;
 pub mod grid_engine;
@@ -139,8 +140,8 @@ impl System {
         line
     }
 
-    /// Asks after jobs by the ids of their submissions. Arrays are answered job by job; ids that the system does
-    /// not know any more are answered as [`JobState::Gone`].
+    /// Asks after jobs by the ids of their submissions. Arrays are answered job by job; ids that the system
+    /// does not know any more are answered as [`JobState::Gone`].
     ///
     /// # Errors
     /// `Launch` when the system does not answer.
