@@ -1,5 +1,5 @@
-//! `doctor`: what it says of clusters that live and of those that do not, and that it ends what a dead one has
-//! left and nothing else.
+//! `doctor`: what it says of clusters that live and of those that do not, and that it ends what a dead one
+//! has left and nothing else.
 
 use crate::site::{Ended, Site, kill, wait_until};
 use nix::sys::signal::Signal;

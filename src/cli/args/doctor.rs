@@ -14,7 +14,7 @@ use clap::Args;
 Exit code 12 if there is a problem, 0 otherwise: warnings and notes do not count.")]
 pub struct DoctorArgs {
     /// List what dead clusters of yours have left behind: processes of this host, jobs, directories
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["scheduler_file", "address"])]
     pub orphans: bool,
     /// End what --orphans lists, and nothing else
     #[arg(long, requires = "orphans")]

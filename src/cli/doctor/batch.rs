@@ -1,5 +1,5 @@
-//! The batch system, what it allows, and the job that this process is in: a few calls with a short time limit,
-//! and judging what they say.
+//! The batch system, what it allows, and the job that this process is in: a few calls with a short time
+//! limit, and judging what they say.
 
 use super::findings::{Area, Findings};
 use crate::base::error::Result;
@@ -280,6 +280,7 @@ fn judge_system(r: &Readings, system: System, found: &mut Findings) {
     }
     for q in r.queues.iter().filter(|q| q.default) {
         let times = match system {
+            System::Slurm if q.default_time == "n/a" => format!(", time limit {}", q.time_limit),
             System::Slurm => format!(", time limit {}, {} if not asked for", q.time_limit, q.default_time),
             System::Pbs | System::GridEngine => String::new(),
         };
@@ -308,7 +309,6 @@ fn judge_system(r: &Readings, system: System, found: &mut Findings) {
         if queue.state != "up" {
             found.warning(format!("{key} {} is {}: jobs wait there", queue.name, queue.state), &set);
         }
-        // A star in the time is no limit of this partition.
         if system == System::Slurm && !r.has_walltime && parse_duration(&queue.default_time).is_ok() {
             found.note(format!("jobs without --walltime end after {} ({})", queue.default_time, queue.name));
         }
@@ -332,8 +332,8 @@ fn judge_job(job: &Job, found: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::findings::Level;
     use super::*;
+    use crate::cli::doctor::findings::Level;
 
     const CONFIG: &str = "Configuration data as of 2026-01-01T00:00:00\n\
         DefMemPerNode           = UNLIMITED\nMaxArraySize            = 1001\n\

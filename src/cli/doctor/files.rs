@@ -242,8 +242,8 @@ fn judge_scratch(r: &Readings, found: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::findings::Level;
     use super::*;
+    use crate::cli::doctor::findings::Level;
 
     fn disk(r#use: Use) -> Readings {
         Readings {

@@ -1,5 +1,5 @@
-//! What `doctor` says: findings with a level, in the order in which they were made, and their forms for people
-//! and for scripts. Owns the names in the JSON; what is found is the other files' business.
+//! What `doctor` says: findings with a level, in the order in which they were made, and their forms for
+//! people and for scripts. Owns the names in the JSON; what is found is the other files' business.
 
 use crate::base::error::Kind;
 use crate::cli::output::harmless;

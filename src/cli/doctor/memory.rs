@@ -39,8 +39,8 @@ pub(super) fn judge(explanation: &Explanation, in_job: bool) -> Findings {
 
 #[cfg(test)]
 mod tests {
-    use super::super::findings::Level;
     use super::*;
+    use crate::cli::doctor::findings::Level;
     use crate::worker::{Enforcement, Enforcer};
 
     fn of(limit: Option<u64>, enforcement: Enforcement) -> Explanation {

@@ -1,5 +1,5 @@
-//! `doctor`: says what hpcdag sees on this host and what to change, and what dead clusters have left. Owns the
-//! order; each file reads its part and judges what it read by functions that do nothing else.
+//! `doctor`: says what hpcdag sees on this host and what to change, and what dead clusters have left. Owns
+//! the order; each file reads its part and judges what it read by functions that do nothing else.
 
 mod batch;
 mod files;

@@ -1,5 +1,5 @@
-//! Interfaces and the way to the scheduler: which interface would be chosen and whether that is a good choice,
-//! which ones reach the scheduler, whether it takes the credentials, and how its clock differs.
+//! Interfaces and the way to the scheduler: which interface would be chosen and whether that is a good
+//! choice, which ones reach the scheduler, whether it takes the credentials, and how its clock differs.
 
 use super::findings::{Area, Findings};
 use crate::base::error::{Error, Kind, Result};
@@ -254,7 +254,12 @@ fn judge_choice(r: &Readings, batch: bool, found: &mut Findings) {
         found.ok(text);
     }
     let Some(chosen) = r.interfaces.iter().find(|i| i.addresses.contains(ip)) else { return };
-    let faster = r.interfaces.iter().filter(|i| i.up && !i.loopback && !i.addresses.is_empty());
+    // Addresses that mean something on their own link only are no use.
+    let usable = |i: &&Interface| match address::choose(&i.name, &[plain(i)]) {
+        Ok(choice) => !i.loopback && !choice.ip.is_loopback(),
+        Err(_) => false,
+    };
+    let faster = r.interfaces.iter().filter(usable);
     let faster = faster.filter(|i| i.speed > chosen.speed && chosen.speed.is_some()).max_by_key(|i| i.speed);
     if let Some(faster) = faster {
         found.warning(
@@ -264,6 +269,15 @@ fn judge_choice(r: &Readings, batch: bool, found: &mut Findings) {
     }
     for silent in r.interfaces.iter().filter(|i| i.infiniband && (i.addresses.is_empty() || !i.up)) {
         found.note(format!("{} cannot be used: it has no address, or is down", silent.name));
+    }
+}
+
+fn plain(i: &Interface) -> address::Interface {
+    address::Interface {
+        name: i.name.clone(),
+        addresses: i.addresses.clone(),
+        up: i.up,
+        loopback: i.loopback,
     }
 }
 
@@ -294,6 +308,8 @@ fn judge_scheduler(s: &Scheduler, r: &Readings, found: &mut Findings) {
             "ask for the clocks to be set: certificates and files' dates go by them",
         ),
         Some((ahead, inexact)) => {
+            // No "-0.00".
+            let ahead = (ahead * 100.0).round() / 100.0 + 0.0;
             found.ok(format!("its clock differs by {ahead:.2} s (± {inexact:.2} s, by asking it)"));
         }
         None if s.fault.is_none() => found.note("it does not say what time it is there: an older version"),
@@ -332,8 +348,8 @@ pub(super) fn unread(error: &Error) -> Findings {
 
 #[cfg(test)]
 mod tests {
-    use super::super::findings::Level;
     use super::*;
+    use crate::cli::doctor::findings::Level;
 
     fn interface(name: &str, address: &str, speed: Option<u64>) -> Interface {
         Interface {
@@ -368,6 +384,7 @@ mod tests {
         assert_eq!(slow.level(), Level::Warning);
         assert!(slow.list.iter().any(|f| f.todo.as_deref().is_some_and(|t| t.contains("ib0,auto"))));
         assert_eq!(level(&readings(two(""), "10.0.0.1"), true), Level::Note, "no address on ib0");
+        assert_eq!(level(&readings(two("fe80::1"), "10.0.0.1"), true), Level::Ok, "its own link only");
         let alone = readings(vec![interface("lo", "127.0.0.1", None)], "127.0.0.1");
         assert_eq!([level(&alone, false), level(&alone, true)], [Level::Ok, Level::Warning]);
         assert_eq!(level(&Readings { choice: Err("no hsn0".into()), ..alone }, false), Level::Problem);

@@ -263,8 +263,12 @@ impl Left {
 
     /// Ends it, and says what could not be.
     fn end(&self) -> Result<usize> {
+        let Ok(file) = &self.cluster.listed.file else { return Ok(0) };
+        if !scheduler_file::is_ours(&self.cluster.listed.path, file) {
+            let what = format!("cluster {} has another scheduler by now, or none", file.id);
+            return Err(Error::new(Kind::Refused, what).hint("look again: hpcdag doctor --orphans"));
+        }
         let killed = processes::end(&self.here, Duration::ZERO);
-        let Ok(file) = &self.cluster.listed.file else { return Ok(killed) };
         if !self.elsewhere.is_empty() && !self.named {
             // The list is what they are found by on their hosts.
             stop::clear(self.home.path())?;
@@ -349,8 +353,8 @@ pub(super) fn orphans(args: &DoctorArgs) -> Result<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::findings::Level;
     use super::*;
+    use crate::cli::doctor::findings::Level;
     use crate::protocol::credentials::ClusterCredentials;
 
     fn file() -> SchedulerFile {

@@ -285,8 +285,8 @@ fn judge_kernel(r: &Readings, found: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::findings::Level;
     use super::*;
+    use crate::cli::doctor::findings::Level;
 
     fn good() -> Readings {
         Readings { processors: 4, online: 4, kernel: "6.1.0-18-amd64".into(), ..Readings::default() }
