@@ -123,8 +123,8 @@ scancel $other
     assert_eq!(after(&output, "files"), "0");
 }
 
-/// `doctor` knows Slurm and the job that it is in. When a scheduler has died it lists that cluster's job and, asked
-/// to, ends it; another job of the same user goes on.
+/// `doctor` knows Slurm and the job that it is in. When a scheduler has died it lists that cluster's
+/// job and, asked to, ends it; another job of the same user goes on.
 #[test]
 fn doctor_ends_the_jobs_of_a_dead_cluster() {
     let sandbox = Sandbox::new();
