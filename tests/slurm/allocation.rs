@@ -98,8 +98,8 @@ code=0
 hpcdag workers start --launcher srun --nthreads 0 2> err-usage || code=$?
 say usage $code
 hpcdag stop
-rm -r tmp/local
 for i in $(seq 1 100); do [ $(steps) = 0 ] && break; sleep 0.1; done
+rm -r tmp/local
 say left $(steps)
 "#;
     let out = testbed.in_allocation("missing", &["-N4", "-c2", "--mem=1000"], script);
