@@ -367,3 +367,14 @@ fn who_frees_as_much_as_it_makes_needs_no_room() {
     assert!(started(&s.compute(&[large(12, 1, &[(2, &[])])])).is_empty());
     assert_eq!(s.0.next_bytes(), LARGE as i64);
 }
+
+#[test]
+fn what_ended_with_the_worker_is_handed_back() {
+    let mut s = Story::new(1);
+    s.compute(&[assigned(1, &[])]);
+    let outcome = Err(Arc::new(Failure::of(FailureKind::Cancelled)));
+    let (task, attempt) = (task(1), attempt(1));
+    s.tell(Event::Done(vec![Done { task, attempt, outcome, memory: 0, duration: Duration::ZERO }]));
+    let report = s.0.take_report();
+    assert_eq!((report.returned, report.failed.len()), (vec![(task, attempt)], 0));
+}
