@@ -39,7 +39,7 @@ pub(super) fn system_of(launcher: LauncherName) -> Result<Option<System>> {
 }
 
 /// The settings of a batch system, with what is wrong in them said by origin.
-fn settings(context: &Context, system: System) -> Result<Settings> {
+pub(super) fn settings(context: &Context, system: System) -> Result<Settings> {
     let origins = context.loaded.origins();
     let origin = |key: &str| {
         let inside = |k: &str| k == key || k.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
@@ -49,8 +49,8 @@ fn settings(context: &Context, system: System) -> Result<Settings> {
     Settings::read(&context.loaded.config.launch, system, &origin)
 }
 
-/// Where a cluster's jobs are kept: in the cluster's directory, which is the scheduler file's if that has been
-/// put to its usual place.
+/// Where a cluster's jobs are kept: in the cluster's directory, which is the scheduler file's if that has
+/// been put to its usual place.
 fn directory(path: &Path, file: &SchedulerFile) -> Result<PathBuf> {
     let home = match path.parent() {
         Some(parent) if parent.file_name().is_some_and(|name| name == file.id.as_str()) => parent.to_owned(),
