@@ -2,6 +2,7 @@
 //! values that are settings stay text and go to `config` as they are, so that flags, files and variables are
 //! read by one parser.
 
+mod batch;
 mod bench;
 mod cluster;
 mod doctor;
@@ -11,6 +12,7 @@ mod placement;
 mod submit;
 mod value;
 
+pub use batch::{BatchName, BatchOptions, ResumeArgs, RunArgs};
 pub use bench::{BenchArgs, BenchCommand, BenchMemoryArgs, Shape};
 pub use cluster::{
     ClustersArgs, DownArgs, ListenOptions, LogOptions, SchedulerArgs, StopArgs, UpArgs, WorkerArgs,
@@ -120,8 +122,12 @@ pub enum Command {
     Down(DownArgs),
     /// List your clusters
     Clusters(ClustersArgs),
+    /// Run a client program with a cluster of its own around it
+    Run(Box<RunArgs>),
     /// Run a graph, or a command
-    Submit(SubmitArgs),
+    Submit(Box<SubmitArgs>),
+    /// Go on with a run that was one job, from what it has written
+    Resume(ResumeArgs),
     /// Wait for detached runs to end
     Wait(WaitArgs),
     /// Show what the cluster is doing

@@ -179,7 +179,7 @@ mod tests {
 
     fn args(line: &str) -> SubmitArgs {
         match Cli::parse_from(line.split(' ')).command {
-            Command::Submit(args) => args,
+            Command::Submit(args) => *args,
             other => panic!("{other:?}"),
         }
     }

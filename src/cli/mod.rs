@@ -3,6 +3,7 @@
 mod allocation;
 pub mod args;
 mod background;
+mod batch;
 mod bench;
 mod command_graph;
 pub mod completions;
@@ -15,6 +16,7 @@ mod look;
 pub mod output;
 mod processes;
 pub mod progress;
+mod run;
 mod serve;
 mod signals;
 mod steer;
@@ -72,7 +74,9 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Up(args) => up::up(&context, args),
         Command::Down(args) => up::down(&context, args),
         Command::Clusters(args) => up::clusters(&context, args),
+        Command::Run(args) => run::run(&context, args),
         Command::Submit(args) => submit::submit(&context, args),
+        Command::Resume(args) => batch::resume(&context, args),
         Command::Wait(args) => steer::wait(&context, args),
         Command::Status(args) => look::status(&context, args),
         Command::Explain(args) => look::explain(&context, args),
@@ -97,6 +101,7 @@ fn settings(command: &Command) -> Vec<Setting> {
         Command::Scheduler(args) => args.settings(),
         Command::Worker(args) => args.settings(),
         Command::Up(args) => args.settings(),
+        Command::Run(args) => args.settings(),
         Command::Submit(args) => args.settings(),
         Command::Workers(args) => match &args.command {
             WorkersCommand::Start(args) => args.worker.settings(),

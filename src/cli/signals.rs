@@ -9,6 +9,7 @@ pub struct Requests {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    count: u32,
 }
 
 impl Requests {
@@ -22,15 +23,23 @@ impl Requests {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
             hangup: listen(SignalKind::hangup())?,
+            count: 0,
         })
     }
 
     /// The next request, by the signal's name. Cancelling it loses nothing.
     pub async fn next(&mut self) -> &'static str {
-        tokio::select! {
+        let name = tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.hangup.recv() => "SIGHUP",
-        }
+        };
+        self.count = self.count.saturating_add(1);
+        name
+    }
+
+    /// Whether there has been a request.
+    pub fn were_any(&self) -> bool {
+        self.count > 0
     }
 }

@@ -1,7 +1,8 @@
 //! `hpcdag submit`: a graph or a command from its reading to the exit code. Owns the order of things and what
 //! Ctrl-C does; running is the client's and the cluster's.
 
-use super::args::SubmitArgs;
+use super::args::{Stdout, SubmitArgs};
+use super::batch;
 use super::command_graph::{self, Target};
 use super::context::{Context, run_long, run_short};
 use super::output::{self, Out};
@@ -23,6 +24,10 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// What keeps the graph from running to its end. Tasks that fail are no error here but an exit code.
 pub fn submit(context: &Context, args: &SubmitArgs) -> Result<u8> {
+    args.batch.refuse_without_batch()?;
+    if args.batch.batch.is_some() {
+        return batch::submit(context, args, |stdout| read_for_job(args, stdout));
+    }
     let (graph, target) = read(args)?;
     if args.check {
         let json = args.json.json.then(|| graph::check_json(&graph));
@@ -51,6 +56,19 @@ fn read(args: &SubmitArgs) -> Result<(Graph, Target)> {
     let base_dir = std::env::current_dir().map_err(|e| Error::os("cannot find the current directory", e))?;
     let origin = Origin { name: "command".into(), base_dir, umask: graph::file::umask() };
     command_graph::build(args, &origin)
+}
+
+/// The graph of a job, where no terminal is: what would go there goes to files in a directory.
+fn read_for_job(args: &SubmitArgs, stdout: &Path) -> Result<Graph> {
+    let mut args = args.clone();
+    if args.graph.is_none() && args.output.is_none() && args.stdout.is_none() {
+        args.stdout = Some(Stdout::Directory(stdout.to_owned()));
+    }
+    let (mut graph, target) = read(&args)?;
+    if !matches!(target, Target::Files) {
+        graph.outputs.clear();
+    }
+    Ok(graph)
 }
 
 struct Submission<'a> {

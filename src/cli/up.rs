@@ -31,8 +31,38 @@ use std::time::{Duration, Instant};
 /// How long background processes may take to end by themselves once their scheduler is gone.
 const END_PATIENCE: Duration = Duration::from_secs(15);
 
+/// A cluster that is up.
+pub(super) struct Cluster {
+    /// Its scheduler.
+    pub scheduler: StartedScheduler,
+    /// Its directory.
+    pub home: ClusterDir,
+    /// How many workers are connected.
+    pub workers: u32,
+}
+
 /// `up`
 pub fn up(context: &Context, args: &UpArgs) -> Result<u8> {
+    let Cluster { scheduler, home, workers } = bring_up(context, args)?;
+    let json = json!({
+        "id": scheduler.file.id,
+        "address": scheduler.file.address,
+        "scheduler-file": scheduler.path,
+        "workers": workers,
+        "log": home.log(),
+    });
+    let workers = workers_word(workers);
+    Out::stdout().value(args.json.json, &json, |_| {
+        format!("cluster {} is up with {workers}: {}", scheduler.file.id, scheduler.path.display())
+    })?;
+    Ok(0)
+}
+
+/// Starts a cluster. Nothing is left of one that does not come up.
+///
+/// # Errors
+/// What keeps it from coming up.
+pub(super) fn bring_up(context: &Context, args: &UpArgs) -> Result<Cluster> {
     let deadline = Instant::now() + args.timeout.0;
     let allocation = allocation::detect(&args.placement)?;
     let mut order = SchedulerOrder {
@@ -64,25 +94,28 @@ pub fn up(context: &Context, args: &UpArgs) -> Result<u8> {
         listen: &listen,
     }
     .start(context, &home, deadline);
-    let (_, gathered) = match started {
-        Ok(started) => started,
+    match started {
+        Ok((_, gathered)) => Ok(Cluster { scheduler, home, workers: gathered.connected }),
         Err(error) => {
             undo(context, &scheduler, &home);
-            return Err(Error { hint: Some("nothing of the cluster was left running".into()), ..error });
+            Err(Error { hint: Some("nothing of the cluster was left running".into()), ..error })
         }
-    };
-    let json = json!({
-        "id": scheduler.file.id,
-        "address": scheduler.file.address,
-        "scheduler-file": scheduler.path,
-        "workers": gathered.connected,
-        "log": home.log(),
-    });
-    let workers = workers_word(gathered.connected);
-    Out::stdout().value(args.json.json, &json, |_| {
-        format!("cluster {} is up with {workers}: {}", scheduler.file.id, scheduler.path.display())
-    })?;
-    Ok(0)
+    }
+}
+
+/// Ends a cluster and everything that was started for it.
+///
+/// # Errors
+/// `Timeout` when its scheduler does not end; its processes are ended all the same.
+pub(super) fn take_down(context: &Context, cluster: &Cluster) -> Result<()> {
+    let path = Some(cluster.scheduler.path.clone());
+    let stopped = stop_cluster(context, &SchedulerOptions { scheduler_file: path, address: None });
+    let patience = if stopped.is_ok() { END_PATIENCE } else { Duration::from_secs(1) };
+    let killed = clear(&cluster.home, patience);
+    if killed > 0 {
+        tell(context, &format!("{killed} processes did not end by themselves and were killed"));
+    }
+    stopped.map(drop)
 }
 
 fn workers_word(count: u32) -> String {

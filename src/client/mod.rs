@@ -9,6 +9,7 @@ mod link;
 mod memory;
 mod ordered;
 pub mod outputs;
+pub mod resume;
 pub mod summary;
 mod take;
 

@@ -2,14 +2,14 @@
 //! serialises to the documented JSON; owns no words, `cli` prints them.
 
 use crate::base::ids::RunUuid;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::time::Duration;
 
 /// How many failed tasks a summary describes; the others are counted.
 pub const FAILURES_DESCRIBED_MAX: usize = 20;
 
 /// Where a run stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct RunProgress {
     /// Tasks of the run; `None` while that is not known (a graph that is still being sent, groups by bytes).
@@ -27,7 +27,7 @@ pub struct RunProgress {
     /// Why nothing of it runs although it could, if that is so.
     pub stuck: Option<String>,
     /// Since the run was submitted.
-    #[serde(rename = "elapsed-seconds", serialize_with = "seconds")]
+    #[serde(rename = "elapsed-seconds", serialize_with = "seconds", deserialize_with = "from_seconds")]
     pub elapsed: Duration,
 }
 
@@ -39,7 +39,7 @@ impl RunProgress {
 }
 
 /// What a run came to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct RunSummary {
     /// The run.
@@ -57,10 +57,10 @@ pub struct RunSummary {
     /// Executions beyond the first of each task, for whatever reason.
     pub retried: u64,
     /// From submission to the last task's end.
-    #[serde(rename = "wall-seconds", serialize_with = "seconds")]
+    #[serde(rename = "wall-seconds", serialize_with = "seconds", deserialize_with = "from_seconds")]
     pub wall: Duration,
     /// The sum of all executions' durations.
-    #[serde(rename = "task-seconds", serialize_with = "seconds")]
+    #[serde(rename = "task-seconds", serialize_with = "seconds", deserialize_with = "from_seconds")]
     pub task_time: Duration,
     /// Bytes that workers fetched from one another.
     pub bytes_moved: u64,
@@ -78,7 +78,7 @@ impl RunSummary {
 }
 
 /// A task that failed, and its last attempt.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FailedTask {
     /// Its key.
@@ -97,6 +97,10 @@ pub struct FailedTask {
     pub attempts: u32,
     /// The end of its stderr.
     pub stderr: String,
+}
+
+fn from_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    Ok(Duration::try_from_secs_f64(f64::deserialize(deserializer)?).unwrap_or_default())
 }
 
 fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -238,6 +238,7 @@ impl<'a> Builder<'a> {
             shell: Vec::new(),
             nodes,
             params: self.scope.params.clone(),
+            kept: None,
         })
     }
 

@@ -73,6 +73,7 @@ pub fn command(argv: Vec<String>, each: Each, origin: &Origin) -> Result<Graph> 
         shell: Vec::new(),
         nodes: None,
         params: BTreeMap::new(),
+        kept: None,
     };
     let layer = Layer { size: Size::Fixed(total), ..Layer::default() };
     let graph = Graph { name, families: vec![Family { layer, spec, items }], ..Graph::default() };

@@ -46,6 +46,22 @@ pub struct TaskSpec {
     pub nodes: Option<(u32, u32)>,
     /// Parameters of the graph: placeholders by name.
     pub params: BTreeMap<String, String>,
+    /// Elements that an earlier run has done.
+    #[serde(default)]
+    pub kept: Option<Kept>,
+}
+
+/// Elements that do not run because an earlier run has done them. Ranges are (first, behind the last),
+/// ascending.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Nobody needs their results: they are empty.
+    pub skip: Vec<(u32, u32)>,
+    /// Their results are files, which stay where they are.
+    pub load: Vec<(u32, u32)>,
+    /// The files: part (empty for stdout), path template relative to `base_dir`, whether there is none when
+    /// the part is empty.
+    pub files: Vec<(String, String, bool)>,
 }
 
 /// What is executed.

@@ -1,5 +1,5 @@
-//! Job scripts from templates: the built-in ones, which are files beside this one, or a user's own. Owns what
-//! a template may use and how text becomes a word of the shell; the head's options are the dialects'.
+//! Job scripts from templates: the built-in ones, which are files beside this one, or a user's own. Owns
+//! what a template may use and how text becomes a word of the shell; the head's options are the dialects'.
 
 use super::dialect::System;
 use crate::base::error::{Error, Kind, Result};
@@ -46,6 +46,11 @@ pub struct Context {
     pub scheduler_file_word: String,
     /// The path of the graph file as a word of the shell, where PBS takes it from a variable.
     pub graph_word: String,
+    /// What runs on the cluster of a whole run: a command line of the shell. Without it the script takes a
+    /// graph as its argument.
+    pub command: String,
+    /// Where the cluster of a whole run keeps its state, as a word of the shell.
+    pub state_word: String,
     /// The file with the workers' settings.
     pub settings_file: Option<String>,
     /// Further arguments of `hpcdag worker`, quoted, with a space before each.

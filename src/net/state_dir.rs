@@ -29,6 +29,10 @@ fn job_id(variable: impl Fn(&str) -> Option<OsString>) -> Option<String> {
     }
 }
 
+/// The variable by which a job that holds a whole run keeps its state in the run's directory, where what a
+/// killed job leaves is found, and goes with the next one.
+const JOB_STATE_VARIABLE: &str = "HPCDAG_INTERNAL_STATE";
+
 /// The user's state directories: the one for new clusters, and all that may hold some.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateDir {
@@ -51,6 +55,9 @@ impl StateDir {
 
     fn find(variable: impl Fn(&str) -> Option<OsString>, home: Option<PathBuf>) -> Result<StateDir> {
         let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|p| p.is_absolute());
+        if let Some(own) = absolute(JOB_STATE_VARIABLE) {
+            return Ok(StateDir::at(own));
+        }
         let state = absolute("XDG_STATE_HOME").or_else(|| home.map(|h| h.join(".local/state")));
         let state = state.map(|s| s.join("hpcdag"));
         let scratch = absolute("SCRATCH").map(|s| s.join(".hpcdag"));

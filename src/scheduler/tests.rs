@@ -162,6 +162,7 @@ fn family(name: &str, items: Items, total: u32, edges: Vec<(Pattern, u32, &str)>
         shell: Vec::new(),
         nodes: None,
         params: Default::default(),
+        kept: None,
     };
     let edge = |(pattern, producer, _)| Edge { producer: FamilyIx(producer), pattern, data: true };
     let layer =

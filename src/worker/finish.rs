@@ -3,8 +3,9 @@
 //! Owns these last steps; running is `prepare`'s.
 
 use super::executor::control::Control;
-use super::executor::{Executor, Failure, FailureKind, Identified, Outcome};
+use super::executor::{Clock, Executor, Failure, FailureKind, Identified, Outcome};
 use super::families::{Family, Write};
+use super::kept;
 use super::memory::Parts;
 use super::prepare::{Assignment, Runner};
 use super::store::data::{Data, TaskResult};
@@ -116,6 +117,10 @@ impl Executor<Job> for Finisher {
             index: assignment.index,
             item: if family.writes.is_empty() { Item::None } else { assignment.item.clone() },
         };
+        if let Some(result) = kept::result(&assignment) {
+            let failed = |e: Error| Failure::new(FailureKind::Prepare(e.to_string()));
+            return Clock::start().outcome(result.map_err(failed), Duration::ZERO, 0);
+        }
         let mut outcome = self.runner.run(assignment, control);
         if let Err(failure) = &mut outcome.result
             && self.ended_with_job(&failure.kind)

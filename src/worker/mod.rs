@@ -7,6 +7,7 @@ mod driver;
 pub mod executor;
 mod families;
 mod finish;
+mod kept;
 mod limits;
 mod memory;
 pub mod nanny;

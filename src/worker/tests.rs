@@ -152,6 +152,7 @@ fn spec(name: &str, shell: &str, inputs: &[&str]) -> TaskSpec {
         shell: vec![],
         nodes: None,
         params: BTreeMap::new(),
+        kept: None,
     }
 }
 

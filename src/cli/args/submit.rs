@@ -1,7 +1,7 @@
 //! Arguments of `hpcdag submit`.
 
 use super::value::positive;
-use super::{Array, Assignment, JsonOption, SchedulerOptions, Setting, collect};
+use super::{Array, Assignment, BatchOptions, JsonOption, SchedulerOptions, Setting, collect};
 use clap::{ArgGroup, Args};
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -42,6 +42,7 @@ impl FromStr for Stdout {
   hpcdag submit --each-line files.txt -- gzip -k {item}
   hpcdag submit --array 1-1000 -o 'out/{index}.txt' -- ./simulate --seed {item}
   run=$(hpcdag submit graph.toml --detach)                  goes on without this terminal
+  hpcdag submit graph.toml --batch slurm -N 16 --walltime 2h --wait        as one job
 
 Ctrl-C cancels the run; a second one leaves at once. If a task failed the exit code is 3; the items that \
 failed are listed in a file that --each-line takes back."
@@ -61,7 +62,9 @@ pub struct SubmitArgs {
     #[arg(long = "set", value_name = "NAME=VALUE", conflicts_with = "command")]
     pub params: Vec<Assignment>,
     /// Only check the graph, and print how many tasks it has
-    #[arg(long, conflicts_with_all = ["command", "detach", "local", "wait_workers"])]
+    ///
+    /// With --batch: ask the batch system too whether it would take the job.
+    #[arg(long, conflicts_with_all = ["command", "detach", "local", "wait_workers", "dry_run"])]
     pub check: bool,
     /// Return as soon as the scheduler has the graph, and print the run's id
     #[arg(long)]
@@ -142,6 +145,19 @@ pub struct SubmitArgs {
         help_heading = "On this machine"
     )]
     pub memory_limit: Option<String>,
+
+    /// Processors of each node, for tasks (with --batch); without it whole nodes
+    #[arg(
+        short = 'c',
+        long,
+        value_name = "N",
+        value_parser = positive(),
+        help_heading = "As one job of a batch system"
+    )]
+    pub cpus: Option<u32>,
+    /// Whether and how it is a job.
+    #[command(flatten)]
+    pub batch: BatchOptions,
 
     /// On which cluster.
     #[command(flatten)]

@@ -27,7 +27,7 @@ fn parse(line: &str) -> Result<Command, clap::Error> {
 
 fn submit(line: &str) -> SubmitArgs {
     match parse(line) {
-        Ok(Command::Submit(args)) => args,
+        Ok(Command::Submit(args)) => *args,
         other => panic!("{line}: {other:?}"),
     }
 }
@@ -59,6 +59,7 @@ fn every_command_has_help_with_an_example() {
 fn letters_mean_what_they_mean_in_sbatch() {
     let allowed = [
         ('c', "nthreads"),
+        ('c', "cpus"),
         ('n', "nworkers"),
         ('o', "output"),
         ('N', "nodes"),

@@ -166,7 +166,16 @@ fn request(
         comment: Some(format!("hpcdag cluster {cluster}")),
         nodes,
         jobs: count,
-        cpus,
+        output: Some(output.to_string_lossy().into_owned()),
+        requeue: false,
+        ..resources(options, settings, cpus)
+    })
+}
+
+/// What a job asks for on each node, and of whom: options win over settings.
+pub(in crate::cli) fn resources(options: &JobOptions, settings: &Settings, cpus: Option<u32>) -> Request {
+    Request {
+        cpus: cpus.or(settings.cpus),
         memory: options.mem.map(|size| size.0).or(settings.memory),
         gpus: options.gpus.or(settings.gpus),
         walltime: options.walltime.or(settings.walltime),
@@ -179,11 +188,22 @@ fn request(
         parallel_environment: settings.parallel_environment.clone(),
         memory_resource: Some(settings.memory_resource.clone().unwrap_or_else(|| "h_vmem".into())),
         gpu_resource: settings.gpu_resource.clone(),
-        output: Some(output.to_string_lossy().into_owned()),
-        requeue: false,
         extra_directives: settings.directives.clone(),
         removed_directives: settings.remove_directives.clone(),
-    })
+        ..Request::default()
+    }
+}
+
+/// The program as the nodes find it.
+///
+/// # Errors
+/// `Internal` when this process does not know its own file.
+pub(in crate::cli) fn program(settings: &Settings) -> Result<String> {
+    if let Some(program) = &settings.program {
+        return Ok(program.clone());
+    }
+    let path = std::env::current_exe();
+    Ok(path.map_err(|e| Error::os("cannot find this program's file", e))?.to_string_lossy().into_owned())
 }
 
 /// How the name of the jobs' output ends, with the system's placeholders.
@@ -249,13 +269,7 @@ fn script(
         worker_args.extend(["--address".into(), address.clone()]);
     }
     let worker_args: Vec<String> = worker_args.iter().map(|arg| format!(" {}", shell_quoted(arg))).collect();
-    let program = match &settings.program {
-        Some(program) => program.clone(),
-        None => {
-            let path = std::env::current_exe();
-            path.map_err(|e| Error::os("cannot find this program's file", e))?.to_string_lossy().into_owned()
-        }
-    };
+    let program = program(settings)?;
     // Each worker of a step has a log of its own.
     let log = place.file("-%j-%N-%t.log").to_string_lossy().into_owned();
     let template_context = template::Context {

@@ -53,6 +53,7 @@ impl World {
             shell: vec![],
             nodes: None,
             params: [("day".to_string(), "monday".to_string())].into(),
+            kept: None,
         }
     }
 

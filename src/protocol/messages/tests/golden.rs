@@ -68,6 +68,7 @@ fn spec() -> TaskSpec {
         shell: Vec::new(),
         nodes: None,
         params: Default::default(),
+        kept: None,
     }
 }
 
