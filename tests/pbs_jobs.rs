@@ -1,5 +1,6 @@
-//! Workers in jobs of PBS, through stand-ins for its commands in `tests/pbs`: they check their arguments as strictly as
-//! OpenPBS does and run the jobs on this machine, in an environment as bare as PBS's. No PBS takes part.
+//! Workers in jobs of PBS, through stand-ins for its commands in `tests/pbs`: they check their arguments as
+//! strictly as OpenPBS does and run the jobs on this machine, in an environment as bare as PBS's. No PBS
+//! takes part.
 
 mod support;
 
@@ -13,9 +14,20 @@ const PREAMBLE: &str = r#"
 set -euo pipefail
 say() { printf '%s\n' "$*"; }
 json() { printf '%s ' "$1"; shift; "$@" | tr -d '\n'; echo; }
-until_ok() { local i; for i in $(seq 1 200); do "$@" > /dev/null 2>&1 && return; sleep 0.1; done; say "never: $*"; return 1; }
+until_ok() {
+    local i
+    for i in $(seq 1 200); do "$@" > /dev/null 2>&1 && return; sleep 0.1; done
+    say "never: $*"
+    return 1
+}
 # Whatever is left of a scenario that fails.
-end() { for f in "$PBS_STAND_IN"/*/pid "$PBS_STAND_IN"/*/*/pid; do [ -e "$f" ] && kill -KILL -- -$(cat "$f") 2> /dev/null || true; done; hpcdag stop > /dev/null 2>&1 || true; }
+end() {
+    local f
+    for f in "$PBS_STAND_IN"/*/pid "$PBS_STAND_IN"/*/*/pid; do
+        [ -e "$f" ] && kill -KILL -- -$(cat "$f") 2> /dev/null || true
+    done
+    HPCDAG_CLIENT__TIMEOUT=1s hpcdag stop > /dev/null 2>&1 || true
+}
 trap end EXIT
 start() { hpcdag workers start --launcher qsub -t 10m "$@"; }
 "#;
@@ -23,7 +35,8 @@ start() { hpcdag workers start --launcher qsub -t 10m "$@"; }
 fn scenario(sandbox: &Sandbox, script: &str) -> String {
     sandbox.write(
         "config/hpcdag/config.toml",
-        "[launch.pbs]\nprologue = 'export MODULES=loaded'\n[scheduler]\nhost = '127.0.0.1'\n[worker]\nhost = '127.0.0.1'\n",
+        "[launch.pbs]\nprologue = 'export MODULES=loaded'\n\
+         [scheduler]\nhost = '127.0.0.1'\n[worker]\nhost = '127.0.0.1'\n",
     );
     std::fs::create_dir(sandbox.path("home")).expect("a directory");
     let mut command = sandbox.command("bash");
@@ -120,4 +133,38 @@ say files "$(find "$XDG_STATE_HOME"/hpcdag/*/jobs -type f | wc -l)"
     assert!(after(&output, "check").contains("--dry-run"), "{output}");
     assert!(sandbox.read("dry").contains("#PBS -l place=scatter\n"), "{}", sandbox.read("dry"));
     assert_eq!((after(&output, "jobs"), after(&output, "files")), ("0", "0"));
+}
+
+/// The ready scripts in `pbs/`, submitted as they are: a whole run as one job, and workers for a cluster.
+#[test]
+fn ready_scripts() {
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "graph.toml",
+        "version = 1\n[task.where]\nfor-each = { range = [0, 8] }\nshell = 'sleep 0.2; echo $PBS_NODENUM'\n\
+         [task.all]\nfrom = { where = 'all' }\nshell = 'cat'\n[output]\nall = 'nodes.txt'\n",
+    );
+    let pbs = repository().join("pbs").display().to_string();
+    let output = scenario(
+        &sandbox,
+        &r#"
+run=$(qsub -l select=2:ncpus=1:mpiprocs=1 -v GRAPH=graph.toml PBS/run.sh)
+until_ok grep -q F pbs/$run/state
+say exit $(cat pbs/$run/exit)
+say nodes $(sort -u nodes.txt | tr '\n' ' ')
+say left $(ls hpcdag-*.json 2> /dev/null | wc -l)
+hpcdag scheduler --scheduler-file s.json --detach > /dev/null
+export HPCDAG_SCHEDULER_FILE=$PWD/s.json
+qsub -l select=2:ncpus=1:mpiprocs=1 -v SCHEDULER_FILE=s.json PBS/workers.sh > /dev/null
+qsub -J 0-1 -v SCHEDULER_FILE=s.json PBS/workers-array.sh > /dev/null
+say workers $(hpcdag workers wait 4 --timeout 20s)
+hpcdag stop > /dev/null
+cat hpcdag-*.o*
+"#
+        .replace("PBS/", &format!("{pbs}/")),
+    );
+    assert_eq!(after(&output, "exit"), "0", "{output}");
+    assert_eq!(after(&output, "nodes"), "0 1", "both nodes have worked: {output}");
+    assert_eq!(after(&output, "left"), "0");
+    assert!(after(&output, "workers").starts_with("4 workers"), "{output}");
 }

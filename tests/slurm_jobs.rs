@@ -1,6 +1,6 @@
-//! Workers in jobs of a real Slurm, submitted from outside of any allocation. Each test brings up a Slurm of its
-//! own with `scripts/slurm-testbed`, which takes it away with everything that runs in it; the scenarios are
-//! shell scripts, as people write them on a login node.
+//! Workers in jobs of a real Slurm, submitted from outside of any allocation. Each test brings up a Slurm of
+//! its own with `scripts/slurm-testbed`, which takes it away with everything that runs in it; the scenarios
+//! are shell scripts, as people write them on a login node.
 
 mod support;
 
@@ -17,7 +17,14 @@ set -euo pipefail
 say() { printf '%s\n' "$*"; }
 json() { printf '%s ' "$1"; shift; "$@" | tr -d '\n'; echo; }
 # Until a command succeeds.
-until_ok() { local i; for i in $(seq 1 300); do "$@" > /dev/null 2>&1 && return; sleep 0.1; done; say "never: $*"; return 1; }
+until_ok() {
+    local i
+    for i in $(seq 1 300); do "$@" > /dev/null 2>&1 && return; sleep 0.1; done
+    say "never: $*"
+    return 1
+}
+# The id in what `workers start --json` prints.
+id_of() { sed -n 's/^  "id": "\(.*\)",/\1/p'; }
 over() { [ -z "$(squeue -h -j "$1" 2> /dev/null)" ]; }
 no_job() { ! squeue -h -o %j | grep hpcdag; }
 "#;
@@ -45,8 +52,9 @@ fn json(output: &str, word: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("{word}: {e}: {text}"))
 }
 
-/// Two submissions, a job of two nodes and an array of two jobs, are shown with their workers and run a graph; stopping
-/// one cancels it and nothing else, least of all another job of the same user; `down` leaves nothing.
+/// Two submissions, a job of two nodes and an array of two jobs, are shown with their workers and run a
+/// graph; stopping one cancels it and nothing else, least of all another job of the same user; `down` leaves
+/// nothing.
 #[test]
 fn workers_from_the_login_node() {
     let sandbox = Sandbox::new();
@@ -56,15 +64,15 @@ fn workers_from_the_login_node() {
 hpcdag scheduler --detach > /dev/null
 other=$(sbatch --parsable -J other -o /dev/null --wrap 'exec sleep 300')
 json first hpcdag workers start --json --launcher sbatch -N 2 -c 2 --walltime 10m
-json second hpcdag workers start --json --launcher sbatch -N 2 --per-job 1 -c 2 --mem 1G -t 10:00 -- --comment=mine
+array=(-N 2 --per-job 1 -c 2 --mem 1G -t 10:00)
+json second hpcdag workers start --json --launcher sbatch "${array[@]}" -- --comment=mine
 json third hpcdag workers start --json --launcher sbatch -N 4 -t 10m --nthreads 1 -- --hold
 hpcdag workers wait 4 > /dev/null
 json jobs hpcdag workers list --json --jobs
 json workers hpcdag workers list --json
 say table $(hpcdag workers list | tr '\n' ' ')
 say comment $(squeue -h -o %k -n "$(squeue -h -t pd -o %j)" -t pd)
-seen=$(hpcdag submit --array 1-24 --stdout none -- sh -c 'sleep 0.2; echo $SLURM_JOB_ID' > /dev/null; hpcdag submit --array 1-24 -- sh -c 'sleep 0.2; echo $SLURM_JOB_ID' | sort -u | wc -l)
-say seen $seen
+say seen $(hpcdag submit --array 1-24 -- sh -c 'sleep 0.2; echo $SLURM_JOB_ID' | sort -u | wc -l)
 first=$(hpcdag workers list --jobs --json | sed -n 's/^    "id": "\([0-9]*\)",/\1/p' | head -n 1)
 json stopped hpcdag workers stop --json $first
 until_ok over $first
@@ -115,8 +123,8 @@ scancel $other
     assert_eq!(after(&output, "files"), "0");
 }
 
-/// What Slurm refuses is said once, in its words; nothing is left of it. What it is asked about without submitting it
-/// is not submitted.
+/// What Slurm refuses is said once, in its words; nothing is left of it. What it is asked about without
+/// submitting it is not submitted.
 #[test]
 fn refusals_and_questions() {
     let sandbox = Sandbox::new();
@@ -135,7 +143,7 @@ say limit $(start -N 1 -t 10m -p short | sed 's/.*job \([0-9]*\) .*/\1/')
 say jobs $(squeue -h -o %D)
 json list hpcdag workers list --json --jobs
 say files $(find "$XDG_STATE_HOME"/hpcdag/*/jobs -type f | wc -l)
-PATH=/usr/bin:/bin:$(dirname $(command -v hpcdag)) SLURM_CONF=/nonexistent start -N 1 -t 10m > down || say down-code $?
+SLURM_CONF=/nonexistent start -N 1 -t 10m > down || say down-code $?
 hpcdag down > /dev/null
 say "after [$(squeue -h)]"
 "#,
@@ -191,8 +199,8 @@ shell = "sort"
 b = "b.txt"
 "#;
 
-/// A job that starts when its cluster has ended ends at once and well; one that is told to end by Slurm lets its workers
-/// hand over their results, so that nothing is computed again.
+/// A job that starts when its cluster has ended ends at once and well; one that is told to end by Slurm lets
+/// its workers hand over their results, so that nothing is computed again.
 #[test]
 fn ends_of_clusters_and_of_jobs() {
     let sandbox = Sandbox::new();
@@ -202,15 +210,14 @@ fn ends_of_clusters_and_of_jobs() {
         r#"
 hpcdag scheduler --scheduler-file s.json --detach > /dev/null
 export HPCDAG_SCHEDULER_FILE=$PWD/s.json
-late() { hpcdag workers start --launcher sbatch -N 1 -c 1 -t 10m --json "$@" -- --hold --output="$PWD/$1-%j.out" | sed -n 's/^  "id": "\(.*\)",/\1/p'; }
-gone=$(late -Jgone)
-killed=$(late -Jkilled)
-start() { hpcdag workers start --launcher sbatch -c 2 -t 10m --json "$@" | sed -n 's/^  "id": "\(.*\)",/\1/p'; }
-one=$(start -N 2)
+start() { hpcdag workers start --launcher sbatch -t 10m --json "$@" | id_of; }
+gone=$(start -N 1 -c 1 -J gone -o gone.out -- --hold)
+killed=$(start -N 1 -c 1 -J killed -o killed.out -- --hold)
+one=$(start -N 2 -c 2)
 hpcdag workers wait 2 > /dev/null
 run=$(hpcdag submit graph.toml --set dir=$PWD --detach)
 until_ok grep -c 3 ran
-two=$(start -N 1 --resources late=1)
+two=$(start -N 1 -c 2 --resources late=1)
 hpcdag workers wait 3 > /dev/null
 scancel $one
 until_ok over $one
@@ -226,13 +233,13 @@ begin=$SECONDS
 scontrol release $killed
 until_ok sh -c "scontrol show job $killed | grep -q JobState=COMPLETED"
 say killed-took $((SECONDS - begin))
-say killed-said $(cat -- -Jkilled-*.out)
+say killed-said $(cat killed.out)
 rm s.json
 begin=$SECONDS
 scontrol release $gone
 until_ok sh -c "scontrol show job $gone | grep -q JobState=COMPLETED"
 say gone-took $((SECONDS - begin))
-say gone-said $(cat -- -Jgone-*.out)
+say gone-said $(cat gone.out)
 "#,
     );
     let moved = json(&output, "moved");
@@ -253,3 +260,50 @@ say gone-said $(cat -- -Jgone-*.out)
     assert!(after(&output, "killed-said").contains("does not answer"), "{output}");
     assert!(after(&output, "gone-said").contains("has ended"), "{output}");
 }
+
+/// The ready scripts in `slurm/`, submitted as they are: a whole run as one job on four nodes, which ends
+/// with the graph's status; the same as a heterogeneous job; workers for a cluster that is there already.
+#[test]
+fn ready_scripts() {
+    let sandbox = Sandbox::new();
+    sandbox.write("graph.toml", HOSTS);
+    let slurm = repository().join("slurm").display().to_string();
+    let output = scenario(
+        &sandbox,
+        &r#"
+sbatch -W --time=5 SLURM/run.sh graph.toml > /dev/null && say run $(sort -u hosts.txt | tr '\n' ' ')
+say left $(ls hpcdag-*.json 2> /dev/null | wc -l)
+rm hosts.txt
+sbatch -W --time=5 SLURM/run-het.sh graph.toml > /dev/null && say het $(sort -u hosts.txt | tr '\n' ' ')
+printf 'version = 1\n[task.bad]\nargv = ["false"]\n' > bad.toml
+sbatch -W --time=5 -N 1 SLURM/run.sh bad.toml > /dev/null || say bad $?
+hpcdag scheduler --scheduler-file s.json --detach > /dev/null
+export HPCDAG_SCHEDULER_FILE=$PWD/s.json
+sbatch --exclusive -N 2 --time=5 SLURM/workers.sh s.json > /dev/null
+sbatch --array 0-1 --exclusive --time=5 SLURM/workers-array.sh s.json > /dev/null
+say workers $(hpcdag workers wait 4 --timeout 60s)
+hpcdag down > /dev/null
+until_ok no_job
+cat ./*.log
+"#
+        .replace("SLURM", &slurm),
+    );
+    assert_eq!(after(&output, "run"), "n1 n2 n3 n4", "{output}");
+    assert_eq!(after(&output, "left"), "0", "no scheduler file is left");
+    assert_eq!(after(&output, "het"), "n1 n2 n3 n4", "{output}");
+    assert_eq!(after(&output, "bad"), "3", "the job ends as the graph does");
+    assert!(after(&output, "workers").starts_with("4 workers"), "{output}");
+}
+
+/// Says which nodes have worked.
+const HOSTS: &str = r#"
+version = 1
+[task.where]
+for-each = { range = [0, 48] }
+shell = "sleep 0.3; echo $SLURMD_NODENAME"
+[task.all]
+from = { where = "all" }
+shell = "cat"
+[output]
+all = "hosts.txt"
+"#;

@@ -4,6 +4,7 @@
 
 pub mod dialect;
 pub mod jobs;
+pub mod scripts;
 pub mod settings;
 pub mod slurm;
 pub mod template;

@@ -225,7 +225,8 @@ mod tests {
         let settings = read(
             System::Slurm,
             "[slurm]\naccount = 1234\npartition = 'long'\nwalltime = '1-12'\nmemory = '64G'\ncpus = 8\n\
-             prologue = ['module load a', 'b']\nepilogue = \"c\\n\"\nremove-directives = '--mem'\nwarning = false",
+             prologue = ['module load a', 'b']\nepilogue = \"c\\n\"\nwarning = false\n\
+             remove-directives = '--mem'",
         )
         .unwrap();
         assert_eq!((settings.account.as_deref(), settings.queue.as_deref()), (Some("1234"), Some("long")));
@@ -254,6 +255,26 @@ mod tests {
             let error = read(System::Slurm, text).unwrap_err();
             assert!(error.kind == Kind::Config && error.message.contains(message), "{text}: {error}");
             assert!(error.hint.unwrap_or_default().contains(hint), "{text}");
+        }
+    }
+
+    #[test]
+    fn site_examples_are_valid() {
+        use crate::config::{Config, Sources};
+        for (name, system, queue) in [
+            ("cray", System::Slurm, Some("standard")),
+            ("infiniband", System::Slurm, Some("batch")),
+            ("pbs-pro", System::Pbs, Some("workq")),
+            ("grid-engine", System::GridEngine, Some("all.q")),
+        ] {
+            let path = format!("{}/config/site-{name}.toml", env!("CARGO_MANIFEST_DIR"));
+            assert!(std::path::Path::new(&path).exists(), "{path}");
+            let sources = Sources { site_file: Some(path.clone().into()), ..Sources::none() };
+            let loaded = Config::load(&sources, &[]).unwrap_or_else(|e| panic!("{path}: {e}"));
+            let settings = Settings::read(&loaded.config.launch, system, &|_| path.clone());
+            let settings = settings.unwrap_or_else(|e| panic!("{path}: {e}"));
+            assert_eq!(settings.queue.as_deref(), queue);
+            assert!(settings.walltime.is_some() && !settings.prologue.is_empty(), "{path}");
         }
     }
 }

@@ -40,6 +40,8 @@ pub struct Context {
     pub cpus: Option<u32>,
     /// The program: a path, or `hpcdag`.
     pub program: String,
+    /// Its path as a word of the shell: other nodes need not find it by its name.
+    pub program_word: String,
     /// The path of the scheduler file as a word of the shell.
     pub scheduler_file_word: String,
     /// The path of the graph file as a word of the shell, where PBS takes it from a variable.
@@ -63,6 +65,9 @@ impl Context {
     pub fn complete(mut self) -> Context {
         if self.groups.is_empty() {
             self.groups = vec![self.directives.clone()];
+        }
+        if self.program_word.is_empty() {
+            self.program_word = shell_quoted(&self.program);
         }
         let mut lines: Vec<String> = Vec::new();
         if !self.prologue.is_empty() {

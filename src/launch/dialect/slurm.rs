@@ -284,8 +284,9 @@ mod tests {
     fn scontrol_and_sacct_are_understood() {
         let text = "JobId=7 ArrayJobId=1 ArrayTaskId=1 JobName=hpcdag-x UserId=root(0) JobState=TIMEOUT \
                     Reason=TimeLimit Dependency=(null) StartTime=2026-11-21T05:27:25 \
-                    EndTime=2026-11-21T05:29:25 ReqNodeList=(null) ExcNodeList=(null) NodeList=n2 BatchHost=n2\n\
-                    JobId=9 JobName=y JobState=PENDING Reason=Resources StartTime=Unknown EndTime=Unknown NodeList=\n";
+                    EndTime=2026-11-21T05:29:25 ReqNodeList=(null) NodeList=n2 BatchHost=n2\n\
+                    JobId=9 JobName=y JobState=PENDING Reason=Resources StartTime=Unknown \
+                    EndTime=Unknown NodeList=\n";
         let all = from_scontrol(text);
         assert_eq!(
             (all[0].id.as_str(), all[0].submission.as_str(), all[0].state),
@@ -297,7 +298,8 @@ mod tests {
             (JobState::Pending, Some("Resources"), &None)
         );
         let all = from_sacct(
-            "12|12|CANCELLED by 1000|2026-11-21T05:27:25|2026-11-21T05:29:25|n|None assigned\n12_3|15|OUT_OF_MEMORY|a|b|n|n7\n",
+            "12|12|CANCELLED by 1000|2026-11-21T05:27:25|2026-11-21T05:29:25|n|None assigned\n\
+             12_3|15|OUT_OF_MEMORY|a|b|n|n7\n",
         );
         assert_eq!((all[0].state, all[0].word.as_str()), (JobState::Cancelled, "CANCELLED by 1000"));
         assert_eq!((all[1].state, all[1].submission.as_str()), (JobState::OutOfMemory, "12"));
