@@ -2,6 +2,7 @@
 //! values that are settings stay text and go to `config` as they are, so that flags, files and variables are
 //! read by one parser.
 
+mod adapt;
 mod bench;
 mod cluster;
 mod jobs;
@@ -10,6 +11,7 @@ mod placement;
 mod submit;
 mod value;
 
+pub use adapt::{PoolOptions, WorkersAdaptArgs, WorkersScaleArgs};
 pub use bench::{BenchArgs, BenchCommand, BenchMemoryArgs, Shape};
 pub use cluster::{
     ClustersArgs, DownArgs, ListenOptions, LogOptions, SchedulerArgs, StopArgs, UpArgs, WorkerArgs,

@@ -252,10 +252,10 @@ impl Adapter {
         actions
     }
 
-    /// How many jobs there are that have not been told to leave, and how many workers of them are connected.
+    /// How many jobs there are that are not leaving, and how many of their workers are connected.
     pub fn counts(&self) -> (u32, u32) {
-        let jobs = self.jobs.values().filter(|job| !job.leaving);
-        (jobs.count() as u32, self.jobs.values().map(|job| job.connected).sum())
+        let staying = || self.jobs.values().filter(|job| !job.leaving);
+        (staying().count() as u32, staying().map(|job| job.connected).sum())
     }
 
     fn on_cluster(&mut self, wanted: &Wanted, workers: &[Seen], now: Time, actions: &mut Vec<Action>) {
