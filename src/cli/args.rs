@@ -2,6 +2,7 @@
 //! values that are settings stay text and go to `config` as they are, so that flags, files and variables are
 //! read by one parser.
 
+mod adapt;
 mod batch;
 mod bench;
 mod cluster;
@@ -12,6 +13,7 @@ mod placement;
 mod submit;
 mod value;
 
+pub use adapt::{PoolOptions, WorkersAdaptArgs, WorkersScaleArgs};
 pub use batch::{BatchName, BatchOptions, ResumeArgs, RunArgs};
 pub use bench::{BenchArgs, BenchCommand, BenchMemoryArgs, Shape};
 pub use cluster::{

@@ -70,6 +70,8 @@ fn run(cli: &Cli) -> Result<u8> {
             WorkersCommand::List(args) => look::workers_list(&context, args),
             WorkersCommand::Stop(args) => jobs::stop::stop(&context, args),
             WorkersCommand::Wait(args) => steer::workers_wait(&context, args),
+            WorkersCommand::Scale(args) => jobs::scale::scale(&context, args),
+            WorkersCommand::Adapt(args) => jobs::adapt::adapt(&context, args),
         },
         Command::Up(args) => up::up(&context, args),
         Command::Down(args) => up::down(&context, args),
@@ -105,6 +107,8 @@ fn settings(command: &Command) -> Vec<Setting> {
         Command::Submit(args) => args.settings(),
         Command::Workers(args) => match &args.command {
             WorkersCommand::Start(args) => args.worker.settings(),
+            WorkersCommand::Scale(args) => args.pool.worker.settings(),
+            WorkersCommand::Adapt(args) => args.pool.worker.settings(),
             _ => Vec::new(),
         },
         _ => Vec::new(),

@@ -27,6 +27,9 @@ pub struct Record {
     pub script: PathBuf,
     /// Where the output goes, with the system's placeholders.
     pub log: String,
+    /// Whether `workers scale` and `workers adapt` may end it again.
+    #[serde(default)]
+    pub scaled: bool,
     /// How the jobs ended, once all have: then nobody is asked any more.
     pub ended: Option<Vec<JobStatus>>,
 }
@@ -108,11 +111,18 @@ fn is_name(shown: &str, given: &str) -> bool {
 /// # Errors
 /// `Launch` when a batch system does not answer or refuses.
 pub fn cancel(records: &[Record]) -> Result<Vec<String>> {
-    let statuses = status(records)?;
+    cancel_known(records, &status(records)?)
+}
+
+/// The same for jobs whose status was just asked for, in the order of the records.
+///
+/// # Errors
+/// As [`cancel`].
+pub fn cancel_known(records: &[Record], statuses: &[Vec<JobStatus>]) -> Result<Vec<String>> {
     let is_open = |all: &[JobStatus]| all.iter().any(|s| !s.state.is_over());
     let mut cancelled = Vec::new();
     for system in System::ALL {
-        let open = records.iter().zip(&statuses).filter(|(r, s)| r.system == system && is_open(s));
+        let open = records.iter().zip(statuses).filter(|(r, s)| r.system == system && is_open(s));
         let ids: Vec<String> = open.map(|(r, _)| r.id.clone()).collect();
         if ids.is_empty() {
             continue;
@@ -171,6 +181,7 @@ mod tests {
             submitted: String::new(),
             script: "s".into(),
             log: String::new(),
+            scaled: false,
             ended: None,
         };
         let is = |name: &str| known(&record, &status_of("7", name, JobState::Running)).state;

@@ -2,6 +2,7 @@
 //! way without a batch system, processes of this machine, is in `cli` beside the code that detaches
 //! processes; what batch systems are like stands in modules of their own.
 
+pub mod adapt;
 pub mod dialect;
 pub mod jobs;
 pub mod scripts;

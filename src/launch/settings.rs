@@ -37,6 +37,8 @@ pub struct Settings {
     pub memory_resource: Option<String>,
     /// What GPUs are called (Grid Engine).
     pub gpu_resource: Option<String>,
+    /// Jobs of a cluster that may wait in the queue at a time, for `workers scale` and `workers adapt`.
+    pub max_pending: Option<u32>,
     /// Further options of the head.
     pub directives: Vec<String>,
     /// Options left out of the head.
@@ -60,6 +62,7 @@ const COMMON: &[&str] = &[
     "cpus",
     "memory",
     "gpus",
+    "max-pending",
     "directives",
     "remove-directives",
     "options",
@@ -158,6 +161,7 @@ impl Reading<'_> {
             cpus: count("cpus")?,
             memory: self.get::<ByteSize>("memory")?.map(|size| size.0),
             gpus: count("gpus")?,
+            max_pending: count("max-pending")?,
             parallel_environment: text("parallel-environment")?,
             memory_resource: text("memory-resource")?,
             gpu_resource: text("gpu-resource")?,

@@ -14,10 +14,13 @@ use crate::graph::layer::{SLOT, Shape};
 use crate::protocol::messages::client::{OutputAt, Question, Reason, Summary};
 use crate::protocol::messages::worker::ToWorker;
 use serde_json::{Value, json};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Workers that `explain` names with why they do not take a task; of the others only the number.
 const WORKERS_EXPLAINED: usize = 50;
+
+/// What `status` takes for work that is worth a place of its own.
+const MIN_WORK: Duration = Duration::from_secs(30);
 
 /// What a key names.
 enum Named {
@@ -37,6 +40,7 @@ impl Driver {
             Question::Story { key, run } => self.story(&key, run),
             Question::Locate { key, run } => self.locate(&key, run),
             Question::StopWorkers { names } => self.stop_workers(&names),
+            Question::Demand { min_work_ms } => Ok(self.demand(Duration::from_millis(min_work_ms))),
             Question::Stop => {
                 self.stop("asked for by a client");
                 Ok(json!({ "stopping": true }))
@@ -90,8 +94,34 @@ impl Driver {
                 "managed": managed, "spilled": spilled, "unmanaged": unmanaged,
                 "limit": limit, "process": process,
             },
+            "demand": self.demand(MIN_WORK),
             "dashboard": null,
             "runs": self.runs.iter().map(|(run, entry)| self.run_status(run, entry)).collect::<Vec<_>>(),
+        })
+    }
+
+    /// What could run now, and how many workers runs wait for.
+    fn demand(&self, min_work: Duration) -> Value {
+        let demand = self.core.demand(min_work);
+        let amount = |n: u64| n as f64 / f64::from(SLOT);
+        let group = |g: &super::core::demand::Group| {
+            json!({
+                "tasks": g.tasks,
+                "useful": g.useful,
+                "guessed": g.guessed,
+                "threads": amount(g.slots.into()),
+                "memory": g.memory,
+                "resources": g.resources.iter().map(|(name, n)| (name.clone(), json!(amount(*n))))
+                    .collect::<serde_json::Map<_, _>>(),
+                "seconds": g.work_ns as f64 / 1e9,
+            })
+        };
+        let waited_for = self.runs.iter().filter_map(|(_, run)| run.held.as_ref()).map(|(n, _)| *n).max();
+        json!({
+            "threads": amount(demand.slots()),
+            "tasks": demand.tasks(),
+            "workers": waited_for.unwrap_or(0),
+            "groups": demand.groups.iter().map(group).collect::<Vec<_>>(),
         })
     }
 

@@ -1,5 +1,6 @@
 //! Arguments of the commands that run, start and end schedulers and workers.
 
+use super::adapt::{WorkersAdaptArgs, WorkersScaleArgs};
 use super::jobs::JobOptions;
 use super::placement::PlacementOptions;
 use super::{JsonOption, SchedulerOptions, Setting, collect};
@@ -228,6 +229,10 @@ pub enum WorkersCommand {
     Stop(WorkersStopArgs),
     /// Wait until there are so many workers
     Wait(WorkersWaitArgs),
+    /// Have so many jobs of workers: submit the missing ones, or let some leave
+    Scale(Box<WorkersScaleArgs>),
+    /// Have as many jobs of workers as the work is worth, until interrupted
+    Adapt(Box<WorkersAdaptArgs>),
 }
 
 /// `hpcdag workers start`

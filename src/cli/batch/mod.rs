@@ -190,6 +190,7 @@ fn send(directory: &RunDirectory, order: &Order) -> Result<Record> {
         submitted: directory::now(),
         script: directory.script(),
         log: order.log.clone(),
+        scaled: false,
         ended: None,
     };
     let kept = directory.jobs().and_then(|mut all| {

@@ -1,9 +1,12 @@
 //! Jobs of batch systems that hold workers: submitting, listing and cancelling them, and what is kept about
 //! them in the cluster's directory. Owns the order of these; batch systems are `launch`'s.
 
+pub(super) mod adapt;
 pub(super) mod join;
 pub(super) mod list;
+mod pool;
 pub(super) mod records;
+pub(super) mod scale;
 pub(super) mod start;
 pub(super) mod stop;
 

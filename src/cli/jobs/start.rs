@@ -24,70 +24,142 @@ const JOB_DEFAULTS: [(&str, &str); 1] = [("worker.idle-timeout", "15m")];
 
 /// `workers start` with a launcher that submits jobs.
 pub(in crate::cli) fn start(context: &Context, args: &WorkersStartArgs, system: System) -> Result<u8> {
-    refuse_other_placement(args)?;
-    let settings = super::settings(context, system)?;
-    let (path, file) = find(context, args)?;
-    let directory = super::directory(&path, &file)?;
-    let place = Place::new(&directory);
-    let request = request(args, &settings, system, &file.id, &place)?;
-    let mut native = settings.options.clone();
-    native.extend(args.jobs.native.iter().cloned());
-    let worker_settings = worker_settings(context, args, &request);
-    let script = script(context, args, &settings, system, &request, &place, (&path, &file))?;
-    if args.jobs.dry_run {
-        return dry_run(args, system, &place, &script, &worker_settings, &native);
+    let submitter = Submitter::new(context, args, system)?;
+    if let Some(code) = submitter.only_asked()? {
+        return Ok(code);
     }
-    private_file::make_directory(&directory)?;
-    private_file::write(&place.file(".toml"), worker_settings.as_bytes())?;
-    private_file::write(&place.file(".sh"), script.as_bytes())?;
-    if args.jobs.check {
-        let said = jobs::check(system, &place.file(".sh"), &native);
-        place.remove();
-        let said = said?;
-        let json = json!({ "system": system.key(), "accepted": true, "said": said });
-        Out::stdout().value(args.json.json, &json, |_| format!("{system} would take it: {said}"))?;
-        return Ok(0);
-    }
-    let id = match jobs::submit(system, &place.file(".sh"), &native) {
-        Ok(id) => id,
-        Err(e) => {
-            place.remove();
-            return Err(e);
-        }
-    };
-    let record = Record {
-        system,
-        id,
-        name: request.name.clone(),
-        nodes: request.nodes,
-        jobs: request.jobs,
-        submitted: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-        script: place.file(".sh"),
-        log: request.output.clone().unwrap_or_default(),
-        ended: None,
-    };
-    if let Err(e) = place.keep(&record) {
-        // A job that nobody knows of would be nobody's to end.
-        let undone = jobs::cancel(std::slice::from_ref(&record));
-        let fate = if undone.is_ok() { "it was cancelled again" } else { "cancel it yourself" };
-        return Err(Error {
-            message: format!("{}; job {} was submitted and {fate}", e.message, record.id),
-            ..e
-        });
-    }
-    let json = json!({
-        "system": system.key(),
+    let record = submitter.submit(false)?;
+    let json = record_json(&record);
+    Out::stdout().value(args.json.json, &json, |_| {
+        format!("submitted {system} job {} for {}, log {}", record.id, size_text(&record), record.log)
+    })?;
+    Ok(0)
+}
+
+/// What `--json` says of a submission.
+pub(super) fn record_json(record: &Record) -> serde_json::Value {
+    json!({
+        "system": record.system.key(),
         "id": record.id,
         "name": record.name,
         "nodes": record.nodes,
         "jobs": record.jobs,
         "script": record.script,
         "log": record.log,
-    });
-    Out::stdout().value(args.json.json, &json, |_| {
-        format!("submitted {system} job {} for {}, log {}", record.id, size_text(&record), record.log)
-    })?;
-    Ok(0)
+    })
+}
+
+/// Submissions with the same options for a cluster, as many as are wanted.
+pub(super) struct Submitter<'a> {
+    context: &'a Context,
+    args: &'a WorkersStartArgs,
+    pub(super) system: System,
+    pub(super) settings: Settings,
+    /// The scheduler file, and what it says.
+    pub(super) path: PathBuf,
+    pub(super) file: SchedulerFile,
+    /// Where the jobs are kept.
+    pub(super) directory: PathBuf,
+}
+
+impl<'a> Submitter<'a> {
+    /// For the cluster that is meant, which must be alive.
+    ///
+    /// # Errors
+    /// `Usage` for options that do not fit, `Config`, and what connecting gives.
+    pub(super) fn new(context: &'a Context, args: &'a WorkersStartArgs, system: System) -> Result<Self> {
+        refuse_other_placement(args)?;
+        let settings = super::settings(context, system)?;
+        let (path, file) = find(context, args)?;
+        let directory = super::directory(&path, &file)?;
+        Ok(Submitter { context, args, system, settings, path, file, directory })
+    }
+
+    /// What is asked for, as one submission.
+    pub(super) fn request(&self, place: &Place) -> Result<Request> {
+        request(self.args, &self.settings, self.system, &self.file.id, place)
+    }
+
+    /// Request, script, and the workers' settings.
+    fn render(&self, place: &Place) -> Result<(Request, String, String)> {
+        let request = self.request(place)?;
+        let worker_settings = worker_settings(self.context, self.args, &request);
+        let cluster = (self.path.as_path(), &self.file);
+        let script = script(self.context, self.args, &self.settings, self.system, &request, place, cluster)?;
+        Ok((request, script, worker_settings))
+    }
+
+    fn native(&self) -> Vec<String> {
+        self.settings.options.iter().chain(&self.args.jobs.native).cloned().collect()
+    }
+
+    fn write(&self, place: &Place, script: &str, worker_settings: &str) -> Result<()> {
+        private_file::make_directory(&self.directory)?;
+        private_file::write(&place.file(".toml"), worker_settings.as_bytes())?;
+        private_file::write(&place.file(".sh"), script.as_bytes())
+    }
+
+    /// Answers `--dry-run` and `--check`; `None` if neither was given.
+    ///
+    /// # Errors
+    /// As [`jobs::check`].
+    pub(super) fn only_asked(&self) -> Result<Option<u8>> {
+        let (args, system) = (self.args, self.system);
+        if !args.jobs.dry_run && !args.jobs.check {
+            return Ok(None);
+        }
+        let place = Place::new(&self.directory);
+        let (_, script, worker_settings) = self.render(&place)?;
+        if args.jobs.dry_run {
+            return dry_run(args, system, &place, &script, &worker_settings, &self.native()).map(Some);
+        }
+        self.write(&place, &script, &worker_settings)?;
+        let said = jobs::check(system, &place.file(".sh"), &self.native());
+        place.remove();
+        let said = said?;
+        let json = json!({ "system": system.key(), "accepted": true, "said": said });
+        Out::stdout().value(args.json.json, &json, |_| format!("{system} would take it: {said}"))?;
+        Ok(Some(0))
+    }
+
+    /// Submits once. `scaled` jobs may be ended again by `workers scale` and `workers adapt`.
+    ///
+    /// # Errors
+    /// `Launch` when it is refused: then nothing is left of it.
+    pub(super) fn submit(&self, scaled: bool) -> Result<Record> {
+        let place = Place::new(&self.directory);
+        let (request, script, worker_settings) = self.render(&place)?;
+        self.write(&place, &script, &worker_settings)?;
+        let id = match jobs::submit(self.system, &place.file(".sh"), &self.native()) {
+            Ok(id) => id,
+            Err(e) => {
+                place.remove();
+                return Err(e);
+            }
+        };
+        let record = Record {
+            system: self.system,
+            id,
+            name: request.name.clone(),
+            nodes: request.nodes,
+            jobs: request.jobs,
+            submitted: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            script: place.file(".sh"),
+            log: request.output.clone().unwrap_or_default(),
+            scaled,
+            ended: None,
+        };
+        if let Err(e) = place.keep(&record) {
+            // A job that nobody knows of would be nobody's to end.
+            let undone = jobs::cancel(std::slice::from_ref(&record));
+            let fate = if undone.is_ok() { "it was cancelled again" } else { "cancel it yourself" };
+            return Err(Error {
+                message: format!("{}; job {} was submitted and {fate}", e.message, record.id),
+                ..e
+            });
+        }
+        Ok(record)
+    }
 }
 
 /// `16 nodes`, `16 jobs of 1 node`.

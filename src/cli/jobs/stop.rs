@@ -98,7 +98,7 @@ fn short(id: &str) -> &str {
 }
 
 /// Waits until workers have left, or `patience` is at its end.
-async fn gone(client: &Client, names: &[String], patience: Duration) -> Result<()> {
+pub(super) async fn gone(client: &Client, names: &[String], patience: Duration) -> Result<()> {
     let deadline = Instant::now() + patience;
     while Instant::now() < deadline {
         let answer = client.ask(Question::Status).await?;
@@ -147,6 +147,7 @@ mod tests {
             submitted: String::new(),
             script: "s".into(),
             log: String::new(),
+            scaled: false,
             ended: None,
         };
         let (first, second) = (record("7"), record("8.server"));

@@ -328,6 +328,11 @@ pub enum Question {
     },
     /// End the cluster: workers and scheduler.
     Stop,
+    /// How much work could run now if there were room?
+    Demand {
+        /// Work for less time than this is not worth a place of its own, milliseconds.
+        min_work_ms: u64,
+    },
 }
 
 /// The answer to a question: JSON text as `--json` prints it, or why there is none.

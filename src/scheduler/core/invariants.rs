@@ -147,6 +147,12 @@ impl Run {
                 self.counts, self.wanted
             ));
         }
+        let mut ready = vec![0; self.families.len()];
+        let is_ready = |i: &u32| super::demand::is_ready(self.state_of(*i));
+        (0..self.state.len() as u32).filter(is_ready).for_each(|i| ready[self.place_of(i).0.index()] += 1);
+        if let Some(f) = (0..ready.len()).find(|&f| self.families[f].ready != ready[f]) {
+            return Err(format!("family {f} counts {} ready tasks of {}", self.families[f].ready, ready[f]));
+        }
         if self.cancelled.is_some() {
             return Ok(());
         }

@@ -9,6 +9,7 @@ mod admit;
 mod alone;
 mod clients;
 mod cx;
+pub mod demand;
 mod domains;
 pub mod event;
 pub mod explain;

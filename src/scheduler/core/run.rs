@@ -136,6 +136,8 @@ pub(super) struct Family {
     pub(super) result_bytes: Option<u64>,
     /// Elements that are done.
     pub(super) done: u32,
+    /// Elements that are ready, handed out or about to be tried again.
+    pub(super) ready: u32,
 }
 
 /// What is kept about an edge while the run lasts.
@@ -264,7 +266,27 @@ impl Run {
         self.worker.resize(end, NOBODY);
         self.nbytes.resize(end, 0);
         self.counts[state as usize] += u64::from(n);
+        if super::demand::is_ready(state) {
+            self.families[f.index()].ready += n;
+        }
         first
+    }
+
+    /// Counts a change of state, in the run and in the task's family.
+    pub(super) fn count_change(&mut self, i: u32, from: State, to: State) {
+        use super::demand::is_ready;
+        self.counts[from as usize] -= 1;
+        self.counts[to as usize] += 1;
+        if is_ready(from) != is_ready(to) {
+            let (f, _) = self.place_of(i);
+            let ready = &mut self.families[f.index()].ready;
+            *ready = if is_ready(to) { *ready + 1 } else { *ready - 1 };
+        }
+    }
+
+    /// How many of its tasks may be handed out at a time.
+    pub(super) fn max_in_hand(&self) -> u64 {
+        self.max_processing
     }
 
     /// Family and element of a task.
@@ -431,6 +453,7 @@ impl Family {
             duration_ns: None,
             result_bytes: None,
             done: 0,
+            ready: 0,
         }
     }
 

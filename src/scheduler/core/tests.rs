@@ -1,5 +1,6 @@
 //! Scenarios: small stories told to the core, one expectation each. Every step checks all invariants.
 
+mod demand;
 mod memory;
 
 use super::action::{Action, Assigned, Batch};

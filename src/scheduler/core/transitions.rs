@@ -14,8 +14,7 @@ impl Run {
     pub(super) fn set_state(&mut self, cx: &mut Cx, i: u32, to: State) {
         let from = self.state_of(i);
         debug_assert!(from.may_become(to), "{i}: {from:?} -> {to:?} ({})", cx.cause);
-        self.counts[from as usize] -= 1;
-        self.counts[to as usize] += 1;
+        self.count_change(i, from, to);
         self.state[i as usize].set_state(to);
         cx.record(self, i, from, to);
         if to.is_final() {
@@ -194,8 +193,7 @@ impl Run {
 
     fn abandon(&mut self, cx: &mut Cx, i: u32) {
         // The way back to `Released` leads through `Waiting`, from where nothing runs it.
-        self.counts[self.state_of(i) as usize] -= 1;
-        self.counts[State::Released as usize] += 1;
+        self.count_change(i, self.state_of(i), State::Released);
         cx.record(self, i, self.state_of(i), State::Released);
         self.state[i as usize].set_state(State::Released);
         cx.ending.insert(self.id);

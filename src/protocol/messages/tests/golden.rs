@@ -116,6 +116,7 @@ fn from_client() -> Vec<FromClient> {
         FromClient::OutputMissing(OutputMissing { task: task(), holder: WorkerId(4) }),
         FromClient::Ask(Ask { id: 9, question }),
         FromClient::Ask(Ask { id: 10, question: Question::Status }),
+        FromClient::Ask(Ask { id: 11, question: Question::Demand { min_work_ms: 30_000 } }),
         FromClient::Ping(Empty {}),
     ]
 }
