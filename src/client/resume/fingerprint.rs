@@ -137,7 +137,15 @@ pub(super) fn inputs(
 fn words(action: &Action) -> Vec<&str> {
     match action {
         Action::Argv(argv) => argv.iter().map(String::as_str).collect(),
-        Action::Shell(line) => line.split_whitespace().collect(),
+        Action::Shell(line) => {
+            // What stands behind `>` is written, and need not be as it was.
+            let mut is_written = false;
+            let mut is_read = |word: &&str| {
+                let was = std::mem::replace(&mut is_written, word.ends_with('>'));
+                !was && !word.contains('>')
+            };
+            line.split_whitespace().filter(|word| is_read(word)).collect()
+        }
         Action::Native { .. } => Vec::new(),
     }
 }
