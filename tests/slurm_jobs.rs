@@ -123,6 +123,49 @@ scancel $other
     assert_eq!(after(&output, "files"), "0");
 }
 
+/// `doctor` knows Slurm and the job that it is in. When a scheduler has died it lists that cluster's
+/// job and, asked to, ends it; another job of the same user goes on.
+#[test]
+fn doctor_ends_the_jobs_of_a_dead_cluster() {
+    let sandbox = Sandbox::new();
+    let output = scenario(
+        &sandbox,
+        r#"
+hpcdag scheduler --detach > /dev/null
+other=$(sbatch --parsable -J other -o /dev/null --wrap 'exec sleep 300')
+json job hpcdag workers start --json --launcher sbatch -N 1 -c 1 -t 10m
+hpcdag workers wait 1 > /dev/null
+json login hpcdag doctor --json
+json node srun -N 1 -c 1 -t 60 hpcdag doctor --json
+kill -9 $(sed -n 's/^  "pid": \([0-9]*\),/\1/p' "$XDG_STATE_HOME"/hpcdag/*/scheduler.json)
+until_ok sh -c 'hpcdag doctor --orphans | grep -q dead'
+json left hpcdag doctor --orphans --json
+json ended hpcdag doctor --orphans --end --json
+until_ok no_job
+say other $(squeue -h -j $other -o %T)
+say files $(find "$XDG_STATE_HOME" -type f | wc -l)
+scancel $other
+"#,
+    );
+    let (login, node) = (json(&output, "login"), json(&output, "node"));
+    let limits = login["readings"]["batch"]["limits"].as_array().expect("a list").clone();
+    assert!(limits.iter().any(|l| l[0] == "MaxArraySize"), "{limits:?}");
+    assert!(login["readings"]["batch"]["queues"][0]["default"] == true, "{login}");
+    assert!(login["readings"]["batch"]["job"].is_null());
+    let left = node["readings"]["batch"]["job"]["seconds-left"].as_u64();
+    assert!(left.is_some_and(|s| (3000..=3600).contains(&s)), "{}", node["readings"]["batch"]["job"]);
+    assert_eq!(node["readings"]["network"]["scheduler"]["fault"], Value::Null);
+
+    let (job, left, ended) = (json(&output, "job"), json(&output, "left"), json(&output, "ended"));
+    assert_eq!(
+        (&left["clusters"][0]["jobs"][0]["id"], &left["clusters"][0]["ended"]),
+        (&job["id"], &Value::Null)
+    );
+    assert_eq!(ended["clusters"][0]["ended"], true, "{ended}");
+    assert_eq!(after(&output, "other"), "RUNNING", "the user's other job is not ours");
+    assert_eq!(after(&output, "files"), "0");
+}
+
 /// What Slurm refuses is said once, in its words; nothing is left of it. What it is asked about without
 /// submitting it is not submitted.
 #[test]

@@ -30,13 +30,15 @@ pub enum Kind {
     File,
     /// A batch system or a program that hpcdag calls refused or failed.
     Launch,
+    /// `doctor` found a problem.
+    Unfit,
     /// Interrupted by the user or cancelled.
     Cancelled,
 }
 
 impl Kind {
     /// All kinds, in the order of their exit codes.
-    pub const ALL: [Kind; 12] = [
+    pub const ALL: [Kind; 13] = [
         Kind::Internal,
         Kind::Usage,
         Kind::TasksFailed,
@@ -48,6 +50,7 @@ impl Kind {
         Kind::NotFound,
         Kind::File,
         Kind::Launch,
+        Kind::Unfit,
         Kind::Cancelled,
     ];
 
@@ -65,6 +68,7 @@ impl Kind {
             Kind::NotFound => 9,
             Kind::File => 10,
             Kind::Launch => 11,
+            Kind::Unfit => 12,
             Kind::Cancelled => 130,
         }
     }

@@ -5,6 +5,7 @@
 mod adapt;
 mod bench;
 mod cluster;
+mod doctor;
 mod jobs;
 mod look;
 mod placement;
@@ -18,6 +19,7 @@ pub use cluster::{
     WorkerOptions, WorkersArgs, WorkersCommand, WorkersListArgs, WorkersStartArgs, WorkersStopArgs,
     WorkersWaitArgs,
 };
+pub use doctor::DoctorArgs;
 pub use jobs::JobOptions;
 pub use look::{
     CancelArgs, CompletionsArgs, ConfigArgs, ConfigCommand, ConfigShowArgs, ExplainArgs, FetchArgs,
@@ -138,6 +140,8 @@ pub enum Command {
     Stop(StopArgs),
     /// Look at the configuration
     Config(ConfigArgs),
+    /// Say what hpcdag sees here, and what to change
+    Doctor(DoctorArgs),
     /// Measure hpcdag on this machine
     Bench(BenchArgs),
     /// Print a completion script for your shell

@@ -8,6 +8,7 @@ mod command_graph;
 pub mod completions;
 mod context;
 pub mod detach;
+mod doctor;
 mod gather;
 mod jobs;
 mod look;
@@ -84,6 +85,7 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Config(args) => match &args.command {
             ConfigCommand::Show(args) => look::config_show(&context, args),
         },
+        Command::Doctor(args) => doctor::doctor(&context, args),
         Command::Bench(args) => bench::bench(&context, args),
         // Done above.
         Command::Completions(_) | Command::Executor => Ok(0),

@@ -100,7 +100,7 @@ fn undo(context: &Context, scheduler: &StartedScheduler, home: &ClusterDir) {
 
 /// Waits for the processes of a cluster that has ended, as long as `patience` says before they are asked to
 /// leave, and removes its directory. How many had to be killed.
-fn clear(home: &ClusterDir, patience: Duration) -> usize {
+pub(super) fn clear(home: &ClusterDir, patience: Duration) -> usize {
     let killed = processes::end(&processes::noted(home.path()), patience);
     processes::forget(home.path());
     if let Err(error) = jobs::stop::clear(home.path()) {

@@ -83,6 +83,8 @@ impl Driver {
                 "address": self.address,
                 "version": env!("CARGO_PKG_VERSION"),
                 "uptime": self.now().seconds(),
+                // The host's clock as it is now, which may have been set since the start.
+                "time": rfc3339(SystemTime::now()),
                 "epoch": self.shared.epoch,
                 "clients": self.clients.values().filter(|c| c.link.is_some()).count(),
             },

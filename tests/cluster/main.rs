@@ -2,6 +2,7 @@
 //! and lost clients. Each test has a place of its own (`site`) and can run beside the others.
 
 mod commands;
+mod doctor;
 mod lifetimes;
 mod runs;
 mod sessions;

@@ -98,8 +98,8 @@ code=0
 hpcdag workers start --launcher srun --nthreads 0 2> err-usage || code=$?
 say usage $code
 hpcdag stop
-rm -r tmp/local
 for i in $(seq 1 100); do [ $(steps) = 0 ] && break; sleep 0.1; done
+rm -r tmp/local
 say left $(steps)
 "#;
     let out = testbed.in_allocation("missing", &["-N4", "-c2", "--mem=1000"], script);
@@ -149,4 +149,36 @@ hpcdag submit --array 1-10 -- sh -c 'echo $SLURMD_NODENAME; sleep 0.1' | sort -u
         assert_eq!(testbed.sandbox.read(&format!("nodes-{how}.txt")), "n1\nn2\n");
     }
     testbed.is_clean(true);
+}
+
+/// The two scripts that keep a habit: a scheduler, workers, and workers again when all are gone.
+#[test]
+fn the_scripts_with_the_old_names() {
+    let testbed = Testbed::up(2);
+    let scripts = repository().join("scripts");
+    let script = format!("scripts='{}'\n", scripts.display())
+        + r#"
+export SCHEDULE_FILE=$PWD/scheduler_$SLURM_JOB_ID.json HPCDAG_SCHEDULER_FILE=$PWD/scheduler_$SLURM_JOB_ID.json
+NTHREADS=1 MEMLIMIT= INTERFACE= $scripts/start_hpcdag.sh
+NTHREADS=1 NPROCS=2 MEMLIMIT=200MiB INTERFACE=lo $scripts/add_workers.sh
+say four $(hpcdag workers list --json)
+hpcdag workers stop --all
+for i in $(seq 1 100); do [ $(workers) = 0 ] && break; sleep 0.1; done
+NTHREADS= NPROCS= MEMLIMIT= INTERFACE= $scripts/add_workers.sh
+say two $(hpcdag workers list --json)
+say answer $(hpcdag submit -- expr 6 '*' 7 2> /dev/null)
+hpcdag stop
+for i in $(seq 1 100); do [ $(steps) = 0 ] && break; sleep 0.1; done
+say left $(steps)
+"#;
+    let out = testbed.in_allocation("habit", &["-N2", "-c2", "--mem=1000"], &script);
+    let four = json_after(&out, "four");
+    assert_eq!(hosts(&four), ["n1", "n1", "n2", "n2"]);
+    assert!(
+        four.as_array().is_some_and(|all| all.iter().all(|w| w["memory"]["limit"] == 200 << 20)),
+        "{four}"
+    );
+    assert!(four.as_array().is_some_and(|all| all.iter().all(|w| w["threads"] == 1.0)), "{four}");
+    assert_eq!(hosts(&json_after(&out, "two")), ["n1", "n2"]);
+    assert_eq!((text_after(&out, "answer"), text_after(&out, "left")), ("42", "0"));
 }

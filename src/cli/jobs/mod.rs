@@ -5,7 +5,7 @@ pub(super) mod adapt;
 pub(super) mod join;
 pub(super) mod list;
 mod pool;
-mod records;
+pub(super) mod records;
 pub(super) mod scale;
 pub(super) mod start;
 pub(super) mod stop;
@@ -42,7 +42,7 @@ pub(super) fn system_of(launcher: LauncherName) -> Result<Option<System>> {
 }
 
 /// The settings of a batch system, with what is wrong in them said by origin.
-fn settings(context: &Context, system: System) -> Result<Settings> {
+pub(super) fn settings(context: &Context, system: System) -> Result<Settings> {
     let origins = context.loaded.origins();
     let origin = |key: &str| {
         let inside = |k: &str| k == key || k.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));

@@ -8,7 +8,7 @@ use crate::net::private_file;
 use std::path::{Path, PathBuf};
 
 /// The directory's name in that of the cluster.
-pub(super) const DIRECTORY: &str = "jobs";
+pub(in crate::cli) const DIRECTORY: &str = "jobs";
 
 /// The end of records' names.
 const END: &str = ".job.json";
@@ -57,7 +57,7 @@ fn write(path: &Path, record: &Record) -> Result<()> {
 ///
 /// # Errors
 /// `File` when they cannot be read.
-pub(super) fn read(directory: &Path) -> Result<Vec<(PathBuf, Record)>> {
+pub(in crate::cli) fn read(directory: &Path) -> Result<Vec<(PathBuf, Record)>> {
     let fault = |e: &std::io::Error| Error::file("cannot read", directory, e);
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,

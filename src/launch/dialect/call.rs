@@ -65,7 +65,11 @@ pub fn call(line: &CommandLine) -> Result<Answer> {
     call_within(line, PATIENCE)
 }
 
-fn call_within(line: &CommandLine, patience: Duration) -> Result<Answer> {
+/// As [`call`], for those who cannot wait as long.
+///
+/// # Errors
+/// As [`call`].
+pub fn call_within(line: &CommandLine, patience: Duration) -> Result<Answer> {
     let mut command = Command::new(&line.program);
     command.args(&line.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // The words are compared with English ones, and times are shown as they are.

@@ -48,6 +48,7 @@ pub(super) struct Cx {
 struct Outbox {
     batch: Batch,
     free: Vec<TaskRef>,
+    own: Vec<(TaskRef, u64)>,
     cancel: Vec<(TaskRef, Attempt)>,
     posted: bool,
 }
@@ -154,6 +155,11 @@ impl Cx {
         self.outbox(w).free.push(task);
     }
 
+    /// Tells a worker that its copy is the one that counts from now on.
+    pub(super) fn own(&mut self, w: WorkerId, task: TaskRef, nbytes: u64) {
+        self.outbox(w).own.push((task, nbytes));
+    }
+
     pub(super) fn cancel(&mut self, w: WorkerId, task: TaskRef, n: u32) {
         let attempt = Attempt { epoch: self.epoch, n };
         self.outbox(w).cancel.push((task, attempt));
@@ -173,6 +179,9 @@ impl Cx {
             }
             if !outbox.cancel.is_empty() {
                 actions.push(Action::Cancel { worker, attempts: outbox.cancel });
+            }
+            if !outbox.own.is_empty() {
+                actions.push(Action::Replicate { worker, tasks: outbox.own, from: worker });
             }
             if !outbox.free.is_empty() {
                 actions.push(Action::Free { worker, tasks: outbox.free });

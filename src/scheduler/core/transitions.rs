@@ -262,6 +262,7 @@ impl Run {
         match holders.split_first() {
             Some((first, rest)) => {
                 self.worker[i as usize] = first.0;
+                cx.own(*first, self.task(i), self.nbytes[i as usize]);
                 if rest.is_empty() {
                     self.replicas.remove(&i);
                 } else {

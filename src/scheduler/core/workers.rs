@@ -16,6 +16,8 @@ const HORIZON_NS: u64 = 20_000_000;
 const MARGIN_SHARE: u64 = 8;
 /// Tasks a worker may hold for each of its slots, however short they are.
 const DEPTH_MAX: u64 = 8192;
+/// Tasks queue beyond the slots while what they add is at most this part of the target: one of so many.
+const LIGHT_PART: u64 = 16;
 /// Assumed execution time of a task about which nothing is known.
 pub(super) const UNKNOWN_DURATION_NS: u64 = 500_000_000;
 
@@ -215,8 +217,10 @@ impl Worker {
         let short = self.occupancy < u128::from(HORIZON_NS) * u128::from(width)
             && (self.processing.len() as u64)
                 < DEPTH_MAX * width / u64::from(crate::graph::layer::SLOT).max(1);
+        // Many short tasks may queue, but not many bytes: what uses those up would come behind them.
+        let light = self.spec.memory_target.is_none_or(|t| self.reserved <= t / LIGHT_PART);
         // Named resources are booked from the first moment: nothing queues for them on a worker.
-        (fits_slots || short) && self.has_resources(resources)
+        (fits_slots || (short && light)) && self.has_resources(resources)
     }
 
     fn has_resources(&self, resources: &BTreeMap<String, u64>) -> bool {

@@ -510,21 +510,45 @@ impl Extent {
     }
 }
 
-/// What is wrong with a directory for spilled results, if anything: what to tell the user.
-pub fn complaint(directory: &Path) -> Option<String> {
-    let found = nix::sys::statfs::statfs(directory).ok()?;
+/// What a directory lies on, as far as it matters for what is written there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileSystem {
+    /// Memory of the node.
+    Memory,
+    /// A network file system, by name.
+    Network(&'static str),
+    /// A disk of the node, as far as can be told.
+    Disk,
+}
+
+/// What a directory lies on.
+///
+/// # Errors
+/// The directory cannot be looked at.
+pub fn file_system(directory: &Path) -> io::Result<FileSystem> {
+    let found = nix::sys::statfs::statfs(directory)?;
     #[allow(clippy::unnecessary_cast)] // Its type differs between platforms.
     let kind = found.filesystem_type().0 as u64 & 0xffff_ffff;
+    Ok(match kind {
+        0x0102_1994 | 0x8584_58f6 => FileSystem::Memory,
+        _ => network_name(kind).map_or(FileSystem::Disk, FileSystem::Network),
+    })
+}
+
+/// What is wrong with a directory for spilled results, if anything: what to tell the user.
+pub fn complaint(directory: &Path) -> Option<String> {
+    let found = file_system(directory).ok()?;
     let shown = directory.display();
     let advice = "set local-directory in [worker] (or $TMPDIR) to a disk of the node";
-    match kind {
-        0x0102_1994 | 0x8584_58f6 => Some(format!(
+    match found {
+        FileSystem::Memory => Some(format!(
             "{shown} is memory, not disk: results that are spilled there free none; {advice}, or switch \
              target and spill off"
         )),
-        _ => network_name(kind).map(|name| {
-            format!("{shown} is on a network file system ({name}), which is slow and shared: {advice}")
-        }),
+        FileSystem::Network(name) => {
+            Some(format!("{shown} is on a network file system ({name}), which is slow and shared: {advice}"))
+        }
+        FileSystem::Disk => None,
     }
 }
 

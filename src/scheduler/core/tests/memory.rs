@@ -5,7 +5,7 @@ use crate::base::failure::{Failure, FailureKind, NoMoreRoom, Outgrown, Shortage}
 use crate::base::ids::WorkerId;
 use crate::graph::layer::{Layer, Pattern};
 use crate::scheduler::core::action::Action;
-use crate::scheduler::core::event::Event;
+use crate::scheduler::core::event::{Event, Finished};
 use crate::scheduler::core::state::State;
 use std::sync::Arc;
 use std::time::Duration;
@@ -184,4 +184,18 @@ fn with_every_worker_paused_one_task_is_handed_over_all_the_same() {
         s.finish(n);
     }
     assert_eq!(s.done().expect("over").done, 3);
+}
+
+#[test]
+fn short_tasks_with_large_results_are_not_queued_deep() {
+    for (nbytes, most) in [(10, 2000), (100, 3)] {
+        let mut s = Story::new();
+        s.worker_of(0, 1, 1000).submit(vec![family(100), after(1, 0, Pattern::All)], &[1]);
+        let (task, attempt) = s.attempt(0);
+        s.given.remove(&task);
+        let finished = Finished { task, attempt, nbytes, duration: Duration::from_micros(5) };
+        s.report(0, |r| r.finished.push(finished));
+        let given = s.given_to(0);
+        assert!(given <= most && (nbytes == 100 || given > 5), "{nbytes} bytes: {given}");
+    }
 }
