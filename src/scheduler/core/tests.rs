@@ -672,11 +672,18 @@ fn tasks_of_their_own_run_depth_first() {
 
 #[test]
 fn a_task_behind_a_family_comes_up_with_its_part_of_the_graph() {
-    // Two families of eight, each gathered by a task of its own and written by another.
-    let mut graph = vec![family(8), family(8), after(1, 0, Pattern::All), after(1, 1, Pattern::All)];
-    graph.extend([after(1, 2, Pattern::All), after(1, 3, Pattern::All)]);
+    // Families, gathered by a task and written by another; the second part has one step more.
+    let mut graph = vec![family(8), family(8), after(8, 1, Pattern::Each)];
+    graph.extend([after(1, 0, Pattern::All), after(1, 2, Pattern::All)]);
+    graph.extend([after(1, 3, Pattern::All), after(1, 4, Pattern::All)]);
     let mut s = Story::new();
     s.worker(0, "a", 1).submit(graph, &[]);
-    let rank = |i: u32| s.core.run(RUN).map(|run| run.priority(run.place_of(i).0, 0).rank);
-    assert!(rank(18) < rank(17), "the first part is written before the second is gathered");
+    let rank = |f: u32| s.core.run(RUN).expect("the run").priority(FamilyIx(f), 0).rank;
+    assert!(rank(5) < rank(4), "the first part is written before the second is gathered");
+    // What every element of a family waits for is not delayed.
+    let mut graph: Vec<Layer> = (0..9).map(|_| family(1)).collect();
+    graph.push(after(8, 8, Pattern::All));
+    let mut s = Story::new();
+    s.worker(0, "a", 1).submit(graph, &[]);
+    assert!(s.given.contains_key(&task(0)) && s.given.contains_key(&task(8)));
 }
