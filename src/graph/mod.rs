@@ -19,6 +19,7 @@ mod order;
 mod outputs;
 mod placeholder;
 mod raw;
+pub mod sequence;
 pub mod single;
 mod source;
 pub mod spec;

@@ -21,6 +21,7 @@ mod ready;
 mod reports;
 mod retire;
 mod run;
+mod singles;
 pub mod state;
 pub mod story;
 mod transitions;

@@ -128,6 +128,8 @@ pub(super) struct Family {
     /// Edges that carry data, before each edge: the ordinal users count.
     pub(super) data_ordinal: Vec<u16>,
     depth: u16,
+    /// Where a task of its own stands in the run's order, spread over the width of `u32`.
+    pub(super) place: Option<u32>,
     pub(super) class: u32,
     pub(super) output: bool,
     /// Smoothed execution time.
@@ -169,7 +171,7 @@ impl Run {
             let mut depth = 0;
             for e in 0..families[f].layer.edges.len() {
                 let producer = families[f].layer.edges[e].producer.index();
-                depth = depth.max(families[producer].depth + 1);
+                depth = depth.max(families[producer].depth.saturating_add(1));
                 families[producer].consumers.push((FamilyIx(f as u32), e as u16));
             }
             families[f].depth = depth;
@@ -177,6 +179,7 @@ impl Run {
         for output in &spec.outputs {
             families[output.index()].output = true;
         }
+        super::singles::give_places(&mut families);
         let unsized_families = families.len() as u32;
         Run {
             id,
@@ -314,6 +317,9 @@ impl Run {
     /// Where along the run's width an element lies, from 0 to 2^32.
     fn position(&self, f: FamilyIx, element: u32) -> u64 {
         let family = &self.families[f.index()];
+        if let Some(place) = family.place {
+            return u64::from(place);
+        }
         let total = family.shape.map_or(1, |s| s.total).max(1);
         if family.layer.edges.is_empty() && total == 1 {
             return 0;
@@ -448,6 +454,7 @@ impl Family {
             list: Vec::new(),
             consumers: Vec::new(),
             depth: 0,
+            place: None,
             class: 0,
             output: false,
             duration_ns: None,

@@ -635,3 +635,56 @@ fn a_run_may_bound_how_much_of_it_is_handed_out() {
     }
     assert_eq!(s.done().expect("over").done, 20);
 }
+
+/// Lets the worker finish what it was given, most urgent first, and returns how many results there were at
+/// most.
+fn most_alive(s: &mut Story, tasks: u32) -> usize {
+    let mut most = 0;
+    while let Some((&next, _)) = s.given.iter().min_by_key(|(_, (_, given))| given.priority) {
+        s.finish(next.index);
+        most = most.max((0..tasks).filter(|&i| s.state(i) == State::Memory).count());
+    }
+    assert_eq!(s.done().expect("over").done, u64::from(tasks));
+    most
+}
+
+#[test]
+fn tasks_of_their_own_run_depth_first() {
+    let of = |inputs: &[u32]| {
+        let edge = |&p| Edge { producer: FamilyIx(p), pattern: Pattern::All, data: true };
+        Layer { edges: inputs.iter().map(edge).collect(), ..family(1) }
+    };
+    // A tree of pairs, written level by level.
+    let mut tree: Vec<Layer> = (0..64).map(|_| of(&[])).collect();
+    (0..63).for_each(|k| tree.push(of(&[2 * k, 2 * k + 1])));
+    let mut s = Story::new();
+    s.worker(0, "a", 1).submit(tree, &[]);
+    let most = most_alive(&mut s, 127);
+    assert!(most <= 8, "{most} of 127 results at once");
+    // Chains side by side that meet in pairs at their ends.
+    let mut chains: Vec<Layer> = (0..8).map(|_| of(&[])).collect();
+    (0..8 * 9).for_each(|k| chains.push(of(&[k])));
+    (0..4).for_each(|k| chains.push(of(&[72 + 2 * k, 73 + 2 * k])));
+    let mut s = Story::new();
+    s.worker(0, "a", 1).submit(chains, &[]);
+    let most = most_alive(&mut s, 84);
+    assert!(most <= 4, "{most} of 84 results at once");
+}
+
+#[test]
+fn a_task_behind_a_family_comes_up_with_its_part_of_the_graph() {
+    // Families, gathered by a task and written by another; the second part has one step more.
+    let mut graph = vec![family(8), family(8), after(8, 1, Pattern::Each)];
+    graph.extend([after(1, 0, Pattern::All), after(1, 2, Pattern::All)]);
+    graph.extend([after(1, 3, Pattern::All), after(1, 4, Pattern::All)]);
+    let mut s = Story::new();
+    s.worker(0, "a", 1).submit(graph, &[]);
+    let rank = |f: u32| s.core.run(RUN).expect("the run").priority(FamilyIx(f), 0).rank;
+    assert!(rank(5) < rank(4), "the first part is written before the second is gathered");
+    // What every element of a family waits for is not delayed.
+    let mut graph: Vec<Layer> = (0..9).map(|_| family(1)).collect();
+    graph.push(after(8, 8, Pattern::All));
+    let mut s = Story::new();
+    s.worker(0, "a", 1).submit(graph, &[]);
+    assert!(s.given.contains_key(&task(0)) && s.given.contains_key(&task(8)));
+}
