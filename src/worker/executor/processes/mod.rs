@@ -36,7 +36,7 @@ const STARTS_MAX: u32 = 3;
 /// Variables of executors only: their allocator keeps little, in few places. The user's own values stand.
 const ALLOCATOR: [(&str, &str); 2] = [("MALLOC_ARENA_MAX", "2"), ("MALLOC_TRIM_THRESHOLD_", "65536")];
 
-/// What is run as an executor: a program that calls [`serve`] first thing.
+/// What is run as an executor: a program that calls [`serve()`] first thing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
     /// The program.
