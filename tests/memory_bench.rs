@@ -22,7 +22,7 @@ fn what_streams_is_not_spilled() {
     let sandbox = Sandbox::new();
     let figures = bench(
         &sandbox,
-        &["side-chain", "--memory-limit", "256MiB", "--total", "2GiB", "--chunk", "8MiB", "--no-compare"],
+        &["side-chain", "--memory-limit", "256MiB", "--total", "4GiB", "--chunk", "8MiB", "--no-compare"],
     );
     assert_eq!(figures["spilled_bytes"], 0, "{figures}");
     assert_eq!(figures["worker_restarts"], 0, "{figures}");
