@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Records graphs that Dask makes, and Dask's order of them, as tests/recordings/order/*.json.
 
-    python3 -m venv venv && venv/bin/pip install 'dask[array,dataframe]'
-    venv/bin/python scripts/record-order.py tests/recordings/order
+    python3 -m venv venv && venv/bin/pip install 'dask[array,dataframe]' xarray
+    PYTHONHASHSEED=0 venv/bin/python scripts/record-order.py tests/recordings/order
 
 Tasks are numbered level by level (longest path from the first tasks), as a generator of graphs would write them:
-nothing of Dask's order is in the numbers. `inputs` has a row for each task, `rank` its place in Dask's order.
+nothing of Dask's order is in the numbers. `inputs` has a row for each task, `rank` its place in Dask's order, which
+differs a little with Python's hash seed.
 """
 
 import json
@@ -53,6 +54,13 @@ def graphs():
         import pandas as pd
     except ImportError:
         return
+    import xarray as xr
+
+    days = pd.date_range("2001-01-01", periods=96, freq="7D")
+    field = xr.DataArray(source((96, 4), (4, 2)), dims=("time", "x"), coords={"time": days})
+    months = field.groupby("time.month")
+    yield "climatology", (months - months.mean()).data
+    yield "rolling-mean", field.rolling(time=8).mean().mean("time").data
     frame = pd.DataFrame({"k": range(120), "v": range(120)})
     df = dd.from_pandas(frame, npartitions=30)
     yield "groupby-tree", df.groupby("k").v.sum(split_every=4)

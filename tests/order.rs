@@ -72,7 +72,7 @@ fn no_more_results_are_alive_than_in_dasks_order() {
     let document = std::fs::read_to_string(document).expect("the document");
     let (mut dasks, mut ours) = (0, 0);
     let all = recordings();
-    assert!(all.len() >= 20, "{}", all.len());
+    assert!(all.len() >= 22, "{}", all.len());
     for recording in all {
         let dag = recording.dag();
         let (theirs, order) = (recording.dask(), sequence(&dag));
@@ -86,7 +86,7 @@ fn no_more_results_are_alive_than_in_dasks_order() {
         dasks += theirs;
         ours += peak;
     }
-    assert!(ours <= dasks, "{ours} alive, in Dask's order {dasks}");
+    assert!(ours * 10 <= dasks * 9, "{ours} alive, in Dask's order {dasks}");
 }
 
 /// How the tasks are numbered helps to choose, but the order does not depend on it alone.

@@ -141,6 +141,9 @@ struct Guide {
     size: Vec<u64>,
     /// Inputs of each task, that first which needs most results at once.
     first: Csr,
+    /// Users of a first task from which on it is something that everybody reads (a constant, a mesh): that
+    /// it is there does not mean that all of them have begun.
+    common: usize,
 }
 
 impl Guide {
@@ -159,7 +162,9 @@ impl Guide {
             }
             need[i as usize] = need[i as usize].max(row.len() as u32 + 1);
         }
-        Guide { size, first }
+        let firsts = (0..n as u32).filter(|&i| dag.inputs(i).is_empty());
+        let (count, users) = firsts.fold((0, 0), |(c, u), i| (c + 1, u + dag.users(i).len()));
+        Guide { size, first, common: 2 * users / count.max(1) }
     }
 }
 
@@ -299,6 +304,7 @@ impl<'a> Walk<'a> {
                 self.free.push(self.last[at]);
             }
         }
+        let begins = !dag.inputs(i).is_empty() || dag.users(i).len() <= self.guide.common;
         for &user in dag.users(i).iter().rev() {
             let at = user as usize;
             self.missing[at] -= 1;
@@ -306,14 +312,15 @@ impl<'a> Walk<'a> {
             if self.missing[at] == 0 && self.costs_nothing(user) {
                 self.free.push(user);
             } else {
-                self.list(user);
+                self.list(user, begins);
             }
         }
     }
 
     /// Lists a task that has begun. What could run but frees nothing (a slice of something larger) is worth
     /// making when somebody asks for it, so its users are listed instead, with less to do than before.
-    fn list(&mut self, i: u32) {
+    /// Without `begins` only what is known of them changes.
+    fn list(&mut self, i: u32, begins: bool) {
         let (dag, now) = (self.dag, self.order.len() as u64);
         self.through.push(i);
         let mut seen = 0;
@@ -322,8 +329,15 @@ impl<'a> Walk<'a> {
             seen += 1;
             let waits = seen > THROUGH || dag.inputs(i).len() > 1 && self.missing[at] > 0;
             if waits || dag.users(i).is_empty() {
-                self.begun[at] = self.begun[at].min(now);
-                self.candidates.push(Reverse((false, self.key(i), self.besides[at], i)));
+                if begins {
+                    self.begun[at] = self.begun[at].min(now);
+                }
+                let besides = self.besides[at];
+                if self.begun[at] < u64::MAX {
+                    self.candidates.push(Reverse((false, self.key(i), besides, i)));
+                } else if dag.users(i).is_empty() {
+                    self.candidates.push(Reverse((true, (besides, 0), besides, i)));
+                }
                 continue;
             }
             let rest = (WHOLE + self.besides[at]).min(self.rest[at]);
