@@ -127,7 +127,8 @@ pub fn spread(placement: &PlacementOptions, allocation: &Allocation) -> Result<S
 
 /// The NUMA domains with processors of the job's first node; the others are taken to be like it.
 fn domains(allocation: &Allocation) -> Result<u32> {
-    let Some(node) = allocation.nodes.first() else { return Ok(1) };
+    let this = allocation.nodes.iter().find(|n| Some(&n.name) == allocation.node.as_ref());
+    let Some(node) = this.or(allocation.nodes.first()) else { return Ok(1) };
     let list = "cat /sys/devices/system/node/has_cpu 2>/dev/null || echo 0";
     let program = ["/bin/sh", "-c", list].map(OsString::from);
     let args = Step::single(node).arguments(&step_name(), None, &program);
@@ -195,7 +196,9 @@ fn start_step(
     Ok(Source::Srun { pid: started.pid, log, step, name })
 }
 
-/// Starts a scheduler as a step on the first node of the allocation, and returns that node's name too.
+/// Starts a scheduler as a step of the allocation, and returns its node's name too: the node that this
+/// process is on, else the first. Slurm may not end a process in the background with its job, but always a
+/// step.
 ///
 /// # Errors
 /// As [`background::start_scheduler`].

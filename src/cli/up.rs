@@ -43,17 +43,14 @@ pub fn up(context: &Context, args: &UpArgs) -> Result<u8> {
     if let Some(interface) = &args.interface {
         order.args = vec!["--interface".into(), interface.into()];
     }
-    // The shell of `salloc` may be on the submitting host, which need not be reached from the nodes and may
-    // not be there to be worked on.
+    // In an allocation it is a step too: the shell of `salloc` may be on the submitting host, which need not
+    // be reached from the nodes and may not be there to be worked on.
     let (scheduler, node) = match &allocation {
-        Some(found) if found.node.is_none() => {
+        Some(found) => {
             let (scheduler, node) = allocation::start_scheduler(&order, found, args.timeout.0)?;
             (scheduler, Some(node))
         }
-        found => {
-            let node = found.as_ref().and_then(|found| found.node.clone());
-            (start_scheduler(&order, args.timeout.0)?, node)
-        }
+        None => (start_scheduler(&order, args.timeout.0)?, None),
     };
     let home = StateDir::of_user()?.cluster(&scheduler.file.id)?;
     let listen = ListenOptions { interface: args.interface.clone(), ..ListenOptions::default() };

@@ -104,6 +104,7 @@ impl Driver {
             "job-id": peer.and_then(|p| p.job_id.as_deref()),
             "state": w.status.name(),
             "leaving-because": w.retiring,
+            "leaves-in": w.spec.leaves.map(|at| at.since(self.now()).as_secs_f64()),
             "threads": f64::from(w.spec.slots) / f64::from(SLOT),
             "resources": w.spec.resources.iter()
                 .map(|(name, n)| (name.clone(), json!(*n as f64 / f64::from(SLOT))))

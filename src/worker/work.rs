@@ -273,6 +273,7 @@ impl Work {
             // What comes may be larger than was expected.
             rest: making - signed(captured) + signed(coming.saturating_sub(arriving)),
             next: self.core.next_bytes(),
+            brief: self.core.brief_bytes(),
         }
     }
 

@@ -328,8 +328,8 @@ pub struct WorkersWaitArgs {
   hpcdag up --nthreads 8 --memory-limit 16GiB
   hpcdag down                                ends what `up` started
 
-Without --nthreads the workers of a node share its processors among them. In a Slurm job whose shell is not \
-on one of its nodes, the scheduler runs on the first of them.")]
+Without --nthreads the workers of a node share its processors among them. In a Slurm job the scheduler runs \
+on the node that the shell is on, else on the first.")]
 pub struct UpArgs {
     /// Where the workers go.
     #[command(flatten)]

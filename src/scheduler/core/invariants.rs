@@ -44,7 +44,7 @@ impl Core {
             let Some(worker) = worker else { continue };
             let mut nbytes = 0;
             for task in &worker.has {
-                let run = self.run(task.run).ok_or(format!("worker {w} holds {task:?} of no run"))?;
+                let run = self.run(task.run).ok_or_else(|| format!("worker {w} holds {task:?} of no run"))?;
                 if !run.holders(task.index).contains(&WorkerId(w as u32)) {
                     return Err(format!("worker {w} has {task:?}, which does not list it"));
                 }
@@ -70,7 +70,7 @@ impl Core {
                 return Err(format!("worker {w} has nothing to do and is occupied"));
             }
             for task in worker.processing.keys() {
-                let run = self.run(task.run).ok_or(format!("worker {w} runs {task:?} of no run"))?;
+                let run = self.run(task.run).ok_or_else(|| format!("worker {w} runs {task:?} of no run"))?;
                 if run.state_of(task.index) != State::Processing
                     || run.worker[task.index as usize] != w as u32
                 {

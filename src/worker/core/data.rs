@@ -38,6 +38,10 @@ pub(super) struct Datum {
     pub(super) replica: bool,
     /// It is not in memory.
     pub(super) on_disk: bool,
+    /// Whose task made it here.
+    pub(super) made_by: Option<Kin>,
+    /// Bytes in memory of what was made here, as long as it is not on disk.
+    pub(super) memory: u64,
     /// Whose task was the last to use it here.
     pub(super) last_user: Option<Kin>,
     /// Where it stands among the copies that no task in hand needs.
@@ -58,6 +62,8 @@ impl Datum {
             doomed: false,
             replica: false,
             on_disk: false,
+            made_by: None,
+            memory: 0,
             last_user: None,
             spare: None,
         }
@@ -232,7 +238,10 @@ impl Core {
     pub(super) fn on_lost(&mut self, tasks: &[TaskRef], here: WorkerId) {
         for &task in tasks {
             let Some(datum) = self.data.get_mut(&task).filter(|d| d.here.is_some()) else { continue };
-            datum.here = None;
+            if !datum.on_disk {
+                self.room.let_go(datum.made_by, datum.memory, false);
+            }
+            (datum.here, datum.made_by) = (None, None);
             datum.copy = false;
             datum.replica = false;
             self.room.unspare(&mut datum.spare);
@@ -265,6 +274,9 @@ impl Core {
         if datum.here.is_none() && !datum.copy {
             self.data.swap_remove(&task);
         } else if datum.here.is_some() && datum.doomed {
+            if !datum.on_disk {
+                self.room.let_go(datum.made_by, datum.memory, true);
+            }
             self.data.swap_remove(&task);
             self.room.unspare(&mut spare);
             self.room.learn_freed(last, bytes);

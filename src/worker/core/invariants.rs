@@ -20,7 +20,7 @@ impl Core {
             let mut missing = 0;
             for (_, input) in &hand.inputs {
                 let datum =
-                    self.data.get(input).ok_or(format!("{task:?} lacks a record of input {input:?}"))?;
+                    self.data.get(input).ok_or_else(|| format!("{task:?} lacks its input {input:?}"))?;
                 missing += u32::from(datum.here.is_none());
             }
             if missing != hand.missing {

@@ -40,12 +40,23 @@ struct Habits {
     left: u64,
     /// Those of them that were dropped then: nobody anywhere needed them.
     freed: u64,
+    /// Results of its tasks so far.
+    made: u64,
+    /// Those that were dropped without ever leaving memory.
+    brief: u64,
+    /// Those that are in memory.
+    held: u64,
 }
 
 impl Habits {
     /// Whether its tasks usually are the last to need their inputs.
     fn frees(&self) -> bool {
         self.freed > self.left / 2
+    }
+
+    /// Whether its tasks' results usually are dropped soon.
+    fn is_brief(&self) -> bool {
+        self.brief > self.made / 2
     }
 }
 
@@ -73,8 +84,27 @@ pub(super) type Kin = (RunId, FamilyIx);
 impl Room {
     /// Takes note of what a task has made.
     pub(super) fn learn(&mut self, kin: Kin, bytes: u64) {
-        let makes = &mut self.habits.entry(kin).or_default().makes;
+        let habits = self.habits.entry(kin).or_default();
+        if habits.made > MEMORY_BYTES {
+            (habits.made, habits.brief) = (habits.made / 2, habits.brief / 2);
+        }
+        habits.made += bytes.min(BYTES_MAX);
+        let makes = &mut habits.makes;
         *makes = bytes.min(BYTES_MAX).max(*makes - makes.saturating_sub(bytes) / 4);
+    }
+
+    /// A result is in memory.
+    pub(super) fn hold(&mut self, kin: Kin, bytes: u64) {
+        let habits = self.habits.entry(kin).or_default();
+        habits.held += bytes;
+    }
+
+    /// A result is not in memory any more; `dropped` if nobody needs it.
+    pub(super) fn let_go(&mut self, kin: Option<Kin>, bytes: u64, dropped: bool) {
+        if let Some(habits) = kin.and_then(|kin| self.habits.get_mut(&kin)) {
+            habits.held = habits.held.saturating_sub(bytes);
+            habits.brief += if dropped { bytes } else { 0 };
+        }
     }
 
     /// Takes note that nobody here uses a result any more after a task of this family.
@@ -180,6 +210,11 @@ impl Core {
         hand.filter(|(_, hand)| !hand.executing).map_or(0, |(task, hand)| self.demand(task.run, hand).adds)
     }
 
+    /// Bytes of results in memory of families whose results usually are dropped soon.
+    pub fn brief_bytes(&self) -> u64 {
+        self.room.habits.values().filter(|habits| habits.is_brief()).map(|habits| habits.held).sum()
+    }
+
     /// What a task in hand is expected to do to memory.
     pub(super) fn demand(&self, run: RunId, hand: &Hand) -> Demand {
         let Some(habits) = self.room.habits.get(&(run, hand.family)) else { return Demand::default() };
@@ -205,8 +240,12 @@ impl Core {
     /// Results have gone to disk, or come back into memory.
     pub fn set_on_disk(&mut self, tasks: &[(TaskRef, bool)]) {
         for (task, on_disk) in tasks {
-            if let Some(datum) = self.data.get_mut(task) {
-                datum.on_disk = *on_disk;
+            let Some(datum) = self.data.get_mut(task).filter(|d| d.on_disk != *on_disk) else { continue };
+            datum.on_disk = *on_disk;
+            if *on_disk {
+                self.room.let_go(datum.made_by, datum.memory, false);
+            } else if let Some(kin) = datum.made_by {
+                self.room.hold(kin, datum.memory);
             }
         }
     }

@@ -170,6 +170,8 @@ impl Core {
                     let datum = self.data.entry(task).or_insert_with(|| Datum::wanted(nbytes));
                     datum.here = Some(nbytes);
                     (datum.replica, datum.on_disk, datum.last_user) = (false, false, None);
+                    (datum.made_by, datum.memory) = (Some((task.run, hand.family)), memory);
+                    self.room.hold((task.run, hand.family), memory);
                     self.room.unspare(&mut datum.spare);
                     self.actions.push(Action::Publish { task, attempt });
                     self.wake(task);

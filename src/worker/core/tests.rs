@@ -359,6 +359,13 @@ fn who_frees_as_much_as_it_makes_needs_no_room() {
         let _ = s.0.set_room(None);
         s.tell(Event::Free(vec![task(i)]));
     }
+    // What family 0 made was dropped each time, what family 1 made was not.
+    assert_eq!(s.0.brief_bytes(), 0);
+    s.compute(&[large(3, 0, &[])]);
+    s.done(3, 1);
+    assert_eq!(s.0.brief_bytes(), LARGE);
+    s.0.set_on_disk(&[(task(3), true)]);
+    assert_eq!(s.0.brief_bytes(), 0);
     // What is on disk occupies nothing that could be freed.
     s.compute(&[large(2, 0, &[])]);
     s.done(2, 1);
@@ -366,4 +373,15 @@ fn who_frees_as_much_as_it_makes_needs_no_room() {
     let _ = s.0.set_room(Some(0));
     assert!(started(&s.compute(&[large(12, 1, &[(2, &[])])])).is_empty());
     assert_eq!(s.0.next_bytes(), LARGE as i64);
+}
+
+#[test]
+fn what_ended_with_the_worker_is_handed_back() {
+    let mut s = Story::new(1);
+    s.compute(&[assigned(1, &[])]);
+    let outcome = Err(Arc::new(Failure::of(FailureKind::Cancelled)));
+    let (task, attempt) = (task(1), attempt(1));
+    s.tell(Event::Done(vec![Done { task, attempt, outcome, memory: 0, duration: Duration::ZERO }]));
+    let report = s.0.take_report();
+    assert_eq!((report.returned, report.failed.len()), (vec![(task, attempt)], 0));
 }

@@ -27,6 +27,9 @@ use std::time::{Duration, Instant};
 /// How long a paused worker without any running task waits for memory before it starts one all the same.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a task whose result has no room waits for others to be dropped before room is made on disk.
+const BRIEF_PATIENCE: Duration = Duration::from_millis(150);
+
 /// How long the end of a task may take before another one has to end too.
 const END_TIME: Duration = Duration::from_secs(2);
 
@@ -142,6 +145,8 @@ pub(super) struct Memory {
     parts: Parts,
     pressure: Option<Pressure>,
     paused_since: Option<Instant>,
+    /// Since when the next task waits for results to be dropped.
+    patient_since: Option<Instant>,
     /// The task that was ended last, and when.
     ended: Option<(Id, Instant)>,
     /// The most that running tasks have been seen to occupy.
@@ -174,6 +179,8 @@ pub(super) struct Results {
     pub rest: i64,
     /// What the task that is next is expected to add.
     pub next: i64,
+    /// Of those in memory, those that probably are dropped soon.
+    pub brief: u64,
 }
 
 impl Results {
@@ -199,12 +206,32 @@ pub(super) struct Due {
     pub room: Option<i64>,
 }
 
+/// Whether the next task should wait for results to be dropped rather than have others written for it: there
+/// are enough that usually are dropped soon, and it has not waited long.
+fn is_patient(since: &mut Option<Instant>, results: Results, target: Option<u64>) -> bool {
+    let excess = target.map_or(0, |target| results.excess(target));
+    if results.next <= 0 || excess == 0 || results.brief < excess {
+        *since = None;
+        return false;
+    }
+    since.get_or_insert_with(Instant::now).elapsed() < BRIEF_PATIENCE
+}
+
 impl Memory {
     pub(super) fn new(parts: Parts) -> Memory {
         let pressure = parts.thresholds.map(Pressure::new);
         let (peaks, paused_since, ended) = (FxHashMap::default(), None, None);
-        let bounds = Vec::new();
-        Memory { parts, pressure, paused_since, ended, peaks, bounds, unmanaged: 0, told: (0, 0) }
+        Memory {
+            parts,
+            pressure,
+            paused_since,
+            patient_since: None,
+            ended,
+            peaks,
+            bounds: Vec::new(),
+            unmanaged: 0,
+            told: (0, 0),
+        }
     }
 
     /// What lasts longer than this.
@@ -284,7 +311,8 @@ impl Memory {
         let managed = results.managed;
         let Some(pressure) = &mut self.pressure else { return Due::default() };
         let fault = self.parts.spiller.as_ref().and_then(|s| s.fault());
-        let expected = results.growth();
+        let patient = is_patient(&mut self.patient_since, results, pressure.thresholds().target);
+        let expected = if patient { results.rest } else { results.growth() };
         let usage = Usage { managed, unmanaged: self.unmanaged, expected, disk_fails: fault.is_some() };
         let verdict = pressure.assess(usage);
         let limit = pressure.thresholds().limit;
@@ -297,7 +325,7 @@ impl Memory {
             let elsewhere = managed.saturating_sub(stored);
             spiller.keep(verdict.keep.map(|keep| keep.saturating_sub(elsewhere)), verdict.over);
         }
-        let mut due = Due { room: self.room(results, idle), ..Due::default() };
+        let mut due = Due { room: self.room(results, idle, patient), ..Due::default() };
         if verdict.paused != self.paused_since.is_some() {
             due.paused = Some(verdict.paused);
             self.paused_since = verdict.paused.then(Instant::now);
@@ -321,12 +349,12 @@ impl Memory {
     /// What tasks that start may add: as much as fits under the target. If waiting makes no more room, what
     /// fits under the pause; and if nothing runs whose end could make some, the next task starts all the
     /// same.
-    fn room(&self, results: Results, idle: bool) -> Option<i64> {
+    fn room(&self, results: Results, idle: bool, patient: bool) -> Option<i64> {
         let (t, spiller) = (self.parts.thresholds?, self.parts.spiller.as_ref()?);
         let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         let held = signed(results.managed).saturating_add(results.rest);
         let room = signed(t.target?).saturating_sub(held);
-        if room >= results.next || spiller.is_hopeful() {
+        if room >= results.next || patient || spiller.is_hopeful() {
             return Some(room);
         }
         let room =
@@ -416,5 +444,24 @@ impl Memory {
             store.remove(*task);
         }
         lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_waits_for_what_is_dropped_soon_but_not_for_long() {
+        let results = |managed, brief| Results { managed, rest: 0, next: 10, brief };
+        let mut since = None;
+        assert!(!is_patient(&mut since, results(50, 50), Some(60)), "there is room");
+        assert!(!is_patient(&mut since, results(55, 4), Some(60)), "too few are dropped");
+        assert!(!is_patient(&mut since, results(55, 5), None));
+        assert!(is_patient(&mut since, results(55, 5), Some(60)));
+        since = Instant::now().checked_sub(BRIEF_PATIENCE);
+        assert!(!is_patient(&mut since, results(55, 5), Some(60)));
+        assert!(!is_patient(&mut since, results(50, 5), Some(60)));
+        assert!(is_patient(&mut since, results(55, 5), Some(60)), "it is another one's turn");
     }
 }

@@ -1,0 +1,152 @@
+//! `up`, `workers start` and `down` in the shell of `salloc`.
+
+use super::support::repository;
+use super::testbed::{Testbed, hosts, json_after, text_after};
+
+/// From `salloc` to `down`: the example graph on four nodes, all workers killed in the middle, new ones
+/// beside the same scheduler, and nothing left.
+#[test]
+fn a_cluster_in_an_allocation() {
+    let testbed = Testbed::up(4);
+    let docs = testbed.sandbox.path("docs");
+    testbed.sandbox.example("changelogs.toml");
+    let script = r#"
+mkdir -p docs
+for i in $(seq 1 40); do
+    mkdir docs/p$i
+    {
+        printf 'p%s (1.%s) unstable; urgency=low\n\n  * Change.\n\n' $i $i
+        printf ' -- A. B%s <a@b>  Mon, 02 Jan 20%02d 10:00:00 +0000\n' $((i % 7)) $((i % 20))
+    } | gzip > docs/p$i/changelog.gz
+done
+hpcdag up
+say status $(hpcdag workers list --json)
+say steps $(steps)
+hpcdag submit changelogs.toml --set=docs=$PWD/docs
+
+run=$(hpcdag submit --detach --array 1-24 --stdout none -- sh -c 'sleep 0.5; echo done')
+sleep 1
+# Nannies first, so that nobody is restarted.
+for pid in $(hpcdag workers list --json | sed -n 's/.*"pid": \([0-9]*\).*/\1/p'); do
+    kill -KILL $(ps -o ppid= -p $pid) $pid || true
+done
+for i in $(seq 1 100); do [ $(workers) = 0 ] && break; sleep 0.1; done
+say killed $(workers)
+# Nobody was left to remove their directories.
+rm -r tmp/hpcdag-*
+hpcdag workers start
+say again $(hpcdag workers list --json)
+hpcdag wait $run
+say summary $(hpcdag wait --json $run)
+hpcdag down
+say steps-after $(steps)
+"#;
+    let out = testbed.in_allocation("cluster", &["-N4", "--mem=2000", "-c2"], script);
+    let workers = json_after(&out, "status");
+    assert_eq!(hosts(&workers), ["n1", "n2", "n3", "n4"]);
+    let limit = |host: &str| {
+        let worker =
+            workers.as_array().and_then(|all| all.iter().find(|w| w["host"] == host)).expect("there");
+        worker["memory"]["limit"].as_u64().expect("a limit")
+    };
+    assert_eq!(limit("n2"), 2000 << 20, "the job's memory on the node");
+    assert_eq!(limit("n1"), 1500 << 20, "less what the scheduler may take");
+    assert_eq!(text_after(&out, "steps"), "3", "the scheduler's, that of its node, that of the others");
+    assert_eq!(text_after(&out, "killed"), "0");
+    assert_eq!(hosts(&json_after(&out, "again")), ["n1", "n2", "n3", "n4"]);
+    let summary = json_after(&out, "summary");
+    assert_eq!((&summary[0]["succeeded"], &summary[0]["failed"]), (&24.into(), &0.into()), "{summary}");
+    assert_eq!(text_after(&out, "steps-after"), "0");
+    let mut plain = testbed.sandbox.command("bash");
+    plain.arg(repository().join("tests/examples/changelogs.sh")).arg(&docs).arg("plain");
+    testbed.sandbox.run("plain", plain, super::testbed::SCRIPT);
+    for name in ["maintainers.txt", "years.txt"] {
+        let ours = testbed.sandbox.read(&format!("out/changelogs/{name}"));
+        assert_eq!(ours, testbed.sandbox.read(&format!("plain/{name}")), "{name}");
+    }
+    testbed.is_clean(false);
+}
+
+/// Several workers on a node, a node that cannot have one, and what is said about it.
+#[test]
+fn workers_that_do_not_come() {
+    let testbed = Testbed::up(4);
+    let script = r#"
+file=$PWD/s.json
+hpcdag scheduler --detach --scheduler-file $file
+export HPCDAG_SCHEDULER_FILE=$file
+hpcdag workers start -n 6
+say six $(hpcdag workers list --json)
+hpcdag workers stop --all
+for i in $(seq 1 100); do [ $(workers) = 0 ] && break; sleep 0.1; done
+hpcdag workers start --per numa
+say numa $(hpcdag workers list --json)
+hpcdag workers stop --all
+for i in $(seq 1 100); do [ $(workers) = 0 ] && break; sleep 0.1; done
+
+# On n4 the place for its files is a file.
+mkdir tmp/local; touch tmp/local/n4
+code=0
+hpcdag workers start --local-directory "$PWD/tmp/local/\$SLURMD_NODENAME" 2> err || code=$?
+say code $code
+say three $(workers)
+hpcdag workers stop --all
+for i in $(seq 1 100); do [ $(workers) = 0 ] && break; sleep 0.1; done
+hpcdag workers start --min-workers 3 --local-directory "$PWD/tmp/local/\$SLURMD_NODENAME" 2> err-min
+say min $(hpcdag workers list --json)
+code=0
+hpcdag workers start --launcher srun --nthreads 0 2> err-usage || code=$?
+say usage $code
+hpcdag stop
+rm -r tmp/local
+for i in $(seq 1 100); do [ $(steps) = 0 ] && break; sleep 0.1; done
+say left $(steps)
+"#;
+    let out = testbed.in_allocation("missing", &["-N4", "-c2", "--mem=1000"], script);
+    assert_eq!(hosts(&json_after(&out, "six")), ["n1", "n1", "n2", "n2", "n3", "n4"]);
+    let six = json_after(&out, "six");
+    let limits = |host: &str| {
+        let all = six.as_array().expect("a list").iter().filter(|w| w["host"] == host);
+        all.map(|w| w["memory"]["limit"].as_u64().expect("a limit") >> 20).collect::<Vec<_>>()
+    };
+    assert_eq!((limits("n1"), limits("n3")), (vec![500, 500], vec![1000]));
+    let numa = json_after(&out, "numa");
+    assert!(hosts(&numa).len() >= 4, "{numa}");
+    assert_eq!((text_after(&out, "code"), text_after(&out, "three")), ("11", "3"));
+    let error = testbed.sandbox.read("err");
+    assert!(error.contains("3 of 4 workers are connected; missing:\n  n4: "), "{error}");
+    assert!(error.contains("cannot make the worker's directory"), "the worker's own words: {error}");
+    assert_eq!(hosts(&json_after(&out, "min")), ["n1", "n2", "n3"]);
+    assert!(testbed.sandbox.read("err-min").contains("n4: "), "it is named all the same");
+    assert_eq!(text_after(&out, "usage"), "5");
+    assert_eq!(text_after(&out, "left"), "0");
+}
+
+/// The same in a batch script, whose shell is on the first node: the scheduler runs beside it. One script
+/// takes its cluster away, the other leaves that to Slurm.
+#[test]
+fn a_cluster_in_a_batch_job() {
+    let testbed = Testbed::up(2);
+    let script = r#"#!/usr/bin/env bash
+set -euo pipefail
+hpcdag up
+hpcdag workers list --json | tr -d '\n' > workers-$1.json
+hpcdag submit --array 1-10 -- sh -c 'echo $SLURMD_NODENAME; sleep 0.1' | sort -u > nodes-$1.txt
+[ $1 = leaves ] || hpcdag down
+"#;
+    testbed.sandbox.write("job.sh", script);
+    for how in ["ends", "leaves"] {
+        let mut command = testbed.command("sbatch");
+        command.args(["--wait", "-N2", "-c2", "--mem=800", "--output=job.log", "job.sh", how]);
+        testbed.sandbox.run(how, command, super::testbed::SCRIPT);
+        let workers: serde_json::Value =
+            serde_json::from_str(&testbed.sandbox.read(&format!("workers-{how}.json"))).expect("JSON");
+        assert_eq!(hosts(&workers), ["n1", "n2"]);
+        let limit = |w: &serde_json::Value| w["memory"]["limit"].as_u64().map(|bytes| bytes >> 20);
+        let mut limits: Vec<_> = workers.as_array().expect("a list").iter().map(limit).collect();
+        limits.sort();
+        assert_eq!(limits, [Some(600), Some(800)], "the scheduler's node has less");
+        assert_eq!(testbed.sandbox.read(&format!("nodes-{how}.txt")), "n1\nn2\n");
+    }
+    testbed.is_clean(true);
+}
