@@ -64,6 +64,7 @@ impl Core {
         self.cx.in_hand -= worker.processing.len();
         self.cx.relief = true;
         self.leaving.remove(&w);
+        self.ask_others(w);
         self.runs.iter_mut().flatten().for_each(|run| run.disown(w));
         let expected = expected || worker.retiring.is_some();
         let lost = format!("{} on {}: {reason}", worker.spec.name, worker.spec.host);

@@ -17,6 +17,7 @@ impl Core {
         worker.retiring = Some(reason);
         worker.status = Status::Retiring;
         self.leaving.insert(w);
+        self.ask_others(w);
         self.drain_local(w);
         let mut attempts = Vec::new();
         let epoch = self.cx.epoch;
@@ -41,17 +42,27 @@ impl Core {
         }
     }
 
+    /// Copies that were asked of a worker which leaves or is gone are to be asked of others.
+    pub(super) fn ask_others(&mut self, instead_of: WorkerId) {
+        for w in self.leaving.clone() {
+            if let Some(worker) = self.cx.workers.get_mut(w.index()).and_then(|x| x.as_mut()) {
+                worker.moving.retain(|_, to| *to != instead_of);
+            }
+        }
+    }
+
     fn evacuate(&mut self, w: WorkerId) {
         let Some(worker) = self.cx.worker(w).filter(|x| !x.dismissed) else { return };
         let idle = worker.processing.is_empty();
-        // What only this worker has, and has not been asked of another yet.
+        // What no worker that stays has, and has not been asked of another yet.
         let sole = |task: &&TaskRef| {
             self.run(task.run).is_some_and(|run| {
-                run.state_of(task.index) == State::Memory && run.holders(task.index).len() == 1
+                run.state_of(task.index) == State::Memory
+                    && run.holders(task.index).iter().all(|holder| self.leaving.contains(holder))
             })
         };
         let held: Vec<TaskRef> = worker.has.iter().filter(sole).copied().collect();
-        let fresh: Vec<TaskRef> = held.iter().filter(|t| !worker.moving.contains(*t)).copied().collect();
+        let fresh: Vec<TaskRef> = held.iter().filter(|t| !worker.moving.contains_key(*t)).copied().collect();
         let to: Vec<WorkerId> = self.recipients(w);
         if held.is_empty() || to.is_empty() {
             if idle {
@@ -65,10 +76,11 @@ impl Core {
         let mut orders: BTreeMap<WorkerId, Vec<(TaskRef, u64)>> = BTreeMap::new();
         for (k, task) in fresh.iter().enumerate() {
             let nbytes = self.run(task.run).map_or(0, |run| run.nbytes[task.index as usize]);
-            orders.entry(to[k % to.len()]).or_default().push((*task, nbytes));
-        }
-        if let Some(worker) = self.cx.workers[w.index()].as_mut() {
-            worker.moving.extend(fresh);
+            let recipient = to[k % to.len()];
+            orders.entry(recipient).or_default().push((*task, nbytes));
+            if let Some(worker) = self.cx.workers[w.index()].as_mut() {
+                worker.moving.insert(*task, recipient);
+            }
         }
         for (worker, tasks) in orders {
             self.cx.actions.push(Action::Replicate { worker, tasks, from: w });

@@ -90,8 +90,8 @@ pub(super) struct Worker {
     pub(super) steal_after: Time,
     /// When it became a worker that leaves, and why.
     pub(super) retiring: Option<String>,
-    /// Copies of its results that were asked of others and have not arrived.
-    pub(super) moving: IndexSet<TaskRef, FxBuildHasher>,
+    /// Copies of its results that were asked of others and have not arrived, and of whom.
+    pub(super) moving: IndexMap<TaskRef, WorkerId, FxBuildHasher>,
     pub(super) dismissed: bool,
     /// It gets nothing but this task, which is to be alone there.
     pub(super) kept_for: Option<TaskRef>,
@@ -120,7 +120,7 @@ impl Worker {
             robbed: false,
             steal_after: Time::ZERO,
             retiring: None,
-            moving: IndexSet::default(),
+            moving: IndexMap::default(),
             dismissed: false,
             kept_for: None,
             reserved: 0,
