@@ -248,6 +248,7 @@ fn is_range(word: &str) -> bool {
 mod tests {
     use super::*;
     use crate::worker::store::memfile::MemWriter;
+    use std::os::unix::process::CommandExt;
     use std::process::{Child, Command, Stdio};
     use std::time::{Duration, Instant};
 
@@ -257,14 +258,16 @@ mod tests {
 
     impl Drop for Running {
         fn drop(&mut self) {
-            let _ = self.0.kill();
+            // Whatever it started is in its group.
+            let group = nix::unistd::Pid::from_raw(self.0.id() as i32);
+            let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
             let _ = self.0.wait();
         }
     }
 
     fn run(line: &str) -> Running {
         let mut command = Command::new("bash");
-        command.args(["-c", line]).stdin(Stdio::piped()).stdout(Stdio::null());
+        command.args(["-c", line]).stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0);
         Running(command.spawn().unwrap())
     }
 
