@@ -2,6 +2,8 @@
 //! between the workers, and how much they hold. Owns the shapes and the bounds; the clusters are in `model`.
 
 mod model;
+#[path = "../support/unpack.rs"]
+mod unpack;
 
 use hpcdag::base::ids::FamilyIx;
 use hpcdag::graph::layer::{Border, Csr, Edge, Layer, Pattern, Size};

@@ -2,6 +2,7 @@
 //! what is moved. Drives the scheduler's and the workers' cores and measures what a placement is worth: bytes
 //! moved, the most that a worker held, when the last task ended. Nothing fails here; `tests/sim` is for that.
 
+use crate::unpack::unpack;
 use hpcdag::base::ids::{Attempt, ClientId, RunId, TaskRef, WorkerId};
 use hpcdag::base::time::Time;
 use hpcdag::graph::layer::{Layer, SLOT};
@@ -317,30 +318,4 @@ impl Model {
         let event = sched::event::Event::WorkerReport { worker: w, report };
         self.at(MESSAGE, Happening::ToScheduler(event));
     }
-}
-
-fn unpack(batch: &sched::action::Batch) -> Vec<work::event::Assigned> {
-    let (mut input, mut holder) = (0, 0);
-    let mut tasks = Vec::new();
-    for t in &batch.tasks {
-        let mut inputs = Vec::new();
-        for i in &batch.inputs[input..t.inputs_end as usize] {
-            let holders = batch.holders[holder..i.holders_end as usize].to_vec();
-            holder = i.holders_end as usize;
-            inputs.push(work::event::Input { task: i.task, nbytes: i.nbytes, edge: i.edge, holders });
-        }
-        input = t.inputs_end as usize;
-        tasks.push(work::event::Assigned {
-            task: t.task,
-            attempt: t.attempt,
-            tries: t.tries,
-            family: t.family,
-            element: t.element,
-            priority: t.priority,
-            slots: t.slots,
-            keep: t.keep,
-            inputs,
-        });
-    }
-    tasks
 }

@@ -3,6 +3,7 @@
 
 use crate::graphs::{Graph, Value, size_of};
 use crate::memory::{Memory, Most, Own};
+use crate::unpack::unpack;
 use hpcdag::base::failure::{Failure, FailureKind};
 use hpcdag::base::ids::{Attempt, ClientId, FamilyIx, RunId, TaskRef, WorkerId};
 use hpcdag::base::time::Time;
@@ -676,30 +677,4 @@ impl Sim {
     pub fn executed_by_worker(&self) -> BTreeMap<WorkerId, u32> {
         self.executed.clone()
     }
-}
-
-fn unpack(batch: &sched::action::Batch) -> Vec<work::event::Assigned> {
-    let (mut input, mut holder) = (0, 0);
-    let mut tasks = Vec::new();
-    for t in &batch.tasks {
-        let mut inputs = Vec::new();
-        for i in &batch.inputs[input..t.inputs_end as usize] {
-            let holders = batch.holders[holder..i.holders_end as usize].to_vec();
-            holder = i.holders_end as usize;
-            inputs.push(work::event::Input { task: i.task, nbytes: i.nbytes, edge: i.edge, holders });
-        }
-        input = t.inputs_end as usize;
-        tasks.push(work::event::Assigned {
-            task: t.task,
-            attempt: t.attempt,
-            tries: t.tries,
-            family: t.family,
-            element: t.element,
-            priority: t.priority,
-            slots: t.slots,
-            keep: t.keep,
-            inputs,
-        });
-    }
-    tasks
 }

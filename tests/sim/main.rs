@@ -9,6 +9,8 @@ mod cluster;
 mod graphs;
 mod memory;
 mod memory_tests;
+#[path = "../support/unpack.rs"]
+mod unpack;
 
 use cluster::{Faults, Sim};
 use graphs::Graph;

@@ -104,6 +104,9 @@ impl Core {
         for w in self.cx.ready.keepers.clone() {
             self.serve_keeper(w);
         }
+        if self.cx.ready.alone.is_empty() {
+            return;
+        }
         let workers = self.cx.workers.iter().flatten().filter(|w| w.status != Status::Retiring).count();
         let most = (workers / KEPT_SHARE).max(1);
         if self.cx.ready.keepers.len() >= most {

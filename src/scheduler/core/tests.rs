@@ -2,6 +2,7 @@
 
 mod demand;
 mod memory;
+mod retire;
 
 use super::action::{Action, Assigned, Batch};
 use super::event::{Event, Finished, Missing, Report, RunSpec, WorkerSpec};
@@ -350,74 +351,6 @@ fn a_task_that_had_not_started_is_not_blamed_for_a_loss() {
 }
 
 #[test]
-fn a_leaving_worker_is_dismissed_once_its_data_is_elsewhere() {
-    let mut s = Story::new();
-    s.worker(0, "a", 1).submit(vec![family(1), after(1, 0, Pattern::All)], &[]);
-    s.finish(0);
-    s.worker(1, "b", 1);
-    s.start(1);
-    s.tell(Event::WorkerRetiring { worker: WorkerId(0), reason: "walltime".into() });
-    let asked = s.log.iter().any(|a| matches!(a, Action::Replicate { worker: WorkerId(1), .. }));
-    assert!(asked, "{:?}", s.log);
-    s.report(1, |r| r.replicas.push(task(0)));
-    assert!(!s.log.iter().any(|a| matches!(a, Action::Dismiss { .. })), "its task still runs");
-    s.finish(1);
-    assert!(s.log.iter().any(|a| matches!(a, Action::Dismiss { worker: WorkerId(0) })));
-}
-
-fn leave_together(has_come: bool) {
-    let mut s = Story::new();
-    s.worker(0, "a", 1).submit(vec![family(1), after(1, 0, Pattern::All)], &[]);
-    s.finish(0);
-    s.worker(1, "b", 1);
-    s.start(1);
-    let retire = |s: &mut Story, w: u32| {
-        s.tell(Event::WorkerRetiring { worker: WorkerId(w), reason: "walltime".into() });
-    };
-    let asked = |s: &Story, w: u32| {
-        s.log.iter().filter(|a| matches!(a, Action::Replicate { worker, .. } if worker.0 == w)).count()
-    };
-    let dismissed =
-        |s: &Story, w: u32| s.log.iter().any(|a| matches!(a, Action::Dismiss { worker } if worker.0 == w));
-    retire(&mut s, 0);
-    assert_eq!(asked(&s, 1), 1);
-    s.worker(2, "c", 1);
-    assert_eq!(asked(&s, 2), 0);
-    if has_come {
-        s.report(1, |r| r.replicas.push(task(0)));
-    }
-    // Who was asked leaves too: that is no place for it.
-    retire(&mut s, 1);
-    assert!(asked(&s, 2) >= 1 && !dismissed(&s, 0), "{:?}", s.log);
-    assert_eq!(dismissed(&s, 1), !has_come, "the copy is needed until there is another: {:?}", s.log);
-    s.report(2, |r| r.replicas.push(task(0)));
-    assert!(dismissed(&s, 1), "{:?}", s.log);
-    s.finish(1);
-    assert!(dismissed(&s, 0));
-}
-
-#[test]
-fn workers_that_leave_together_hand_their_results_to_one_that_stays() {
-    leave_together(false);
-    leave_together(true);
-}
-
-#[test]
-fn a_copy_that_was_asked_of_a_lost_worker_is_asked_of_another() {
-    let mut s = Story::new();
-    s.worker(0, "a", 1).submit(vec![family(1), after(1, 0, Pattern::All)], &[]);
-    s.finish(0);
-    s.worker(1, "b", 1);
-    s.start(1);
-    s.tell(Event::WorkerRetiring { worker: WorkerId(0), reason: "walltime".into() });
-    s.lose(1, false);
-    s.worker(2, "c", 1);
-    s.report(2, |_| {});
-    let asked = s.log.iter().any(|a| matches!(a, Action::Replicate { worker: WorkerId(2), .. }));
-    assert!(asked, "{:?}", s.log);
-}
-
-#[test]
 fn a_lost_result_is_computed_again_only_as_far_as_needed() {
     let mut s = Story::new();
     let layers = vec![family(1), after(1, 0, Pattern::Each), after(1, 1, Pattern::Each)];
@@ -613,66 +546,6 @@ fn wide_tasks_wait_for_wide_workers() {
     s.worker(1, "b", 4);
     assert_eq!(s.at(0), 1);
     assert_eq!(s.core.stuck(RUN), None);
-}
-
-#[test]
-fn work_that_only_adds_results_waits_for_memory_and_work_that_frees_does_not() {
-    let mut s = Story::new();
-    // Results have 100 bytes each: eight fit, of which the worker leaves some room for work that frees.
-    s.worker_of(0, 1, 800).submit(vec![family(20), after(10, 0, Pattern::Group { size: 2 })], &[1]);
-    for i in 0..20 {
-        if s.given.contains_key(&task(i)) {
-            s.finish(i);
-        }
-    }
-    // Pairs became sums: always allowed, they free more than they make.
-    let held = s.core.workers()[0].nbytes;
-    assert!(held <= 800, "{held}");
-    assert!((0..20).any(|i| s.state(i) == State::Queued), "some loads are held back");
-    for i in 20..30 {
-        if s.given.contains_key(&task(i)) {
-            s.finish(i);
-        }
-    }
-    assert!(s.core.workers()[0].nbytes <= 800);
-}
-
-#[test]
-fn one_task_runs_whatever_it_takes_when_nothing_else_does() {
-    let mut s = Story::new();
-    let big = Layer { output_size: Some(5000), ..family(2) };
-    s.worker_of(0, 2, 1000).submit(vec![big], &[]);
-    assert_eq!(s.given_to(0), 1, "one, alone");
-    s.finish(0);
-    s.finish(1);
-    assert_eq!(s.done().expect("over").done, 2);
-}
-
-#[test]
-fn a_task_that_declares_more_than_any_worker_has_fails_by_name() {
-    let mut s = Story::new();
-    let layers = vec![Layer { memory: vec![10_000], ..family(1) }, family(1)];
-    s.worker_of(0, 1, 1000).submit(layers, &[]);
-    s.finish(1);
-    let summary = s.done().expect("over");
-    assert_eq!((summary.failed, summary.done), (1, 1));
-    let words = summary.failures[0].failure.to_string();
-    assert!(words.contains("10000 bytes") && words.contains("2000"), "{words}");
-}
-
-#[test]
-fn memory_that_is_not_results_counts_and_what_was_spilled_does_not() {
-    let mut s = Story::new();
-    let sized = Layer { output_size: Some(100), ..family(9) };
-    s.worker_of(0, 4, 1000);
-    let memory = |unmanaged, spilled| {
-        let memory = Some(super::event::MemoryUse { unmanaged, spilled });
-        Event::Heartbeat { worker: WorkerId(0), memory }
-    };
-    s.tell(memory(950, 0)).submit(vec![sized, after(1, 0, Pattern::All)], &[]);
-    assert_eq!(s.given_to(0), 1, "the first is let through because nothing else runs");
-    s.tell(memory(500, 0));
-    assert!(s.given_to(0) > 1);
 }
 
 #[test]

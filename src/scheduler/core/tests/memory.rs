@@ -1,11 +1,11 @@
 //! Scenarios about tasks that run out of memory and workers that pause.
 
-use super::{RUN, Story, after, family, task};
+use super::*;
 use crate::base::failure::{Failure, FailureKind, NoMoreRoom, Outgrown, Shortage};
 use crate::base::ids::WorkerId;
 use crate::graph::layer::{Layer, Pattern};
 use crate::scheduler::core::action::Action;
-use crate::scheduler::core::event::{Event, Finished};
+use crate::scheduler::core::event::{Event, Finished, MemoryUse};
 use crate::scheduler::core::state::State;
 use std::sync::Arc;
 use std::time::Duration;
@@ -198,4 +198,64 @@ fn short_tasks_with_large_results_are_not_queued_deep() {
         let given = s.given_to(0);
         assert!(given <= most && (nbytes == 100 || given > 5), "{nbytes} bytes: {given}");
     }
+}
+
+#[test]
+fn work_that_only_adds_results_waits_for_memory_and_work_that_frees_does_not() {
+    let mut s = Story::new();
+    // Results have 100 bytes each: eight fit, of which the worker leaves some room for work that frees.
+    s.worker_of(0, 1, 800).submit(vec![family(20), after(10, 0, Pattern::Group { size: 2 })], &[1]);
+    for i in 0..20 {
+        if s.given.contains_key(&task(i)) {
+            s.finish(i);
+        }
+    }
+    // Pairs became sums: always allowed, they free more than they make.
+    let held = s.core.workers()[0].nbytes;
+    assert!(held <= 800, "{held}");
+    assert!((0..20).any(|i| s.state(i) == State::Queued), "some loads are held back");
+    for i in 20..30 {
+        if s.given.contains_key(&task(i)) {
+            s.finish(i);
+        }
+    }
+    assert!(s.core.workers()[0].nbytes <= 800);
+}
+
+#[test]
+fn one_task_runs_whatever_it_takes_when_nothing_else_does() {
+    let mut s = Story::new();
+    let big = Layer { output_size: Some(5000), ..family(2) };
+    s.worker_of(0, 2, 1000).submit(vec![big], &[]);
+    assert_eq!(s.given_to(0), 1, "one, alone");
+    s.finish(0);
+    s.finish(1);
+    assert_eq!(s.done().expect("over").done, 2);
+}
+
+#[test]
+fn a_task_that_declares_more_than_any_worker_has_fails_by_name() {
+    let mut s = Story::new();
+    let layers = vec![Layer { memory: vec![10_000], ..family(1) }, family(1)];
+    s.worker_of(0, 1, 1000).submit(layers, &[]);
+    s.finish(1);
+    let summary = s.done().expect("over");
+    assert_eq!((summary.failed, summary.done), (1, 1));
+    let words = summary.failures[0].failure.to_string();
+    assert!(words.contains("10000 bytes") && words.contains("2000"), "{words}");
+}
+
+#[test]
+fn memory_that_is_not_results_counts_and_what_was_spilled_does_not() {
+    let mut s = Story::new();
+    let sized = Layer { output_size: Some(100), ..family(9) };
+    s.worker_of(0, 4, 1000);
+    let memory = |unmanaged, spilled| {
+        let memory = Some(MemoryUse { unmanaged, spilled });
+        Event::Heartbeat { worker: WorkerId(0), memory }
+    };
+    s.tell(memory(950, 0)).submit(vec![sized, after(1, 0, Pattern::All)], &[]);
+    assert_eq!(s.given_to(0), 1, "the first is let through because nothing else runs");
+    s.tell(memory(500, 0));
+    assert!(s.given_to(0) > 1);
 }

@@ -1,0 +1,71 @@
+//! Scenarios about workers that leave in order, alone and together.
+
+use super::*;
+
+#[test]
+fn a_leaving_worker_is_dismissed_once_its_data_is_elsewhere() {
+    let mut s = Story::new();
+    s.worker(0, "a", 1).submit(vec![family(1), after(1, 0, Pattern::All)], &[]);
+    s.finish(0);
+    s.worker(1, "b", 1);
+    s.start(1);
+    s.tell(Event::WorkerRetiring { worker: WorkerId(0), reason: "walltime".into() });
+    let asked = s.log.iter().any(|a| matches!(a, Action::Replicate { worker: WorkerId(1), .. }));
+    assert!(asked, "{:?}", s.log);
+    s.report(1, |r| r.replicas.push(task(0)));
+    assert!(!s.log.iter().any(|a| matches!(a, Action::Dismiss { .. })), "its task still runs");
+    s.finish(1);
+    assert!(s.log.iter().any(|a| matches!(a, Action::Dismiss { worker: WorkerId(0) })));
+}
+
+fn leave_together(has_come: bool) {
+    let mut s = Story::new();
+    s.worker(0, "a", 1).submit(vec![family(1), after(1, 0, Pattern::All)], &[]);
+    s.finish(0);
+    s.worker(1, "b", 1);
+    s.start(1);
+    let retire = |s: &mut Story, w: u32| {
+        s.tell(Event::WorkerRetiring { worker: WorkerId(w), reason: "walltime".into() });
+    };
+    let asked = |s: &Story, w: u32| {
+        s.log.iter().filter(|a| matches!(a, Action::Replicate { worker, .. } if worker.0 == w)).count()
+    };
+    let dismissed =
+        |s: &Story, w: u32| s.log.iter().any(|a| matches!(a, Action::Dismiss { worker } if worker.0 == w));
+    retire(&mut s, 0);
+    assert_eq!(asked(&s, 1), 1);
+    s.worker(2, "c", 1);
+    assert_eq!(asked(&s, 2), 0);
+    if has_come {
+        s.report(1, |r| r.replicas.push(task(0)));
+    }
+    // Who was asked leaves too: that is no place for it.
+    retire(&mut s, 1);
+    assert!(asked(&s, 2) >= 1 && !dismissed(&s, 0), "{:?}", s.log);
+    assert_eq!(dismissed(&s, 1), !has_come, "the copy is needed until there is another: {:?}", s.log);
+    s.report(2, |r| r.replicas.push(task(0)));
+    assert!(dismissed(&s, 1), "{:?}", s.log);
+    s.finish(1);
+    assert!(dismissed(&s, 0));
+}
+
+#[test]
+fn workers_that_leave_together_hand_their_results_to_one_that_stays() {
+    leave_together(false);
+    leave_together(true);
+}
+
+#[test]
+fn a_copy_that_was_asked_of_a_lost_worker_is_asked_of_another() {
+    let mut s = Story::new();
+    s.worker(0, "a", 1).submit(vec![family(1), after(1, 0, Pattern::All)], &[]);
+    s.finish(0);
+    s.worker(1, "b", 1);
+    s.start(1);
+    s.tell(Event::WorkerRetiring { worker: WorkerId(0), reason: "walltime".into() });
+    s.lose(1, false);
+    s.worker(2, "c", 1);
+    s.report(2, |_| {});
+    let asked = s.log.iter().any(|a| matches!(a, Action::Replicate { worker: WorkerId(2), .. }));
+    assert!(asked, "{:?}", s.log);
+}
