@@ -38,8 +38,8 @@ pub enum Action {
         /// Which.
         attempts: Vec<(TaskRef, Attempt)>,
     },
-    /// Ask a worker to fetch copies of results from another that leaves; from itself: a copy it has is the one
-    /// that counts from now on, not to be dropped as a spare.
+    /// Ask a worker to fetch copies of results from another that leaves; from itself: a copy it has is the
+    /// one that counts from now on, not to be dropped as a spare.
     Replicate {
         /// Who fetches.
         worker: WorkerId,
