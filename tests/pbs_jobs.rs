@@ -4,22 +4,11 @@
 
 mod support;
 
-use serde_json::Value;
-use std::time::Duration;
+use support::scenario::{self, after, json};
 use support::{Sandbox, repository};
 
-const LIMIT: Duration = Duration::from_secs(90);
-
+/// What all scripts begin with, besides what all scenarios have.
 const PREAMBLE: &str = r#"
-set -euo pipefail
-say() { printf '%s\n' "$*"; }
-json() { printf '%s ' "$1"; shift; "$@" | tr -d '\n'; echo; }
-until_ok() {
-    local i
-    for i in $(seq 1 200); do "$@" > /dev/null 2>&1 && return; sleep 0.1; done
-    say "never: $*"
-    return 1
-}
 # Whatever is left of a scenario that fails.
 end() {
     local f
@@ -32,7 +21,7 @@ trap end EXIT
 start() { hpcdag workers start --launcher qsub -t 10m "$@"; }
 "#;
 
-fn scenario(sandbox: &Sandbox, script: &str) -> String {
+fn in_pbs(sandbox: &Sandbox, script: &str) -> String {
     sandbox.write(
         "config/hpcdag/config.toml",
         "[launch.pbs]\nprologue = 'export MODULES=loaded'\n\
@@ -40,30 +29,16 @@ fn scenario(sandbox: &Sandbox, script: &str) -> String {
     );
     std::fs::create_dir(sandbox.path("home")).expect("a directory");
     let mut command = sandbox.command("bash");
-    command.args(["-c", &format!("{PREAMBLE}{script}")]);
-    let program = std::path::Path::new(env!("CARGO_BIN_EXE_hpcdag"));
-    let directory = program.parent().expect("in a directory").display();
-    let stand_ins = repository().join("tests/pbs");
-    let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{}:{directory}:{path}", stand_ins.display()));
+    command.args(["-c", &format!("{}{PREAMBLE}{script}", scenario::PREAMBLE)]);
+    scenario::put_in_path(&mut command, &[&repository().join("tests/pbs")]);
     command.env("PBS_STAND_IN", sandbox.path("pbs")).env("HOME", sandbox.path("home"));
-    sandbox.run("scenario", command, LIMIT)
-}
-
-fn after<'a>(output: &'a str, word: &str) -> &'a str {
-    let line = output.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no line {word:?} in:\n{output}")).trim()
-}
-
-fn json(output: &str, word: &str) -> Value {
-    let text = after(output, word);
-    serde_json::from_str(text).unwrap_or_else(|e| panic!("{word}: {e}: {text}"))
+    sandbox.run("scenario", command, scenario::LIMIT)
 }
 
 #[test]
 fn workers_in_jobs_of_pbs() {
     let sandbox = Sandbox::new();
-    let output = scenario(
+    let output = in_pbs(
         &sandbox,
         r#"
 hpcdag scheduler --detach > /dev/null
@@ -111,7 +86,7 @@ qdel $other
 #[test]
 fn what_pbs_refuses_is_said_in_its_words() {
     let sandbox = Sandbox::new();
-    let output = scenario(
+    let output = in_pbs(
         &sandbox,
         r#"
 hpcdag scheduler --detach > /dev/null
@@ -145,7 +120,7 @@ fn ready_scripts() {
          [task.all]\nfrom = { where = 'all' }\nshell = 'cat'\n[output]\nall = 'nodes.txt'\n",
     );
     let pbs = repository().join("pbs").display().to_string();
-    let output = scenario(
+    let output = in_pbs(
         &sandbox,
         &r#"
 run=$(qsub -l select=2:ncpus=1:mpiprocs=1 -v GRAPH=graph.toml PBS/run.sh)

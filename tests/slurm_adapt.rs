@@ -3,47 +3,8 @@
 
 mod support;
 
-use std::path::PathBuf;
-use std::time::Duration;
-use support::{Sandbox, repository};
-
-/// How long a scenario may take; packages may have to be installed first.
-const LIMIT: Duration = Duration::from_secs(240);
-
-/// What all scripts begin with.
-const PREAMBLE: &str = r#"
-set -euo pipefail
-say() { printf '%s\n' "$*"; }
-# Until a command succeeds.
-until_ok() {
-    local i
-    for i in $(seq 1 600); do "$@" > /dev/null 2>&1 && return; sleep 0.1; done
-    say "never: $*"
-    return 1
-}
-jobs() { squeue -h -t pd,r -o %j | grep -c hpcdag || true; }
-jobs_are() { [ "$(jobs)" = "$1" ]; }
-workers() { hpcdag workers list --json | grep -c '"joined"' || true; }
-workers_are() { [ "$(workers)" = "$1" ]; }
-"#;
-
-/// Runs a script beside a Slurm of four nodes with four processors each; what it printed.
-fn scenario(sandbox: &Sandbox, script: &str) -> String {
-    let mut command = sandbox.command("bash");
-    command.arg(repository().join("scripts/slurm-testbed")).args(["run", "--nodes", "4", "--", "bash", "-c"]);
-    command.arg(format!("{PREAMBLE}{script}"));
-    let program = PathBuf::from(env!("CARGO_BIN_EXE_hpcdag"));
-    let directory = program.parent().expect("in a directory").display();
-    command.env("PATH", format!("{directory}:{}", std::env::var("PATH").unwrap_or_default()));
-    command.env("HPCDAG_SCHEDULER__HOST", "127.0.0.1").env("HPCDAG_WORKER__HOST", "127.0.0.1");
-    sandbox.run("scenario", command, LIMIT)
-}
-
-/// What a script printed after a word on a line.
-fn after<'a>(output: &'a str, word: &str) -> &'a str {
-    let line = output.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no line {word:?} in:\n{output}")).trim()
-}
+use support::Sandbox;
+use support::scenario::{after, in_slurm};
 
 /// Each says which node it has run on.
 const GRAPH: &str = r#"
@@ -65,7 +26,7 @@ all = "all.txt"
 fn from_nothing_to_four_nodes_and_back() {
     let sandbox = Sandbox::new();
     sandbox.write("graph.toml", GRAPH);
-    let output = scenario(
+    let output = in_slurm(
         &sandbox,
         r#"
 hpcdag scheduler --scheduler-file s.json --detach > /dev/null
@@ -135,7 +96,7 @@ cat adapt.log
 fn refusals_and_waiting_jobs() {
     let sandbox = Sandbox::new();
     sandbox.write("graph.toml", GRAPH);
-    let output = scenario(
+    let output = in_slurm(
         &sandbox,
         r#"
 hpcdag scheduler --scheduler-file s.json --detach > /dev/null

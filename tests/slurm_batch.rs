@@ -5,42 +5,8 @@
 mod support;
 
 use serde_json::Value;
-use std::time::Duration;
-use support::{Sandbox, repository};
-
-/// How long a scenario may take; packages may have to be installed first.
-const LIMIT: Duration = Duration::from_secs(240);
-
-/// What all scripts begin with.
-const PREAMBLE: &str = r#"
-set -euo pipefail
-say() { printf '%s\n' "$*"; }
-# Until a command succeeds.
-until_ok() { local i; for i in $(seq 1 600); do "$@" > /dev/null 2>&1 && return; sleep 0.1; done
-    say "never: $*"; return 1; }
-over() { [ -z "$(squeue -h -j "$1" 2> /dev/null)" ]; }
-no_job() { [ -z "$(squeue -h)" ]; }
-# The value of a key of JSON.
-key() { sed -n "s/^ *\"$1\": \"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\}\$/\1/p" | head -n 1; }
-"#;
-
-/// Runs a script beside a Slurm of four nodes with four processors each; what it printed.
-fn scenario(sandbox: &Sandbox, script: &str) -> String {
-    let mut command = sandbox.command("bash");
-    command.arg(repository().join("scripts/slurm-testbed")).args(["run", "--nodes", "4", "--", "bash", "-c"]);
-    command.arg(format!("{PREAMBLE}{script}"));
-    let program = std::path::Path::new(env!("CARGO_BIN_EXE_hpcdag"));
-    let directory = program.parent().expect("in a directory").display();
-    command.env("PATH", format!("{directory}:{}", std::env::var("PATH").unwrap_or_default()));
-    command.env("HPCDAG_SCHEDULER__HOST", "127.0.0.1").env("HPCDAG_WORKER__HOST", "127.0.0.1");
-    sandbox.run("scenario", command, LIMIT)
-}
-
-/// What a script printed after a word on a line.
-fn after<'a>(output: &'a str, word: &str) -> &'a str {
-    let line = output.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no line {word:?} in:\n{output}")).trim()
-}
+use support::Sandbox;
+use support::scenario::{after, in_slurm};
 
 const GRAPH: &str = r#"
 version = 1
@@ -63,7 +29,7 @@ b = "b.txt"
 fn a_graph_as_one_job() {
     let sandbox = Sandbox::new();
     sandbox.write("graph.toml", GRAPH);
-    let output = scenario(
+    let output = in_slurm(
         &sandbox,
         r#"
 hpcdag submit graph.toml --batch slurm -N 3 -c 2 --mem 500M --walltime 10m --dry-run > dry
@@ -82,7 +48,7 @@ say again $(hpcdag resume $dir)
 hpcdag submit graph.toml --set fail=yes --batch slurm -N 2 -c 2 --mem 500M -t 10m --wait \
     --run-directory failing > /dev/null 2> failed || say failed-code $?
 say failed-word $(grep -c 'a\[5\] failed' failed)
-until_ok no_job
+until_ok nothing_queued
 say state-files $(find "$XDG_STATE_HOME" -type f | wc -l)
 say logs $(ls $dir/logs | wc -l)
 hpcdag run --batch slurm -N 2 -c 2 --mem 500M -t 10m --wait \
@@ -93,7 +59,7 @@ say workers $(cat workers)
 say stdout $(hpcdag submit --batch slurm -c 1 --mem 300M -t 10m --wait \
     --run-directory lines --array 1-3 -- echo n{item} > /dev/null 2>&1
     cat lines/stdout/*)
-until_ok no_job
+until_ok nothing_queued
 "#,
     );
     let dry = sandbox.read("dry");
@@ -150,7 +116,7 @@ c = "c.txt"
 fn cancelled_and_resumed() {
     let sandbox = Sandbox::new();
     sandbox.write("graph.toml", SLOW);
-    let output = scenario(
+    let output = in_slurm(
         &sandbox,
         r#"
 json=$(hpcdag submit graph.toml --batch slurm -N 2 -c 4 --mem 500M -t 10m --run-directory run --json)
@@ -179,7 +145,7 @@ say again $(sed -n 's/^2.. //p' ran-b | sort -u)
 say once $(sed -n 's/^1.. //p' ran-b | grep 'b[0-3]' | sort)
 say c $(tr '\n' ' ' < c.txt)
 say kept $(key kept < run/summary.json)
-until_ok no_job
+until_ok nothing_queued
 say state-files $(find "$XDG_STATE_HOME" -type f | wc -l)
 "#,
     );

@@ -5,52 +5,8 @@
 mod support;
 
 use serde_json::Value;
-use std::time::Duration;
+use support::scenario::{after, in_slurm, json};
 use support::{Sandbox, repository};
-
-/// How long a scenario may take; packages may have to be installed first.
-const LIMIT: Duration = Duration::from_secs(240);
-
-/// What all scripts begin with.
-const PREAMBLE: &str = r#"
-set -euo pipefail
-say() { printf '%s\n' "$*"; }
-json() { printf '%s ' "$1"; shift; "$@" | tr -d '\n'; echo; }
-# Until a command succeeds.
-until_ok() {
-    local i
-    for i in $(seq 1 300); do "$@" > /dev/null 2>&1 && return; sleep 0.1; done
-    say "never: $*"
-    return 1
-}
-# The id in what `workers start --json` prints.
-id_of() { sed -n 's/^  "id": "\(.*\)",/\1/p'; }
-over() { [ -z "$(squeue -h -j "$1" 2> /dev/null)" ]; }
-no_job() { ! squeue -h -o %j | grep hpcdag; }
-"#;
-
-/// Runs a script beside a Slurm of four nodes with four processors each; what it printed.
-fn scenario(sandbox: &Sandbox, script: &str) -> String {
-    let mut command = sandbox.command("bash");
-    command.arg(repository().join("scripts/slurm-testbed")).args(["run", "--nodes", "4", "--", "bash", "-c"]);
-    command.arg(format!("{PREAMBLE}{script}"));
-    let program = std::path::Path::new(env!("CARGO_BIN_EXE_hpcdag"));
-    let directory = program.parent().expect("in a directory").display();
-    command.env("PATH", format!("{directory}:{}", std::env::var("PATH").unwrap_or_default()));
-    command.env("HPCDAG_SCHEDULER__HOST", "127.0.0.1").env("HPCDAG_WORKER__HOST", "127.0.0.1");
-    sandbox.run("scenario", command, LIMIT)
-}
-
-/// What a script printed after a word on a line.
-fn after<'a>(output: &'a str, word: &str) -> &'a str {
-    let line = output.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no line {word:?} in:\n{output}")).trim()
-}
-
-fn json(output: &str, word: &str) -> Value {
-    let text = after(output, word);
-    serde_json::from_str(text).unwrap_or_else(|e| panic!("{word}: {e}: {text}"))
-}
 
 /// Two submissions, a job of two nodes and an array of two jobs, are shown with their workers and run a
 /// graph; stopping one cancels it and nothing else, least of all another job of the same user; `down` leaves
@@ -58,7 +14,7 @@ fn json(output: &str, word: &str) -> Value {
 #[test]
 fn workers_from_the_login_node() {
     let sandbox = Sandbox::new();
-    let output = scenario(
+    let output = in_slurm(
         &sandbox,
         r#"
 hpcdag scheduler --detach > /dev/null
@@ -128,7 +84,7 @@ scancel $other
 #[test]
 fn doctor_ends_the_jobs_of_a_dead_cluster() {
     let sandbox = Sandbox::new();
-    let output = scenario(
+    let output = in_slurm(
         &sandbox,
         r#"
 hpcdag scheduler --detach > /dev/null
@@ -171,7 +127,7 @@ scancel $other
 #[test]
 fn refusals_and_questions() {
     let sandbox = Sandbox::new();
-    let output = scenario(
+    let output = in_slurm(
         &sandbox,
         r#"
 hpcdag scheduler --detach > /dev/null
@@ -248,12 +204,12 @@ b = "b.txt"
 fn ends_of_clusters_and_of_jobs() {
     let sandbox = Sandbox::new();
     sandbox.write("graph.toml", GRAPH);
-    let output = scenario(
+    let output = in_slurm(
         &sandbox,
         r#"
 hpcdag scheduler --scheduler-file s.json --detach > /dev/null
 export HPCDAG_SCHEDULER_FILE=$PWD/s.json
-start() { hpcdag workers start --launcher sbatch -t 10m --json "$@" | id_of; }
+start() { hpcdag workers start --launcher sbatch -t 10m --json "$@" | key id; }
 gone=$(start -N 1 -c 1 -J gone -o gone.out -- --hold)
 killed=$(start -N 1 -c 1 -J killed -o killed.out -- --hold)
 one=$(start -N 2 -c 2)
@@ -311,7 +267,7 @@ fn ready_scripts() {
     let sandbox = Sandbox::new();
     sandbox.write("graph.toml", HOSTS);
     let slurm = repository().join("slurm").display().to_string();
-    let output = scenario(
+    let output = in_slurm(
         &sandbox,
         &r#"
 sbatch -W --time=5 SLURM/run.sh graph.toml > /dev/null && say run $(sort -u hosts.txt | tr '\n' ' ')

@@ -3,6 +3,8 @@
 
 #![allow(dead_code)] // Each test binary uses its part.
 
+pub mod scenario;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};

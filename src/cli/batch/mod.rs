@@ -18,6 +18,7 @@ use crate::launch::jobs::{self, Record};
 use directory::{Order, RunDirectory, What};
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 fn system_of(name: BatchName) -> System {
     match name {
@@ -222,6 +223,18 @@ fn tell(json: JsonOption, directory: &RunDirectory, record: &Record) -> Result<(
     })
 }
 
+/// A run that has ended is asked about this often, and so often, until its job is over too: batch systems
+/// take a while to clear nodes.
+const COMPLETING_TRIES: u32 = 20;
+const COMPLETING_PAUSE: Duration = Duration::from_secs(3);
+
+/// The state of a job that is not over, in words.
+fn unfinished(record: &Record) -> Result<Option<&'static str>> {
+    let statuses = jobs::status(std::slice::from_ref(record))?;
+    let goes_on = statuses.iter().flatten().any(|s| !s.state.is_over());
+    Ok(goes_on.then(|| jobs::summary(&statuses.concat()).words()))
+}
+
 /// `resume`
 pub(super) fn resume(context: &Context, args: &ResumeArgs) -> Result<u8> {
     let directory = RunDirectory::at(absolute(&args.directory)?);
@@ -229,21 +242,25 @@ pub(super) fn resume(context: &Context, args: &ResumeArgs) -> Result<u8> {
     if args.here {
         return inside::run(context, args, &directory, &order);
     }
-    if let Some(record) = directory.jobs()?.last() {
-        let statuses = jobs::status(std::slice::from_ref(record))?;
-        if statuses.iter().flatten().any(|s| !s.state.is_over()) {
-            if args.wait {
-                return follow::follow(context, &directory, args.json);
-            }
-            let state = jobs::summary(&statuses.concat()).words();
-            return Err(Error::new(Kind::Usage, format!("its job {} is {state}", record.id))
-                .hint("--wait follows it; cancel the job first to submit it anew"));
-        }
-    }
-    if directory.end()?.is_some_and(|end| end.exit_code == 0) {
+    let end = directory.end()?;
+    if end.as_ref().is_some_and(|end| end.exit_code == 0) {
         let value = json!({ "run-directory": directory.path(), "exit-code": 0 });
         Out::stdout().value(args.json.json, &value, |_| "the run has ended well: nothing is left".into())?;
         return Ok(0);
+    }
+    if let Some(record) = directory.jobs()?.last() {
+        let mut tries = if end.is_some() { COMPLETING_TRIES } else { 1 };
+        while let Some(state) = unfinished(record)? {
+            tries -= 1;
+            if args.wait && end.is_none() {
+                return follow::follow(context, &directory, args.json);
+            }
+            if tries == 0 {
+                return Err(Error::new(Kind::Usage, format!("its job {} is {state}", record.id))
+                    .hint("--wait follows it; cancel the job first to submit it anew"));
+            }
+            std::thread::sleep(COMPLETING_PAUSE);
+        }
     }
     directory.begin_again()?;
     let record = send(&directory, &order)?;
