@@ -154,6 +154,38 @@ pub struct MemoryUse {
     pub spilled: u64,
 }
 
+/// The largest size that is believed, bytes: no process can address more.
+pub const BYTES_MAX: u64 = 1 << 47;
+
+/// The longest execution that is believed.
+pub const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+impl MemoryUse {
+    /// The same within what can be.
+    pub fn believed(self) -> MemoryUse {
+        let MemoryUse { unmanaged, spilled } = self;
+        MemoryUse { unmanaged: unmanaged.min(BYTES_MAX), spilled: spilled.min(BYTES_MAX) }
+    }
+}
+
+impl Report {
+    /// Refuses figures that cannot be, before they are added to others.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(&self) -> Result<(), String> {
+        for Finished { nbytes, duration, .. } in &self.finished {
+            if *nbytes > BYTES_MAX {
+                return Err(format!("a result of {nbytes} bytes"));
+            }
+            if *duration > DURATION_MAX {
+                return Err(format!("a task that took {} s", duration.as_secs()));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What a worker reports in one message.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
