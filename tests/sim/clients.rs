@@ -42,6 +42,8 @@ impl Job {
 /// A client.
 pub struct Client {
     pub present: bool,
+    /// It only cancels, forgets, or looks after the runs of others.
+    pub helper: bool,
     /// It has been away for longer than it may.
     pub may_be_given_up: bool,
 }
@@ -58,7 +60,7 @@ impl Sim {
             0 if others > 0 => ClientId(self.rng.u32(0..others)),
             _ => ClientId(others),
         };
-        self.clients.entry(owner).or_insert(Client { present: true, may_be_given_up: false });
+        self.clients.entry(owner).or_insert(Client { present: true, helper: false, may_be_given_up: false });
         let detached = self.faults.detached > 0.0 && self.rng.f64() < self.faults.detached;
         let limited = self.faults.max_fails > 0.0 && self.rng.f64() < self.faults.max_fails;
         self.jobs.push(Job {
@@ -151,7 +153,9 @@ impl Sim {
                 }
             }
             Event::RunWatched { run, .. } => self.jobs[run.index()].summary = None,
-            Event::RunCancelled { run, .. } | Event::RunForgotten { run } => {
+            Event::RunCancelled { run, .. } | Event::RunForgotten { run }
+                if self.scheduler.run_counts(*run).is_some() =>
+            {
                 self.jobs[run.index()].ended_at.get_or_insert(self.now);
             }
             Event::WorkerDisconnected { .. } => {
@@ -169,7 +173,8 @@ impl Sim {
 
     /// A client goes away.
     pub fn vanish(&mut self) {
-        let here: Vec<ClientId> = self.clients.iter().filter(|(_, c)| c.present).map(|(c, _)| *c).collect();
+        let here: Vec<ClientId> =
+            self.clients.iter().filter(|(_, c)| c.present && !c.helper).map(|(c, _)| *c).collect();
         if here.is_empty() {
             return;
         }
@@ -197,12 +202,21 @@ impl Sim {
         self.watch(client);
     }
 
-    /// Somebody else looks after runs whose clients are away.
-    pub fn succeed(&mut self) {
-        let client = ClientId(self.clients.len() as u32);
-        self.clients.insert(client, Client { present: true, may_be_given_up: false });
+    /// Somebody else looks after runs whose clients are away, again and again: some may be submitted late.
+    pub fn succeed(&mut self, successor: Option<ClientId>) {
+        let client = successor.unwrap_or_else(|| self.helper());
+        if self.jobs.iter().all(Job::is_over) {
+            return;
+        }
         self.client_says(client, Event::ClientArrived { client });
         self.watch(client);
+        self.at(Duration::from_millis(100), Happening::Successor(client));
+    }
+
+    fn helper(&mut self) -> ClientId {
+        let client = ClientId(self.clients.len() as u32);
+        self.clients.insert(client, Client { present: true, helper: true, may_be_given_up: false });
+        client
     }
 
     /// It asks for its own runs and for those whose clients are away.
@@ -223,15 +237,13 @@ impl Sim {
             return;
         }
         job.cancel_asked = true;
-        let client = ClientId(self.clients.len() as u32);
-        self.clients.insert(client, Client { present: true, may_be_given_up: false });
+        let client = self.helper();
         self.client_says(client, Event::RunCancelled { run, reason: "enough".into() });
     }
 
     /// Nobody asks for any run any more.
     pub fn forget_all(&mut self) {
-        let client = ClientId(self.clients.len() as u32);
-        self.clients.insert(client, Client { present: true, may_be_given_up: false });
+        let client = self.helper();
         for run in 0..self.jobs.len() as u32 {
             self.client_says(client, Event::RunForgotten { run: RunId(run) });
         }

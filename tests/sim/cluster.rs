@@ -51,6 +51,8 @@ pub enum Happening {
     },
     ClientFetches(ClientId, Vec<sched::action::Output>),
     Submit(RunId),
+    /// Somebody looks after runs whose clients are away.
+    Successor(ClientId),
     Flush(WorkerId),
     Look(WorkerId),
     Written(WorkerId, TaskRef),
@@ -261,6 +263,7 @@ impl Sim {
             Happening::FetchArrives { from, to, tasks, broken } => self.fetch(from, to, tasks, broken),
             Happening::ClientFetches(client, outputs) => self.client_fetches(client, outputs),
             Happening::Submit(run) => self.submit(run),
+            Happening::Successor(client) => self.succeed(Some(client)),
             Happening::Flush(w) => self.flush(w),
             Happening::Look(w) => self.monitor(w),
             Happening::Written(w, task) => self.written(w, task),
@@ -381,6 +384,6 @@ impl Sim {
 impl Happening {
     /// Whether something changes by it, other than that time passes.
     fn is_lively(&self) -> bool {
-        !matches!(self, Happening::Look(_) | Happening::Tick | Happening::Nudge(_))
+        !matches!(self, Happening::Look(_) | Happening::Tick | Happening::Nudge(_) | Happening::Successor(_))
     }
 }

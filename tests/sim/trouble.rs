@@ -62,7 +62,7 @@ impl Sim {
             Trouble::Cancel => self.cancel(),
             Trouble::Vanish => self.vanish(),
             Trouble::Return(client) => self.come_back(client),
-            Trouble::Successor => self.succeed(),
+            Trouble::Successor => self.succeed(None),
         }
     }
 
