@@ -5,15 +5,25 @@
 //! `HPCDAG_SIM_SEED=n` replays one seed; `HPCDAG_SIM_SEEDS=n` runs so many instead of the default, from
 //! `HPCDAG_SIM_FIRST` on.
 
+mod checks;
+mod clients;
 mod cluster;
+mod faults;
 mod graphs;
 mod memory;
 mod memory_tests;
+mod nodes;
+mod sabotage;
+mod trouble;
 #[path = "../support/unpack.rs"]
 mod unpack;
 
-use cluster::{Faults, Sim};
+use cluster::Sim;
+use faults::Faults;
 use graphs::Graph;
+
+/// What is shown of one happening.
+const LINE: usize = 400;
 
 fn seeds(default: u64) -> Vec<u64> {
     let variable = |name: &str| std::env::var(name).ok().and_then(|v| v.parse().ok());
@@ -33,18 +43,30 @@ fn are_usual_seeds() -> bool {
 }
 
 fn check(seeds: Vec<u64>, faults: impl Fn(u64) -> Faults, graph: impl Fn(&mut fastrand::Rng) -> Graph) {
+    let sim = |seed| Sim::new(seed, graph(&mut fastrand::Rng::with_seed(seed)), faults(seed));
+    check_all(seeds, sim, |sim| sim.check_end());
+}
+
+/// Runs each seed; one that fails runs once more, to show what happened last.
+fn check_all(seeds: Vec<u64>, make: impl Fn(u64) -> Sim, end: impl Fn(&mut Sim)) {
     for seed in seeds {
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let mut rng = fastrand::Rng::with_seed(seed);
-            let graph = graph(&mut rng);
-            let mut sim = Sim::new(seed, graph, faults(seed));
-            sim.run();
-            sim.check_end();
-        }));
-        if let Err(panic) = outcome {
-            eprintln!("this was seed {seed}: replay it with HPCDAG_SIM_SEED={seed}");
-            std::panic::resume_unwind(panic);
+        let attempt = |sim: &mut Sim| {
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                sim.run();
+                end(sim);
+            }))
+        };
+        let Err(panic) = attempt(&mut make(seed)) else { continue };
+        let mut again = make(seed);
+        again.trace = Some(Default::default());
+        if attempt(&mut again).is_err() {
+            let shown = |line: &String| line.chars().take(LINE).collect::<String>();
+            again.trace.iter().flatten().for_each(|line| eprintln!("{}", shown(line)));
         }
+        let test = std::thread::current().name().unwrap_or("").to_string();
+        eprintln!("seed {seed}, {:?}", again.faults);
+        eprintln!("replay it with: HPCDAG_SIM_SEED={seed} cargo test --test sim {test}");
+        std::panic::resume_unwind(panic);
     }
 }
 
@@ -137,11 +159,20 @@ fn a_late_joiner_gets_queued_work() {
 
 #[test]
 fn failing_tasks_take_their_dependents_with_them_and_nothing_else() {
-    for seed in seeds(200) {
-        let mut rng = fastrand::Rng::with_seed(seed);
-        let graph = graphs::random(&mut rng);
-        let mut sim = Sim::new(seed, graph, Faults { hopeless: 0.03, losses: 1, ..Faults::default() });
-        sim.run();
-        sim.check_failures();
-    }
+    let faults = Faults { hopeless: 0.03, losses: 1, ..Faults::default() };
+    let sim = |seed| Sim::new(seed, graphs::random(&mut fastrand::Rng::with_seed(seed)), faults.clone());
+    check_all(seeds(100), sim, |sim| sim.check_any_end());
+}
+
+/// Several runs and clients, and every kind of fault by chance.
+fn anything(seed: u64) -> Sim {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let runs = if rng.bool() { 1 } else { rng.usize(2..4) };
+    let graphs = (0..runs).map(|_| graphs::any(&mut rng)).collect();
+    Sim::with(seed, graphs, Faults::generate(seed))
+}
+
+#[test]
+fn any_graphs_with_any_faults() {
+    check_all(seeds(300), anything, |sim| sim.check_any_end());
 }

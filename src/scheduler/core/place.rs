@@ -398,6 +398,7 @@ impl Run {
             // One that is to run alone stays where that was arranged.
             stealing: self.must_be_alone(i),
             suspect: self.trouble.get(&i).is_some_and(|t| !t.lost.is_empty()),
+            keep: self.refs[i as usize] > 0,
             reserved: demand.adds,
             result: demand.result,
         };

@@ -232,7 +232,11 @@ impl Core {
             return;
         };
         let Some(run) = self.runs[run].as_deref_mut() else { return };
-        run.take_back(&mut self.cx, finished.task.index);
+        let kept = run.take_back(&mut self.cx, finished.task.index);
+        if kept && run.refs[finished.task.index as usize] == 0 {
+            // Whoever needed it has failed or vanished since the task was handed out.
+            self.cx.free(w, finished.task);
+        }
         run.learn(finished);
         if let Some(worker) = self.cx.workers[w.index()].as_mut().filter(|x| !x.guessed.is_empty()) {
             worker.estimate_anew(|task| {

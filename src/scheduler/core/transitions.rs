@@ -344,18 +344,18 @@ impl Run {
         cx.cancel(w, self.task(i), self.attempt[i as usize]);
     }
 
-    /// Takes a task out of its worker's hands.
-    pub(super) fn take_back(&mut self, cx: &mut Cx, i: u32) {
+    /// Takes a task out of its worker's hands; whether the worker was told to keep the result.
+    pub(super) fn take_back(&mut self, cx: &mut Cx, i: u32) -> bool {
         let w = WorkerId(self.worker[i as usize]);
         let (f, _) = self.place_of(i);
         let resources = &self.families[f.index()].layer.resources;
         let task = self.task(i);
-        if let Some(worker) = cx.worker_mut(w)
-            && worker.take(task, resources).is_some()
-        {
-            cx.in_hand -= 1;
-            cx.relief = true;
-        }
+        let Some(hand) = cx.worker_mut(w).and_then(|worker| worker.take(task, resources)) else {
+            return false;
+        };
+        cx.in_hand -= 1;
+        cx.relief = true;
+        hand.keep
     }
 
     /// Computes results again that are needed and gone, and before them what they need, as far back as it

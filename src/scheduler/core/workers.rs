@@ -56,6 +56,8 @@ pub(super) struct InHand {
     pub(super) stealing: bool,
     /// A worker was lost before while it executed this task.
     pub(super) suspect: bool,
+    /// It was told to keep the result.
+    pub(super) keep: bool,
     /// Bytes set aside for its inputs, its result and the memory it declared.
     pub(super) reserved: u64,
     /// Of these, for the result.
