@@ -30,7 +30,7 @@ pub enum Kind {
     File,
     /// A batch system or a program that hpcdag calls refused or failed.
     Launch,
-    /// `doctor` found a problem.
+    /// `doctor` found a problem, or a benchmark is worse than its record.
     Unfit,
     /// Interrupted by the user or cancelled.
     Cancelled,

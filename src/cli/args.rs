@@ -15,7 +15,7 @@ mod value;
 
 pub use adapt::{PoolOptions, WorkersAdaptArgs, WorkersScaleArgs};
 pub use batch::{BatchName, BatchOptions, ResumeArgs, RunArgs};
-pub use bench::{BenchArgs, BenchCommand, BenchMemoryArgs, Shape};
+pub use bench::*;
 pub use cluster::{
     ClustersArgs, DownArgs, ListenOptions, LogOptions, SchedulerArgs, StopArgs, UpArgs, WorkerArgs,
     WorkerOptions, WorkersArgs, WorkersCommand, WorkersListArgs, WorkersStartArgs, WorkersStopArgs,

@@ -19,6 +19,8 @@ pub struct BenchArgs {
 pub enum BenchCommand {
     /// How much memory workers hold while they run a graph of known shape
     Memory(BenchMemoryArgs),
+    /// The scheduler's decisions alone: no sockets, workers that finish at once
+    Core(BenchCoreArgs),
 }
 
 /// `hpcdag bench memory`
@@ -87,4 +89,88 @@ pub enum Shape {
     Spill,
     /// Memory that is no result, for random times
     Transient,
+}
+
+/// What is done with the figures of a benchmark.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct RecordOptions {
+    /// How the figures are printed.
+    #[command(flatten)]
+    pub json: JsonOption,
+    /// Keep the figures in this file, in place of those of the same benchmark with the same options
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+    /// Compare with the figures of this file; bytes and instructions beyond the bound end with an error
+    #[arg(long, value_name = "FILE")]
+    pub compare: Option<PathBuf>,
+    /// By how many percent bytes and instructions may have grown
+    #[arg(long, value_name = "PERCENT", default_value_t = 10.0, requires = "compare")]
+    pub bound: f64,
+}
+
+/// The graph of a benchmark of speed.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Graph")]
+pub struct GraphOptions {
+    /// How many tasks, about: shapes round it
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = positive())]
+    pub tasks: u32,
+    /// What depends on what
+    #[arg(long, value_name = "SHAPE", value_enum, default_value_t)]
+    pub shape: GraphShape,
+    /// Tasks as elements of families, or each with a key and dependencies of its own
+    #[arg(long, value_name = "KIND", value_enum, default_value_t)]
+    pub keys: Keys,
+    /// Tasks side by side in a stencil; by default the square root of their number
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(3..))]
+    pub width: Option<u32>,
+}
+
+/// What depends on what in a graph that measures speed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum GraphShape {
+    /// Nothing on anything
+    #[default]
+    Independent,
+    /// Each on three neighbours of the step before, round a ring
+    Stencil,
+    /// A binary tree from half of the tasks to one
+    Tree,
+    /// One on all others
+    Merge,
+}
+
+/// How a graph says its tasks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Keys {
+    /// As elements of families with patterns
+    #[default]
+    Family,
+    /// Each by itself
+    Individual,
+}
+
+/// `hpcdag bench core`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  hpcdag bench core --tasks 1000000 --shape stencil
+  hpcdag bench core --tasks 1000000 --shape stencil --keys individual --json
+  hpcdag bench core --count-instructions
+
+Times are those of the scheduler's state machine only. Bytes are those of the heap once the scheduler knows \
+all tasks, the graph as it was submitted included.")]
+pub struct BenchCoreArgs {
+    /// The graph.
+    #[command(flatten)]
+    pub graph: GraphOptions,
+    /// How many workers
+    #[arg(short, long, value_name = "N", default_value_t = 2, value_parser = positive())]
+    pub nworkers: u32,
+    /// Run once more under valgrind's callgrind and count instructions
+    #[arg(long)]
+    pub count_instructions: bool,
+    /// What is done with the figures.
+    #[command(flatten)]
+    pub record: RecordOptions,
 }

@@ -1,8 +1,14 @@
 //! `hpcdag bench`: measures this program on this machine. Owns nothing but the choice of what.
 
+mod alone;
 mod cluster;
 mod disk;
+mod figures;
 mod memory;
+mod pretend;
+mod shapes;
+#[allow(dead_code)] // Used by benchmarks of several processes.
+mod usage;
 mod workload;
 
 use super::args::{BenchArgs, BenchCommand};
@@ -16,5 +22,6 @@ use crate::base::error::Result;
 pub fn bench(context: &Context, args: &BenchArgs) -> Result<u8> {
     match &args.command {
         BenchCommand::Memory(args) => memory::memory(context, args),
+        BenchCommand::Core(args) => alone::core(args),
     }
 }
