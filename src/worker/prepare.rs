@@ -272,10 +272,13 @@ impl Runner {
         };
         place.place_inputs().map_err(say)?;
         let cwd = match &family.cwd {
-            Some(cwd) => spec.base_dir.join(cwd.render(place).map_err(say)?),
+            Some(cwd) => {
+                let cwd = spec.base_dir.join(cwd.render(place).map_err(say)?);
+                std::fs::create_dir_all(&cwd).map_err(|e| say(Error::file("cannot create", &cwd, &e)))?;
+                cwd
+            }
             None => place.dir().to_path_buf(),
         };
-        std::fs::create_dir_all(&cwd).map_err(|e| say(Error::file("cannot create", &cwd, &e)))?;
         let words = family.command.render(place).map_err(say)?;
         let group = self.confine(assignment, control);
         let (argv, shown, capture) = match &spec.action {
@@ -290,7 +293,7 @@ impl Runner {
             }
         };
         let stdin = stdin_of(assignment, place).map_err(say)?;
-        let env = Environment { facts: &self.facts, setup: setup.as_deref(), assignment, cwd: &cwd };
+        let env = Environment { facts: &self.facts, setup: setup.as_ref(), assignment, cwd: &cwd };
         let env = env.build(&family.names, &family.env, place).map_err(say)?;
         Ok(CommandJob {
             key: assignment.key.clone(),

@@ -8,6 +8,7 @@ use super::executor::command::CommandExecutor;
 use super::executor::native::{NativeExecutor, Registry};
 use super::executor::pool::Pool;
 use super::executor::processes::{IsolatedNatives, Program, idle_bytes};
+use super::executor::variables::Shared;
 use super::finish::{Finisher, Job};
 use super::limits;
 use super::memory::enforcement::Enforcement;
@@ -444,7 +445,7 @@ fn facts(
         scheduler_file: Some(file),
         local_directory: directory.path().to_path_buf(),
         shell: settings.shell.clone(),
-        env: task_environment(own),
+        env: Arc::new(Shared::of(task_environment(own))),
         umask: own_umask(),
         launcher: Vec::new(),
     }
@@ -473,7 +474,7 @@ fn runner(
         let text = "native functions cannot be isolated: this program names none that executes them";
         return Err(Error::new(Kind::Config, text).hint("set worker.native-isolation = false"));
     };
-    let mut env = facts.env.clone();
+    let mut env = facts.env.vars().clone();
     env.insert("HPCDAG_WORKER".into(), facts.name.clone().into());
     env.insert("HPCDAG_EXECUTOR".into(), "1".into());
     let limit = memory.thresholds.map(|t| t.limit);

@@ -229,7 +229,9 @@ impl<'a> Place<'a> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.dir) {
+        // Most tasks leave nothing in it.
+        let removed = fs::remove_dir(&self.dir).or_else(|_| fs::remove_dir_all(&self.dir));
+        if let Err(error) = removed {
             tracing::warn!("cannot remove {}: {error}", self.dir.display());
         }
     }

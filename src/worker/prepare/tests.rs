@@ -4,6 +4,7 @@ use super::*;
 use crate::base::ids::RunId;
 use crate::graph::spec::{Input, Output, Setup};
 use crate::worker::executor::native::NativeExecutor;
+use crate::worker::executor::variables::Shared;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -20,7 +21,7 @@ fn world() -> World {
         scheduler_file: Some("/s.json".into()),
         local_directory: dir.path().join("local"),
         shell: ["bash", "-eo", "pipefail", "-c"].map(String::from).to_vec(),
-        env: environment::task_environment(std::env::vars_os()),
+        env: Arc::new(Shared::of(environment::task_environment(std::env::vars_os()))),
         umask: environment::own_umask(),
         launcher: vec![],
     };
