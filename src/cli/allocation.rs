@@ -42,6 +42,9 @@ pub fn detect(placement: &PlacementOptions) -> Result<Option<Allocation>> {
         }
         return Ok(None);
     }
+    if placement.launcher == Some(LauncherName::Ssh) {
+        return Ok(None);
+    }
     let found = Allocation::of_process();
     if placement.launcher == Some(LauncherName::Srun) && matches!(found, Ok(None)) {
         return Err(Error::new(
@@ -93,9 +96,15 @@ fn end_text(job_id: &str, end: Option<SystemTime>) -> String {
     format!("{job_id}:{}", seconds.map(|s| s.to_string()).unwrap_or_default())
 }
 
+/// The variable for workers of a job of which it is known how long it may still run.
+pub fn end_in(job_id: &str, left: Option<Duration>) -> (OsString, OsString) {
+    let end = left.and_then(|left| SystemTime::now().checked_add(left));
+    (END_VARIABLE.into(), end_text(job_id, end).into())
+}
+
 /// When the job of this worker ends: as it was told, else as the batch system says. `None` if it does not.
 pub fn end_for_worker() -> Option<SystemTime> {
-    let job = environment::of_process("SLURM_JOB_ID")?;
+    let job = job_of_process()?;
     let told = environment::of_process(END_VARIABLE);
     if let Some((_, end)) = told.as_deref().and_then(|t| t.split_once(':')).filter(|(of, _)| *of == job) {
         let seconds = end.parse().ok()?;
@@ -107,9 +116,15 @@ pub fn end_for_worker() -> Option<SystemTime> {
     })
 }
 
+/// The job that this process is in. (In Slurm the one of the component of a heterogeneous job, as it says.)
+fn job_of_process() -> Option<String> {
+    environment::of_process("SLURM_JOB_ID")
+        .or_else(|| ["PBS_JOBID", "JOB_ID"].into_iter().find_map(environment::of_process))
+}
+
 /// The variable that tells a nanny or a worker what [`end_for_worker`] has found out.
 pub fn end_variable(end: Option<SystemTime>) -> Option<(OsString, OsString)> {
-    let job = environment::of_process("SLURM_JOB_ID")?;
+    let job = job_of_process()?;
     Some((END_VARIABLE.into(), end_text(&job, end).into()))
 }
 

@@ -4,6 +4,7 @@
 
 pub mod adapt;
 pub mod dialect;
+pub mod hosts;
 pub mod jobs;
 pub mod scripts;
 pub mod settings;
