@@ -8,6 +8,7 @@ use super::gather::{Source, task_logs};
 use super::processes::{self, Record, StepRecord};
 use crate::base::error::{Error, Kind, Result};
 use crate::config::Config;
+use crate::launch::own_job;
 use crate::launch::slurm::environment::{self, Allocation, Node};
 use crate::launch::slurm::hostlist;
 use crate::launch::slurm::srun::{self, Spread, Step};
@@ -110,16 +111,21 @@ pub fn end_for_worker() -> Option<SystemTime> {
         let seconds = end.parse().ok()?;
         return SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
     }
-    environment::end_of_job(&environment::of_process).unwrap_or_else(|error| {
+    let asked = match own_job::id(&environment::of_process) {
+        Some((system, id)) => own_job::ask(system, &id, &environment::of_process)
+            .map(|job| job.left.and_then(|left| SystemTime::now().checked_add(left))),
+        None => environment::end_of_job(&environment::of_process),
+    };
+    asked.unwrap_or_else(|error| {
         tracing::warn!("it is not known when this job ends: {}", error.message);
         None
     })
 }
 
-/// The job that this process is in. (In Slurm the one of the component of a heterogeneous job, as it says.)
+/// The job that this process is in.
 fn job_of_process() -> Option<String> {
-    environment::of_process("SLURM_JOB_ID")
-        .or_else(|| ["PBS_JOBID", "JOB_ID"].into_iter().find_map(environment::of_process))
+    let of_others = || own_job::id(&environment::of_process).map(|(_, id)| id);
+    environment::of_process("SLURM_JOB_ID").or_else(of_others)
 }
 
 /// The variable that tells a nanny or a worker what [`end_for_worker`] has found out.

@@ -2,22 +2,18 @@
 //! environments, and those that the user names. Owns finding out which they are and the command that starts
 //! something there; processes, and waiting for them, are the caller's.
 
-use super::dialect::call::call;
 use super::dialect::{CommandLine, System};
+use super::own_job::{self, OwnJob, is_in_path, pbs_program};
 use super::settings::SshSettings;
 use super::slurm::hostlist;
 use super::template::shell_quoted;
 use crate::base::error::{Error, Kind, Result};
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 /// A way of looking variables up.
 pub type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
-
-/// Where OpenPBS puts its programs unless a site says otherwise.
-const PBS_EXEC: &str = "/opt/pbs";
 
 /// Options of every `ssh`: never a question to somebody who is not there, and no connection that hangs. The
 /// first value that `ssh` sees for an option counts, so the user's own stand before these.
@@ -177,34 +173,42 @@ impl Hosts {
     /// `Launch` when a file that the environment names cannot be read or makes no sense.
     pub fn of_job(variables: Variables, ssh: SshSettings, always_ssh: bool) -> Result<Option<Hosts>> {
         let value = |name: &str| variables(name).filter(|text| !text.trim().is_empty());
-        if let (Some(id), Some(file)) = (value("PBS_JOBID"), value("PBS_NODEFILE")) {
-            let mut hosts = hosts_of_node_file(&read("PBS_NODEFILE", &file)?);
-            let left = ask_pbs(&id, &mut hosts, value("NCPUS").and_then(|n| n.parse().ok()));
-            let means = match pbsdsh(variables).filter(|_| !always_ssh) {
-                Some(program) => Means::Pbsdsh(program),
-                None => Means::Ssh(ssh),
-            };
-            return complete(Hosts { job: Some((System::Pbs, id)), hosts, means, left }, &file).map(Some);
-        }
-        let Some(id) = value("JOB_ID").filter(|_| value("SGE_ROOT").is_some()) else { return Ok(None) };
-        let (hosts, file) = match value("PE_HOSTFILE") {
-            Some(file) => (hosts_of_grid_engine(&read("PE_HOSTFILE", &file)?)?, file),
+        let Some((system, id)) = own_job::id(variables) else { return Ok(None) };
+        let (mut hosts, file) = match (system, value("PBS_NODEFILE"), value("PE_HOSTFILE")) {
+            (System::Pbs, Some(file), _) => (hosts_of_node_file(&read("PBS_NODEFILE", &file)?), file),
+            (System::Pbs, None, _) | (System::Slurm, ..) => return Ok(None),
+            (System::GridEngine, _, Some(file)) => {
+                (hosts_of_grid_engine(&read("PE_HOSTFILE", &file)?)?, file)
+            }
             // Without a parallel environment there is one slot, here.
-            None => {
+            (System::GridEngine, _, None) => {
                 let name = value("HOSTNAME").or_else(|| hostname::get().ok()?.into_string().ok());
                 let host = Host { name: name.unwrap_or_default(), cpus: Some(1), ..Host::default() };
                 (vec![host], "the environment".into())
             }
         };
-        let means = if always_ssh || !is_in_path("qrsh", variables) { Means::Ssh(ssh) } else { Means::Qrsh };
-        complete(Hosts { job: Some((System::GridEngine, id)), hosts, means, left: None }, &file).map(Some)
-    }
-}
-
-fn complete(found: Hosts, file: &str) -> Result<Hosts> {
-    match found.hosts.is_empty() {
-        true => Err(Error::new(Kind::Launch, format!("{file} names no host"))),
-        false => Ok(found),
+        if hosts.is_empty() {
+            return Err(Error::new(Kind::Launch, format!("{file} names no host")));
+        }
+        let job = own_job::ask(system, &id, variables).unwrap_or_else(|error| {
+            tracing::warn!("it is not known what the job has, nor when it ends: {}", error.message);
+            OwnJob::default()
+        });
+        for host in &mut hosts {
+            let share = job.shares.iter().find(|(name, _)| host.is(name)).map(|(_, share)| *share);
+            host.memory = share.map(|(_, memory)| memory).filter(|memory| *memory > 0);
+            host.cpus = host.cpus.or(share.map(|(cpus, _)| cpus));
+            if system == System::Pbs && host.cpus.is_none() {
+                host.cpus = value("NCPUS").and_then(|n| n.parse().ok());
+            }
+        }
+        let own_means = match system {
+            _ if always_ssh => None,
+            System::Pbs => pbs_program("pbsdsh", variables).map(Means::Pbsdsh),
+            _ => is_in_path("qrsh", variables).then_some(Means::Qrsh),
+        };
+        let means = own_means.unwrap_or(Means::Ssh(ssh));
+        Ok(Some(Hosts { job: Some((system, id)), hosts, means, left: job.left }))
     }
 }
 
@@ -295,83 +299,6 @@ pub fn hosts_of_host_file(text: &str) -> Result<Vec<Host>> {
     Ok(hosts)
 }
 
-/// Asks PBS once what the job has on each host and how long it may run; what it does not say stays open.
-fn ask_pbs(id: &str, hosts: &mut [Host], ncpus: Option<u32>) -> Option<Duration> {
-    let answer = call(&CommandLine::new("qstat", &["-f", "-F", "json", id]));
-    let text = answer.map(|answer| answer.stdout).unwrap_or_else(|error| {
-        tracing::warn!("the node's shares are not known: {}", error.message);
-        String::new()
-    });
-    let job = text.find('{').and_then(|at| serde_json::from_str::<Value>(&text[at..]).ok());
-    let job = job.and_then(|json| json["Jobs"].as_object()?.values().next().cloned()).unwrap_or_default();
-    let shares = shares(job["exec_vnode"].as_str().unwrap_or_default());
-    for host in hosts.iter_mut() {
-        let share = shares.iter().find(|(name, _)| host.is(name)).map(|(_, share)| *share);
-        (host.cpus, host.memory) = match share {
-            Some((cpus, memory)) => (Some(cpus), (memory > 0).then_some(memory)),
-            None => (ncpus, None),
-        };
-    }
-    let seconds = |value: &Value| {
-        let parts = value.as_str()?.split(':').map(|part| part.parse::<u64>().ok());
-        parts.collect::<Option<Vec<u64>>>().map(|all| all.into_iter().fold(0, |sum, part| sum * 60 + part))
-    };
-    let limit = seconds(&job["Resource_List"]["walltime"])?;
-    let used = seconds(&job["resources_used"]["walltime"]).unwrap_or(0);
-    Some(Duration::from_secs(limit.saturating_sub(used)))
-}
-
-/// Processors and bytes of each node in PBS's `(n1:ncpus=2:mem=65536kb)+(n2:ncpus=2)`. Where a node has
-/// several parts they are added up.
-fn shares(exec_vnode: &str) -> BTreeMap<String, (u32, u64)> {
-    let mut shares: BTreeMap<String, (u32, u64)> = BTreeMap::new();
-    for part in exec_vnode.split(['+', '(', ')']).filter(|part| !part.is_empty()) {
-        let mut fields = part.split(':');
-        let name = fields.next().unwrap_or_default();
-        // A host with several virtual nodes numbers them: `n1[0]`.
-        let share = shares.entry(name.split('[').next().unwrap_or_default().to_owned()).or_default();
-        for (key, value) in fields.filter_map(|field| field.split_once('=')) {
-            match key {
-                "ncpus" => share.0 = share.0.saturating_add(value.parse().unwrap_or(0)),
-                "mem" => share.1 = share.1.saturating_add(bytes(value).unwrap_or(0)),
-                _ => {}
-            }
-        }
-    }
-    shares.retain(|_, (cpus, _)| *cpus > 0);
-    shares
-}
-
-/// A size as PBS writes it: `65536kb`.
-fn bytes(text: &str) -> Option<u64> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let number: u64 = text[..digits].parse().ok()?;
-    let unit = match &text[digits..] {
-        "" | "b" => 1,
-        "kb" => 1 << 10,
-        "mb" => 1 << 20,
-        "gb" => 1 << 30,
-        "tb" => 1 << 40,
-        _ => return None,
-    };
-    number.checked_mul(unit)
-}
-
-/// The path of `pbsdsh`, which need not be in `PATH` of a job.
-fn pbsdsh(variables: Variables) -> Option<String> {
-    if is_in_path("pbsdsh", variables) {
-        return Some("pbsdsh".into());
-    }
-    let root = variables("PBS_EXEC").unwrap_or_else(|| PBS_EXEC.into());
-    let path = Path::new(&root).join("bin/pbsdsh");
-    path.exists().then(|| path.to_string_lossy().into_owned())
-}
-
-fn is_in_path(program: &str, variables: Variables) -> bool {
-    let path = variables("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
-}
-
 /// Whether a variable goes to workers on other hosts: of a job, all that are not of one process, host or job;
 /// outside of jobs only our own settings, for hosts may differ.
 pub fn is_handed_over(name: &str, hosts: &Hosts) -> bool {
@@ -417,13 +344,6 @@ mod tests {
         assert!(Hosts::named(Vec::new(), SshSettings::default()).is_err());
         assert!(host("me@n1.x.org", None, 0).is("n1") && host("n1", None, 0).is("n1.y"));
         assert!(!host("10.0.0.1", None, 0).is("10.0.0.2") && !host("n1", None, 0).is("n11"));
-    }
-
-    #[test]
-    fn shares_of_a_job_of_pbs() {
-        let found = shares("(n1:ncpus=2:mem=65536kb)+(n2[0]:ncpus=1:mem=1gb+n2[1]:ncpus=3)");
-        assert_eq!((found["n1"], found["n2"]), ((2, 64 << 20), (4, 1 << 30)));
-        assert!(shares("").is_empty() && shares("(n1:mem=1kb)").is_empty());
     }
 
     #[test]
