@@ -11,6 +11,7 @@ mod context;
 pub mod detach;
 mod doctor;
 mod gather;
+mod hosts;
 mod jobs;
 mod look;
 pub mod output;

@@ -1,4 +1,4 @@
-//! `up`, `down`, `clusters` and `workers start`: clusters of background processes on this machine. Owns the
+//! `up`, `down`, `clusters` and `workers start`: clusters of processes that go on in the background. Owns the
 //! order of their parts and that nothing is left of a cluster that did not come up.
 
 use super::allocation;
@@ -9,6 +9,7 @@ use super::args::{
 use super::background::{Local, SchedulerOrder, StartedScheduler, start_scheduler, worker_args};
 use super::context::{Context, absolute, run_short};
 use super::gather::{self, Gathered, Source};
+use super::hosts;
 use super::jobs;
 use super::output::{self, Align, Out, Table};
 use super::processes::{self, Record};
@@ -17,6 +18,7 @@ use super::steer::stop_cluster;
 use crate::base::error::{Error, Kind, Result};
 use crate::client::Client;
 use crate::cluster::share_of_processors;
+use crate::launch::hosts::Hosts;
 use crate::launch::slurm::environment::Allocation;
 use crate::launch::slurm::srun;
 use crate::launch::{Launched, Launcher, Order};
@@ -64,6 +66,7 @@ pub fn up(context: &Context, args: &UpArgs) -> Result<u8> {
 /// What keeps it from coming up.
 pub(super) fn bring_up(context: &Context, args: &UpArgs) -> Result<Cluster> {
     let deadline = Instant::now() + args.timeout.0;
+    let hosts = hosts::detect(context, &args.placement)?;
     let allocation = allocation::detect(&args.placement)?;
     let mut order = SchedulerOrder {
         file: args.scheduler_file.as_deref().map(absolute).transpose()?,
@@ -87,7 +90,9 @@ pub(super) fn bring_up(context: &Context, args: &UpArgs) -> Result<Cluster> {
     let started = Workers {
         placement: &args.placement,
         allocation: allocation.as_ref(),
+        hosts: hosts.as_ref(),
         scheduler_file: &scheduler.path,
+        scheduler_host: &scheduler.file.host,
         scheduler_on: node.as_deref(),
         address: None,
         worker: &args.worker,
@@ -150,7 +155,10 @@ struct Workers<'a> {
     placement: &'a PlacementOptions,
     /// The allocation whose nodes they go to; this machine without one.
     allocation: Option<&'a Allocation>,
+    /// The hosts that they go to, one by one.
+    hosts: Option<&'a Hosts>,
     scheduler_file: &'a Path,
+    scheduler_host: &'a str,
     /// The allocation's node that the scheduler is on.
     scheduler_on: Option<&'a str>,
     address: Option<&'a str>,
@@ -177,16 +185,14 @@ impl Workers<'_> {
             Ok(before)
         })?;
         home.create()?;
-        let (sources, result) = match self.allocation {
-            Some(allocation) => self.start_on_nodes(context, allocation, home)?,
-            None => self.start_here(context, home)?,
+        let (sources, result) = match (self.hosts, self.allocation) {
+            (Some(hosts), _) => self.start_on_hosts(context, hosts, home)?,
+            (None, Some(allocation)) => self.start_on_nodes(context, allocation, home)?,
+            (None, None) => self.start_here(context, home)?,
         };
         result?;
         let expected: u32 = sources.iter().map(Source::workers).sum();
-        let on = match self.allocation {
-            Some(allocation) => format!(" on nodes of job {}", allocation.job_id),
-            None => String::new(),
-        };
+        let on = on_where(self.allocation, self.hosts).unwrap_or_default();
         tell(context, &format!("waiting for {}{on}", workers_word(expected)));
         let min = self.placement.min_workers.unwrap_or(expected);
         let gathered = run_short(async {
@@ -220,6 +226,23 @@ impl Workers<'_> {
         Ok((launched.into_iter().filter_map(source).collect(), result))
     }
 
+    fn start_on_hosts(
+        &self,
+        context: &Context,
+        hosts: &Hosts,
+        home: &ClusterDir,
+    ) -> Result<(Vec<Source>, Result<()>)> {
+        let order = hosts::Order {
+            hosts,
+            count: self.placement.nworkers,
+            args: self.args(context, self.worker)?,
+            is_set: (self.worker.nthreads.is_some(), self.worker.memory_limit.is_some()),
+            scheduler_host: self.scheduler_host,
+            home,
+        };
+        order.start(context)
+    }
+
     fn start_on_nodes(
         &self,
         context: &Context,
@@ -244,6 +267,7 @@ pub fn workers_start(context: &Context, args: &WorkersStartArgs) -> Result<u8> {
         return Err(Error::new(Kind::Usage, format!("{option} is for workers in jobs of a batch system"))
             .hint("add --launcher sbatch, qsub or sge"));
     }
+    let hosts = hosts::detect(context, &args.placement)?;
     let found = allocation::detect(&args.placement)?;
     let wish = context.wish(&args.scheduler)?;
     let (path, file) = run_short(async {
@@ -258,7 +282,9 @@ pub fn workers_start(context: &Context, args: &WorkersStartArgs) -> Result<u8> {
     let workers = Workers {
         placement: &args.placement,
         allocation: found.as_ref(),
+        hosts: hosts.as_ref(),
         scheduler_file: &path,
+        scheduler_host: &file.host,
         scheduler_on: node.as_deref(),
         address: args.scheduler.address.as_deref(),
         worker: &args.worker,
@@ -266,13 +292,24 @@ pub fn workers_start(context: &Context, args: &WorkersStartArgs) -> Result<u8> {
     };
     let (sources, gathered) = workers.start(context, &home, deadline)?;
     let json: Vec<Value> = sources.iter().map(source_json).collect();
-    Out::stdout().value(args.json.json, &json, |_| match &found {
-        Some(found) => {
-            format!("{} connected on nodes of job {}", workers_word(gathered.connected), found.job_id)
-        }
+    let on = on_where(found.as_ref(), hosts.as_ref());
+    Out::stdout().value(args.json.json, &json, |_| match &on {
+        Some(on) => format!("{} connected{on}", workers_word(gathered.connected)),
         None => sources.iter().map(source_text).collect(),
     })?;
     Ok(0)
+}
+
+/// Where workers are that are not simply here.
+fn on_where(allocation: Option<&Allocation>, hosts: Option<&Hosts>) -> Option<String> {
+    let job = match (hosts, allocation) {
+        (Some(Hosts { job: Some((_, id)), .. }), _) => id,
+        (Some(hosts), _) if hosts.hosts.len() == 1 => return Some(" on 1 host".into()),
+        (Some(hosts), _) => return Some(format!(" on {} hosts", hosts.hosts.len())),
+        (None, Some(allocation)) => &allocation.job_id,
+        (None, None) => return None,
+    };
+    Some(format!(" on nodes of job {job}"))
 }
 
 fn source_text(source: &Source) -> String {
@@ -283,6 +320,10 @@ fn source_text(source: &Source) -> String {
 fn source_json(source: &Source) -> Value {
     let (pid, log) = source.process();
     let mut json = json!({ "pid": pid.to_string(), "log": log });
+    if let Source::Host { host, name, .. } = source {
+        json["host"] = json!(host);
+        json["worker"] = json!(name);
+    }
     if let Source::Srun { step, name, .. } = source {
         json["step"] = json!(name);
         json["nodes"] = json!(step.nodes);

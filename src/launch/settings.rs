@@ -1,5 +1,6 @@
-//! `[launch.slurm]`, `[launch.pbs]` and `[launch.sge]`: what a site or a user always wants for jobs. Owns the
-//! names and types of these settings; the command line's options win over them.
+//! `[launch.slurm]`, `[launch.pbs]`, `[launch.sge]` and `[launch.ssh]`: what a site or a user always wants
+//! for jobs, and for workers on named hosts. Owns the names and types of these settings; the command line's
+//! options win over them.
 
 use super::dialect::System;
 use crate::base::error::{Error, Kind, Result};
@@ -55,6 +56,9 @@ pub struct Settings {
     pub program: Option<String>,
 }
 
+/// The name of the table for `ssh`.
+const SSH: &str = "ssh";
+
 /// The settings of every batch system.
 const COMMON: &[&str] = &[
     "account",
@@ -90,25 +94,80 @@ impl Settings {
     /// # Errors
     /// `Config`, with the origin: a name that there is not, or a value that does not fit.
     pub fn read(launch: &Table, system: System, origin: &dyn Fn(&str) -> String) -> Result<Settings> {
-        let known: Vec<&str> = System::ALL.iter().map(|s| s.key()).collect();
-        if let Some(name) = launch.keys().find(|name| !known.contains(&name.as_str())) {
-            return Err(unknown("launch", name, &known, origin));
-        }
         let place = format!("launch.{}", system.key());
-        let table = match launch.get(system.key()) {
-            None => return Ok(Settings::default()),
-            Some(Value::Table(table)) => table,
-            Some(_) => {
-                let what = format!("{}: '{place}': expected a table of settings", origin(&place));
-                return Err(Error::new(Kind::Config, what));
-            }
-        };
-        let names = names(system);
-        if let Some(name) = table.keys().find(|name| !names.contains(&name.as_str())) {
-            return Err(unknown(&place, name, &names, origin));
+        match table(launch, system.key(), &place, &names(system), origin)? {
+            None => Ok(Settings::default()),
+            Some(table) => Reading { table, place: &place, origin }.all(),
         }
+    }
+}
+
+/// How workers are started on hosts by `ssh`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SshSettings {
+    /// The program.
+    pub command: String,
+    /// Options of its command line, before ours.
+    pub options: Vec<String>,
+    /// Lines of the shell there before the worker.
+    pub prologue: String,
+    /// The program of workers, if it is not at the same place as here.
+    pub program: Option<String>,
+}
+
+impl Default for SshSettings {
+    fn default() -> SshSettings {
+        SshSettings { command: "ssh".into(), options: Vec::new(), prologue: String::new(), program: None }
+    }
+}
+
+impl SshSettings {
+    /// Reads `[launch.ssh]`.
+    ///
+    /// # Errors
+    /// As [`Settings::read`].
+    pub fn read(launch: &Table, origin: &dyn Fn(&str) -> String) -> Result<SshSettings> {
+        let place = format!("launch.{SSH}");
+        let names = ["command", "options", "prologue", "program"];
+        let Some(table) = table(launch, SSH, &place, &names, origin)? else {
+            return Ok(SshSettings::default());
+        };
         let read = Reading { table, place: &place, origin };
-        read.all()
+        let text = |name| -> Result<_> { Ok(read.get::<Text>(name)?.map(|Text(text)| text)) };
+        let lines =
+            |name| -> Result<Vec<String>> { Ok(read.get::<Lines>(name)?.map(|l| l.0).unwrap_or_default()) };
+        Ok(SshSettings {
+            command: text("command")?.unwrap_or(SshSettings::default().command),
+            options: lines("options")?,
+            prologue: lines("prologue")?.join("\n"),
+            program: text("program")?,
+        })
+    }
+}
+
+/// The table of that name in `[launch]`, in which there are only settings of these names.
+fn table<'a>(
+    launch: &'a Table,
+    key: &str,
+    place: &str,
+    names: &[&str],
+    origin: &dyn Fn(&str) -> String,
+) -> Result<Option<&'a Table>> {
+    let known: Vec<&str> = System::ALL.iter().map(|s| s.key()).chain([SSH]).collect();
+    if let Some(name) = launch.keys().find(|name| !known.contains(&name.as_str())) {
+        return Err(unknown("launch", name, &known, origin));
+    }
+    let table = match launch.get(key) {
+        None => return Ok(None),
+        Some(Value::Table(table)) => table,
+        Some(_) => {
+            let what = format!("{}: '{place}': expected a table of settings", origin(place));
+            return Err(Error::new(Kind::Config, what));
+        }
+    };
+    match table.keys().find(|name| !names.contains(&name.as_str())) {
+        Some(name) => Err(unknown(place, name, names, origin)),
+        None => Ok(Some(table)),
     }
 }
 
@@ -242,6 +301,19 @@ mod tests {
         assert_eq!(read(System::Slurm, "").unwrap(), Settings::default());
         let warned = read(System::Slurm, "[slurm]\nwarning = '90s'").unwrap();
         assert_eq!(warned.warning, Some(Duration::from_secs(90)));
+    }
+
+    #[test]
+    fn settings_of_ssh() {
+        let read =
+            |text: &str| SshSettings::read(&text.parse().unwrap(), &|key| format!("site.toml ({key})"));
+        let settings =
+            read("[ssh]\noptions = ['-p', '2222']\nprologue = ['a', 'b']\nprogram = '/x'").unwrap();
+        assert_eq!((settings.command.as_str(), settings.options.len()), ("ssh", 2));
+        assert_eq!((settings.prologue.as_str(), settings.program.as_deref()), ("a\nb", Some("/x")));
+        assert_eq!(read("[slurm]\ncpus = 1").unwrap(), SshSettings::default());
+        let wrong = read("[ssh]\noption = '-p'").unwrap_err();
+        assert!(wrong.hint.is_some_and(|hint| hint.contains("'options'")));
     }
 
     #[test]

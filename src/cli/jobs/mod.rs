@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 /// The batch system that a launcher submits to; `None` for launchers without jobs.
 pub(super) fn system_of(launcher: LauncherName) -> Result<Option<System>> {
     Ok(match launcher {
-        LauncherName::Local | LauncherName::Srun => None,
+        LauncherName::Local | LauncherName::Srun | LauncherName::Ssh => None,
         LauncherName::Sbatch => Some(System::Slurm),
         LauncherName::Sge => Some(System::GridEngine),
         LauncherName::Pbs => Some(System::Pbs),
@@ -43,13 +43,15 @@ pub(super) fn system_of(launcher: LauncherName) -> Result<Option<System>> {
 
 /// The settings of a batch system, with what is wrong in them said by origin.
 pub(super) fn settings(context: &Context, system: System) -> Result<Settings> {
+    Settings::read(&context.loaded.config.launch, system, &|key| origin(context, key))
+}
+
+/// Where a setting, or a table of settings, comes from.
+pub(super) fn origin(context: &Context, key: &str) -> String {
+    let inside = |k: &str| k == key || k.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
     let origins = context.loaded.origins();
-    let origin = |key: &str| {
-        let inside = |k: &str| k == key || k.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
-        let found = origins.iter().find(|(k, ..)| inside(k));
-        found.map_or_else(|| "the configuration".into(), |(_, _, origin)| origin.to_string())
-    };
-    Settings::read(&context.loaded.config.launch, system, &origin)
+    let found = origins.iter().find(|(k, ..)| inside(k));
+    found.map_or_else(|| "the configuration".into(), |(_, _, origin)| origin.to_string())
 }
 
 /// Where a cluster's jobs are kept: in the cluster's directory, which is the scheduler file's if that has
