@@ -90,7 +90,7 @@ impl Settings {
     /// # Errors
     /// `Config`, with the origin: a name that there is not, or a value that does not fit.
     pub fn read(launch: &Table, system: System, origin: &dyn Fn(&str) -> String) -> Result<Settings> {
-        let known: Vec<&str> = System::ALL.iter().map(|s| s.key()).collect();
+        let known: Vec<&str> = System::ALL.iter().map(|s| s.key()).chain(["follow"]).collect();
         if let Some(name) = launch.keys().find(|name| !known.contains(&name.as_str())) {
             return Err(unknown("launch", name, &known, origin));
         }

@@ -14,6 +14,7 @@ use super::args::LauncherName;
 use super::context::Context;
 use crate::base::error::{Error, Kind, Result};
 use crate::launch::dialect::{CommandLine, System, call, owner_of_qsub};
+use crate::launch::relay::Follow;
 use crate::launch::settings::Settings;
 use crate::net::scheduler_file::SchedulerFile;
 use crate::net::state_dir::StateDir;
@@ -43,13 +44,19 @@ pub(super) fn system_of(launcher: LauncherName) -> Result<Option<System>> {
 
 /// The settings of a batch system, with what is wrong in them said by origin.
 pub(super) fn settings(context: &Context, system: System) -> Result<Settings> {
-    let origins = context.loaded.origins();
-    let origin = |key: &str| {
-        let inside = |k: &str| k == key || k.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
-        let found = origins.iter().find(|(k, ..)| inside(k));
-        found.map_or_else(|| "the configuration".into(), |(_, _, origin)| origin.to_string())
-    };
-    Settings::read(&context.loaded.config.launch, system, &origin)
+    Settings::read(&context.loaded.config.launch, system, &|key| origin(context, key))
+}
+
+/// How runs in jobs are followed.
+pub(super) fn follow(context: &Context) -> Result<Follow> {
+    Follow::read(&context.loaded.config.launch, &|key| origin(context, key))
+}
+
+/// Where a setting comes from.
+fn origin(context: &Context, key: &str) -> String {
+    let inside = |k: &str| k == key || k.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
+    let found = context.loaded.origins().into_iter().find(|(k, ..)| inside(k));
+    found.map_or_else(|| "the configuration".into(), |(_, _, origin)| origin.to_string())
 }
 
 /// Where a cluster's jobs are kept: in the cluster's directory, which is the scheduler file's if that has
