@@ -14,7 +14,7 @@ mod submit;
 mod value;
 
 pub use adapt::{PoolOptions, WorkersAdaptArgs, WorkersScaleArgs};
-pub use batch::{BatchName, BatchOptions, ResumeArgs, RunArgs};
+pub use batch::{BatchName, BatchOptions, RelayArgs, ResumeArgs, RunArgs};
 pub use bench::*;
 pub use cluster::{
     ClustersArgs, DownArgs, ListenOptions, LogOptions, SchedulerArgs, StopArgs, UpArgs, WorkerArgs,
@@ -155,6 +155,9 @@ pub enum Command {
     /// Run native functions for the worker that starts this
     #[command(hide = true)]
     Executor,
+    /// Pump bytes between stdin, stdout and a scheduler, for a login node that cannot reach it
+    #[command(hide = true)]
+    Relay(RelayArgs),
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod look;
 pub mod output;
 mod processes;
 pub mod progress;
+mod relay;
 mod run;
 mod serve;
 mod signals;
@@ -58,6 +59,9 @@ fn run(cli: &Cli) -> Result<u8> {
     if let Command::Executor = &cli.command {
         return serve::executor();
     }
+    if let Command::Relay(args) = &cli.command {
+        return relay::relay(args);
+    }
     let context = Context::load(cli.verbosity, settings(&cli.command))?;
     // Processes that run for long have logs of their own.
     if !matches!(cli.command, Command::Scheduler(_) | Command::Worker(_)) {
@@ -93,7 +97,7 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Doctor(args) => doctor::doctor(&context, args),
         Command::Bench(args) => bench::bench(&context, args),
         // Done above.
-        Command::Completions(_) | Command::Executor => Ok(0),
+        Command::Completions(_) | Command::Executor | Command::Relay(_) => Ok(0),
     }
 }
 

@@ -2,6 +2,7 @@
 //! what is said about the answer.
 
 use super::args::{CancelArgs, StopArgs, WaitArgs, WorkersWaitArgs};
+use super::batch;
 use super::context::{Context, run_id, run_short};
 use super::look::ask;
 use super::output::{self, Out};
@@ -15,7 +16,7 @@ use crate::net::discovery;
 use crate::net::scheduler_file::{self, SchedulerFile};
 use crate::protocol::messages::client::Question;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long the end of a cluster may take.
@@ -94,8 +95,23 @@ fn summary_of(result: &Value) -> RunSummary {
     }
 }
 
+/// Why a run was cancelled by that command.
+pub(super) const CANCEL_REASON: &str = "asked for by hpcdag cancel";
+
 /// `cancel`
 pub fn cancel(context: &Context, args: &CancelArgs) -> Result<u8> {
+    if let Some(directory) = args.runs.iter().map(Path::new).find(|path| path.is_dir()) {
+        if args.runs.len() > 1 {
+            return Err(Error::new(Kind::Usage, "the directory of a run is cancelled by itself")
+                .hint("name one directory, or ids of runs"));
+        }
+        let jobs = batch::cancel(directory)?;
+        Out::stdout().value(args.json.json, &json!({ "jobs": jobs }), |_| match jobs.len() {
+            0 => "its jobs are over".into(),
+            _ => jobs.iter().map(|id| format!("cancelled job {id}\n")).collect(),
+        })?;
+        return Ok(0);
+    }
     let wanted = args.runs.iter().map(|text| run_id(text)).collect::<Result<Vec<_>>>()?;
     let cancelled = run_short(async {
         let client = context.client(&args.scheduler).await?;
@@ -112,7 +128,7 @@ pub fn cancel(context: &Context, args: &CancelArgs) -> Result<u8> {
                 Some((_, false)) => {
                     return Err(Error::new(Kind::NotFound, format!("run {run} is over already")));
                 }
-                Some((_, true)) => client.cancel(*run, "asked for by hpcdag cancel").await?,
+                Some((_, true)) => client.cancel(*run, CANCEL_REASON).await?,
             }
         }
         client.close().await;

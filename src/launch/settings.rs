@@ -59,6 +59,9 @@ pub struct Settings {
 /// The name of the table for `ssh`.
 const SSH: &str = "ssh";
 
+/// How runs in jobs are followed, see `relay`.
+const FOLLOW: &str = "follow";
+
 /// The settings of every batch system.
 const COMMON: &[&str] = &[
     "account",
@@ -153,7 +156,7 @@ fn table<'a>(
     names: &[&str],
     origin: &dyn Fn(&str) -> String,
 ) -> Result<Option<&'a Table>> {
-    let known: Vec<&str> = System::ALL.iter().map(|s| s.key()).chain([SSH]).collect();
+    let known: Vec<&str> = System::ALL.iter().map(|s| s.key()).chain([SSH, FOLLOW]).collect();
     if let Some(name) = launch.keys().find(|name| !known.contains(&name.as_str())) {
         return Err(unknown("launch", name, &known, origin));
     }

@@ -51,6 +51,8 @@ pub struct Context {
     pub command: String,
     /// Where the cluster of a whole run keeps its state, as a word of the shell.
     pub state_word: String,
+    /// For a whole run: the path of the file that is there when it is over, as a word of the shell.
+    pub ended_word: String,
     /// The file with the workers' settings.
     pub settings_file: Option<String>,
     /// Further arguments of `hpcdag worker`, quoted, with a space before each.

@@ -9,6 +9,7 @@ use crate::cli::output;
 use crate::cli::progress::{Progress, summary_text};
 use crate::cli::run::program;
 use crate::cli::signals::Requests;
+use crate::cli::steer::CANCEL_REASON;
 use crate::cli::submit::exit_code;
 use crate::client::summary::{RunProgress, RunSummary};
 use crate::client::{SubmitOptions, Taker, run_hook};
@@ -140,7 +141,10 @@ async fn graph(
     copy_logs(directory, client.scheduler().id.as_str());
     client.close().await;
     // The scheduler, too, is told when the job is being ended, perhaps before this process.
-    let is_cut_off = |summary: &RunSummary| exit_code(summary, false) == Kind::Cancelled.exit_code();
+    let is_cut_off = |summary: &RunSummary| {
+        exit_code(summary, false) == Kind::Cancelled.exit_code()
+            && summary.cancel_reason.as_deref() != Some(CANCEL_REASON)
+    };
     if interrupted || end.as_ref().is_ok_and(|end| is_cut_off(&end.summary)) {
         report.write("interrupted", None);
         return Ok(None);

@@ -14,6 +14,7 @@ use super::args::LauncherName;
 use super::context::Context;
 use crate::base::error::{Error, Kind, Result};
 use crate::launch::dialect::{CommandLine, System, call, owner_of_qsub};
+use crate::launch::relay::Follow;
 use crate::launch::settings::Settings;
 use crate::net::scheduler_file::SchedulerFile;
 use crate::net::state_dir::StateDir;
@@ -44,6 +45,11 @@ pub(super) fn system_of(launcher: LauncherName) -> Result<Option<System>> {
 /// The settings of a batch system, with what is wrong in them said by origin.
 pub(super) fn settings(context: &Context, system: System) -> Result<Settings> {
     Settings::read(&context.loaded.config.launch, system, &|key| origin(context, key))
+}
+
+/// How runs in jobs are followed.
+pub(super) fn follow(context: &Context) -> Result<Follow> {
+    Follow::read(&context.loaded.config.launch, &|key| origin(context, key))
 }
 
 /// Where a setting, or a table of settings, comes from.
