@@ -202,6 +202,11 @@ impl Sim {
         self.at(at.since(self.now), Happening::Arrives(from, to));
     }
 
+    /// What has been sent to the scheduler and has not arrived.
+    pub fn on_its_way(&self, from: Party) -> impl Iterator<Item = &Message> {
+        self.links.get(&(from, Party::Scheduler)).into_iter().flat_map(|link| &link.1)
+    }
+
     /// What a worker tells the scheduler.
     pub fn worker_says(&mut self, from: WorkerId, event: sched::event::Event) {
         self.send(Party::Worker(from), Party::Scheduler, Message::ToScheduler(event));

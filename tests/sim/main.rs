@@ -14,6 +14,7 @@ mod memory;
 mod memory_tests;
 mod nodes;
 mod sabotage;
+mod sabotage_tests;
 mod trouble;
 #[path = "../support/unpack.rs"]
 mod unpack;
@@ -174,5 +175,5 @@ fn anything(seed: u64) -> Sim {
 
 #[test]
 fn any_graphs_with_any_faults() {
-    check_all(seeds(300), anything, |sim| sim.check_any_end());
+    check_all(seeds(6000), anything, |sim| sim.check_any_end());
 }

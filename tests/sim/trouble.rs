@@ -122,11 +122,17 @@ impl Sim {
         self.rejoin(7000);
     }
 
-    /// What a worker would take with it: results, what executes, and what it has not said.
+    /// What a worker would take with it: results, what executes, and what it has said to nobody yet.
     fn kept_by(&self, w: WorkerId) -> Vec<TaskRef> {
         let Some(node) = self.nodes.get(&w) else { return Vec::new() };
         let running = node.running.keys().map(|(t, _)| *t);
-        node.store.keys().copied().chain(running).chain(node.unreported.iter().copied()).collect()
+        let said = self.on_its_way(Party::Worker(w)).filter_map(|message| match message {
+            Message::ToScheduler(Event::WorkerReport { report, .. }) => Some(&report.finished),
+            _ => None,
+        });
+        let said = said.flatten().map(|finished| finished.task);
+        let unsaid = node.unreported.iter().copied();
+        node.store.keys().copied().chain(running).chain(unsaid).chain(said).collect()
     }
 
     /// The scheduler learns of it a while later; what the worker has said arrives before.

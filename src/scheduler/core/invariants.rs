@@ -103,6 +103,18 @@ impl Core {
                 }
             }
         }
+        for run in self.runs.iter().flatten().filter(|run| !run.is_full() && !run.parked.is_empty()) {
+            let is_queued = |e: &Entry| self.tasks_of(e).iter().any(|t| queued.contains_key(t));
+            let parked = run.parked.iter().filter(|(_, e)| is_queued(e));
+            let could_go =
+                |(class, _): &&(u32, Entry)| !self.cx.ready.classes[*class as usize].open.is_empty();
+            let others = run.count(State::Queued) - parked.clone().count() as u64;
+            if parked.clone().any(|p| could_go(&p))
+                && others + run.count(State::Processing) < run.max_in_hand()
+            {
+                return Err(format!("run {} holds tasks back though it may hand out more", run.id));
+            }
+        }
         let in_heaps = self.cx.ready.classes.iter().flat_map(|c| c.entries());
         let in_local = self.cx.workers.iter().flatten().flat_map(|w| w.local.iter());
         let parked = self.runs.iter().flatten().flat_map(|run| run.parked.iter().map(|(_, entry)| entry));
@@ -146,6 +158,9 @@ impl Run {
                 "counts {:?} should be {counts:?}, wanted {} {wanted}",
                 self.counts, self.wanted
             ));
+        }
+        if self.count(State::Processing) > self.max_in_hand() {
+            return Err(format!("{} tasks are handed out at a time", self.count(State::Processing)));
         }
         let mut ready = vec![0; self.families.len()];
         let is_ready = |i: &u32| super::demand::is_ready(self.state_of(*i));

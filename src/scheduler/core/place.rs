@@ -82,6 +82,10 @@ impl Core {
     /// Gives a task to this worker, which has room, or to another that also has the memory.
     fn place_local(&mut self, run: usize, class: u32, entry: Entry, w: WorkerId) {
         let Some(run) = self.runs[run].as_mut() else { return };
+        if run.is_full() {
+            run.parked.push((class, entry));
+            return;
+        }
         match run.admitted(&self.cx, class as usize, entry.task.index, w) {
             Ok(w) => run.assign(&mut self.cx, entry.task.index, w),
             Err(pile) => self.cx.ready.classes[class as usize].pile(pile).push(entry),
@@ -133,6 +137,10 @@ impl Core {
             return None;
         }
         let place = if queued { run.choose(&mut self.cx, class, i) } else { Place::Later };
+        if !matches!(place, Place::Here(_)) {
+            // It was let through because the run may hand out one more: another may take that place.
+            run.unpark(&mut self.cx);
+        }
         if queued && let Place::Stays(pile) = place {
             self.cx.ready.classes[class].pile(pile).push(entry);
             return Some(pile);

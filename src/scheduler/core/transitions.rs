@@ -20,7 +20,14 @@ impl Run {
         if to.is_final() {
             cx.ending.insert(self.id);
         }
-        if from == State::Processing
+        if from == State::Processing {
+            self.unpark(cx);
+        }
+    }
+
+    /// Lets one task through that waits because as many as are allowed are handed out, if that is over.
+    pub(super) fn unpark(&mut self, cx: &mut Cx) {
+        if !self.is_full()
             && let Some((class, entry)) = self.parked.pop()
         {
             cx.ready.push(class, entry);
