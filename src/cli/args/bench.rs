@@ -21,6 +21,17 @@ pub enum BenchCommand {
     Memory(BenchMemoryArgs),
     /// The scheduler's decisions alone: no sockets, workers that finish at once
     Core(BenchCoreArgs),
+    /// The scheduler with real messages over TLS, and pretended workers that finish at once
+    ZeroWorker(BenchZeroWorkerArgs),
+    /// Tasks that do nothing, on a real worker
+    Tasks(BenchTasksArgs),
+    /// The shortest tasks that are worth it: METG(50 %) of a stencil
+    Stencil(BenchStencilArgs),
+    /// Many workers at once: how soon they are let in, and what they cost afterwards
+    Connections(BenchConnectionsArgs),
+    /// The pretended workers of zero-worker and connections
+    #[command(hide = true)]
+    Sessions(BenchSessionsArgs),
 }
 
 /// `hpcdag bench memory`
@@ -173,4 +184,109 @@ pub struct BenchCoreArgs {
     /// What is done with the figures.
     #[command(flatten)]
     pub record: RecordOptions,
+}
+
+/// `hpcdag bench zero-worker`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  hpcdag bench zero-worker --tasks 1000000
+  hpcdag bench zero-worker --shape stencil --nworkers 10 --json
+
+A scheduler process, a process with the sessions of all pretended workers, and this one as the client. \
+Nothing is executed and no result moves.")]
+pub struct BenchZeroWorkerArgs {
+    /// The graph.
+    #[command(flatten)]
+    pub graph: GraphOptions,
+    /// How many workers, each with a connection of its own
+    #[arg(short, long, value_name = "N", default_value_t = 2, value_parser = positive())]
+    pub nworkers: u32,
+    /// What is done with the figures.
+    #[command(flatten)]
+    pub record: RecordOptions,
+}
+
+/// `hpcdag bench tasks`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  hpcdag bench tasks
+  hpcdag bench tasks --shape stencil --nworkers 2 --json
+
+A scheduler process, worker processes, and this one as the client; the tasks are native functions that do \
+nothing.")]
+pub struct BenchTasksArgs {
+    /// The graph.
+    #[command(flatten)]
+    pub graph: GraphOptions,
+    /// How many worker processes
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = positive())]
+    pub nworkers: u32,
+    /// Threads of each
+    #[arg(short = 'c', long, value_name = "N", default_value_t = 1, value_parser = positive())]
+    pub nthreads: u32,
+    /// What is done with the figures.
+    #[command(flatten)]
+    pub record: RecordOptions,
+}
+
+/// `hpcdag bench stencil`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  hpcdag bench stencil
+  hpcdag bench stencil --nworkers 2 --tasks 25600 --json
+
+Runs the stencil with tasks that compute for shorter and shorter times. Efficiency by CPU is the processor \
+time of that computing as a part of all that client, scheduler and workers use; by wall it is that time \
+divided by what the workers' threads could have computed meanwhile. METG(50 %) is the length at which it is \
+one half.")]
+pub struct BenchStencilArgs {
+    /// How many tasks in each run, about
+    #[arg(long, value_name = "N", default_value_t = 12_800, value_parser = positive())]
+    pub tasks: u32,
+    /// Tasks side by side
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(3..))]
+    pub width: u32,
+    /// How many worker processes
+    #[arg(short, long, value_name = "N", default_value_t = 2, value_parser = positive())]
+    pub nworkers: u32,
+    /// Threads of each
+    #[arg(short = 'c', long, value_name = "N", default_value_t = 1, value_parser = positive())]
+    pub nthreads: u32,
+    /// The longest tasks, from which it goes down
+    #[arg(long, value_name = "TIME", default_value = "1ms")]
+    pub longest: Span,
+    /// What is done with the figures.
+    #[command(flatten)]
+    pub record: RecordOptions,
+}
+
+/// `hpcdag bench connections`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  hpcdag bench connections --nworkers 2000
+  hpcdag bench connections --nworkers 200 --tasks 20000 --json
+
+The pretended workers connect all at once. What they run then is what zero-worker runs, once with all of \
+them and once with ten.")]
+pub struct BenchConnectionsArgs {
+    /// The graph.
+    #[command(flatten)]
+    pub graph: GraphOptions,
+    /// How many workers
+    #[arg(short, long, value_name = "N", default_value_t = 2000, value_parser = positive())]
+    pub nworkers: u32,
+    /// What is done with the figures.
+    #[command(flatten)]
+    pub record: RecordOptions,
+}
+
+/// `hpcdag bench sessions`
+#[derive(Clone, Debug, Args)]
+pub struct BenchSessionsArgs {
+    /// The scheduler
+    #[arg(long, value_name = "FILE")]
+    pub scheduler_file: PathBuf,
+    /// How many workers
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = positive())]
+    pub nworkers: u32,
 }

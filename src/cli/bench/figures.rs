@@ -120,7 +120,8 @@ impl Figures {
         }
         let mut table = Table::new([("figure", Align::Left), ("value", Align::Right)]);
         table.row(["bench".to_owned(), self.bench.clone()]);
-        for (name, value) in self.setup.iter().chain(&self.all()) {
+        let shown = |(_, value): &(&String, &Value)| !value.is_array() && !value.is_object();
+        for (name, value) in self.setup.iter().chain(&self.all()).filter(shown) {
             table.row([name.replace('_', " "), words(value)]);
         }
         out.table(&table)?;

@@ -5,9 +5,12 @@ mod cluster;
 mod disk;
 mod figures;
 mod memory;
+mod parts;
 mod pretend;
+mod sessions;
 mod shapes;
-#[allow(dead_code)] // Used by benchmarks of several processes.
+mod speed;
+mod stencil;
 mod usage;
 mod workload;
 
@@ -23,5 +26,10 @@ pub fn bench(context: &Context, args: &BenchArgs) -> Result<u8> {
     match &args.command {
         BenchCommand::Memory(args) => memory::memory(context, args),
         BenchCommand::Core(args) => alone::core(args),
+        BenchCommand::ZeroWorker(args) => speed::zero_worker(context, args),
+        BenchCommand::Tasks(args) => speed::tasks(context, args),
+        BenchCommand::Stencil(args) => stencil::stencil(context, args),
+        BenchCommand::Connections(args) => speed::connections(context, args),
+        BenchCommand::Sessions(args) => sessions::sessions(context, args),
     }
 }
