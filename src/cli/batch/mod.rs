@@ -191,6 +191,7 @@ fn send(directory: &RunDirectory, order: &Order) -> Result<Record> {
         submitted: directory::now(),
         script: directory.script(),
         log: order.log.clone(),
+        pool: None,
         scaled: false,
         ended: None,
     };
