@@ -74,7 +74,7 @@ fn run(cli: &Cli) -> Result<u8> {
             WorkersCommand::Start(args) => up::workers_start(&context, args),
             WorkersCommand::List(args) => look::workers_list(&context, args),
             WorkersCommand::Stop(args) => jobs::stop::stop(&context, args),
-            WorkersCommand::Wait(args) => steer::workers_wait(&context, args),
+            WorkersCommand::Wait(args) => jobs::wait::wait(&context, args),
             WorkersCommand::Scale(args) => jobs::scale::scale(&context, args),
             WorkersCommand::Adapt(args) => jobs::adapt::adapt(&context, args),
         },

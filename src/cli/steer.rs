@@ -1,10 +1,9 @@
-//! Commands that steer a running cluster: wait, cancel, stop, workers stop and wait. Owns what is asked and
+//! Commands that steer a running cluster: wait, cancel, stop. Owns what is asked and
 //! what is said about the answer.
 
-use super::args::{CancelArgs, StopArgs, WaitArgs, WorkersWaitArgs};
+use super::args::{CancelArgs, StopArgs, WaitArgs};
 use super::batch;
 use super::context::{Context, run_id, run_short};
-use super::look::ask;
 use super::output::{self, Out};
 use super::progress::summary_text;
 use super::submit::exit_code;
@@ -185,16 +184,5 @@ pub fn stop(context: &Context, args: &StopArgs) -> Result<u8> {
     let stopped = stop_cluster(context, &args.scheduler)?;
     let json = json!({ "stopped": stopped.file.id, "scheduler-file": stopped.path });
     Out::stdout().value(args.json.json, &json, |_| format!("stopped cluster {}", stopped.file.id))?;
-    Ok(0)
-}
-
-/// `workers wait`
-pub fn workers_wait(context: &Context, args: &WorkersWaitArgs) -> Result<u8> {
-    let question = Question::WaitWorkers { workers: args.count, timeout_ms: millis(args.timeout.0) };
-    let answer = ask(context, &args.scheduler, question)?;
-    Out::stdout().value(args.json.json, &answer, |answer| match &answer["workers"] {
-        n if n == 1 => "1 worker is connected".into(),
-        n => format!("{n} workers are connected"),
-    })?;
     Ok(0)
 }

@@ -39,6 +39,7 @@ fn record(directory: &RunDirectory, order: &Order, id: String) -> Record {
         submitted: now(),
         script: directory.script(),
         log: order.log.clone(),
+        pool: None,
         scaled: false,
         ended: None,
     }

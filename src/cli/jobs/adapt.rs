@@ -14,7 +14,7 @@ use crate::client::Client;
 use crate::launch::adapt::{
     Action, Adapter, Condition, Demand, Observation, Others, Policy, Seen, Shape, wanted,
 };
-use crate::launch::jobs::Record;
+use crate::launch::jobs::{self, Record};
 use crate::net::discovery::Wish;
 use crate::protocol::messages::client::Question;
 use serde_json::Value;
@@ -60,7 +60,7 @@ pub(in crate::cli) fn adapt(context: &Context, args: &WorkersAdaptArgs) -> Resul
         resources: None,
     });
     let there = pool::conditions(&pool::open(&submitter.directory)?)?;
-    let there = there.into_iter().filter(|(_, c)| !matches!(c, Condition::Over(_))).map(|(id, _)| id);
+    let there = there.into_iter().filter(|(_, c)| !matches!(c, Condition::Over { .. })).map(|(id, _)| id);
     let adapter = Adapter::new(policy, there);
     let (jobs, _) = adapter.counts();
     line(&format!("{} to {} jobs of {system}, {jobs} there; Ctrl-C leaves all as it is", args.min, args.max));
@@ -243,6 +243,10 @@ impl Shell<'_> {
                 Ok(record) => {
                     line(&format!("submitted job {}, log {}", record.id, record.log));
                     seen.push(Observation::Submitted { id: record.id });
+                }
+                Err(e) if jobs::is_silence(&e.message) => {
+                    seen.push(Observation::Unreached { said: e.message });
+                    break;
                 }
                 Err(e) => {
                     seen.push(Observation::Refused { said: e.message });

@@ -9,6 +9,8 @@ pub(super) mod records;
 pub(super) mod scale;
 pub(super) mod start;
 pub(super) mod stop;
+mod trouble;
+pub(super) mod wait;
 
 use super::args::LauncherName;
 use super::context::Context;

@@ -3,7 +3,7 @@
 
 use super::records;
 use super::start::Submitter;
-use super::system_of;
+use super::{system_of, trouble};
 use crate::base::error::{Error, Kind, Result};
 use crate::cli::args::PoolOptions;
 use crate::cli::context::{Context, absolute, run_short};
@@ -62,6 +62,12 @@ pub(super) fn lock(submitter: &Submitter) -> Result<Option<Flock<File>>> {
     }
 }
 
+/// Whether one of these commands is at work on the cluster.
+pub(super) fn is_locked(directory: &Path) -> bool {
+    let Ok(file) = File::open(directory.join(LOCK)) else { return false };
+    matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
+}
+
 /// Jobs that may be ended again and are not known to be over.
 pub(super) fn open(directory: &Path) -> Result<Vec<(PathBuf, Record)>> {
     let mut all = records::read(directory)?;
@@ -75,8 +81,9 @@ pub(super) fn conditions(open: &[(PathBuf, Record)]) -> Result<Vec<(String, Cond
     let statuses = jobs::status(&only)?;
     let mut all = Vec::new();
     for ((path, record), statuses) in open.iter().zip(statuses) {
-        let condition = condition(&statuses);
-        if matches!(condition, Condition::Over(_)) {
+        let mut condition = condition(&statuses);
+        if let Condition::Over { logged, .. } = &mut condition {
+            *logged = statuses.first().and_then(|s| trouble::last_word(record, s));
             records::update(path, &Record { ended: Some(statuses), ..record.clone() });
         }
         all.push((record.id.clone(), condition));
@@ -93,7 +100,8 @@ pub(super) fn condition(statuses: &[JobStatus]) -> Condition {
             let word = statuses.iter().find(|s| s.state == state).map_or("-", |s| s.word.as_str());
             let words = state.words();
             let same = word == "-" || word.eq_ignore_ascii_case(words);
-            Condition::Over(if same { words.into() } else { format!("{words} ({word})") })
+            let how = if same { words.into() } else { format!("{words} ({word})") };
+            Condition::Over { how, logged: None }
         }
         _ => Condition::Running,
     }
@@ -145,11 +153,9 @@ mod tests {
             |state, word: &str| condition(&[JobStatus { state, word: word.into(), ..JobStatus::gone("1") }]);
         assert_eq!(of(JobState::Held, "PENDING"), Condition::Waiting);
         assert_eq!(of(JobState::Completing, "COMPLETING"), Condition::Running);
-        assert_eq!(of(JobState::Failed, "FAILED"), Condition::Over("failed".into()));
-        assert_eq!(
-            of(JobState::TimeLimit, "TIMEOUT"),
-            Condition::Over("ended by time limit (TIMEOUT)".into())
-        );
-        assert_eq!(condition(&[]), Condition::Over("gone".into()));
+        let over = |how: &str| Condition::Over { how: how.into(), logged: None };
+        assert_eq!(of(JobState::Failed, "FAILED"), over("failed"));
+        assert_eq!(of(JobState::TimeLimit, "TIMEOUT"), over("ended by time limit (TIMEOUT)"));
+        assert_eq!(condition(&[]), over("gone"));
     }
 }

@@ -34,7 +34,7 @@ pub(in crate::cli) fn scale(context: &Context, args: &WorkersScaleArgs) -> Resul
     let _lock = pool::lock(&submitter)?;
     let open = pool::open(&submitter.directory)?;
     let mut there = pool::conditions(&open)?;
-    there.retain(|(_, condition)| !matches!(condition, Condition::Over(_)));
+    there.retain(|(_, condition)| !matches!(condition, Condition::Over { .. }));
     let (wanted, before) = (args.count as usize, there.len());
     let (submitted, ended) = if wanted >= before {
         let waiting = there.iter().filter(|(_, c)| *c == Condition::Waiting).count();

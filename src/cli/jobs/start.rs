@@ -146,6 +146,7 @@ impl<'a> Submitter<'a> {
             submitted: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             script: place.file(".sh"),
             log: request.output.clone().unwrap_or_default(),
+            pool: None,
             scaled,
             ended: None,
         };
