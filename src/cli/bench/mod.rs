@@ -7,6 +7,9 @@ mod figures;
 mod memory;
 mod pretend;
 mod shapes;
+mod spawn;
+mod start;
+mod submit;
 #[allow(dead_code)] // Used by benchmarks of several processes.
 mod usage;
 mod workload;
@@ -23,5 +26,8 @@ pub fn bench(context: &Context, args: &BenchArgs) -> Result<u8> {
     match &args.command {
         BenchCommand::Memory(args) => memory::memory(context, args),
         BenchCommand::Core(args) => alone::core(args),
+        BenchCommand::Spawn(args) => spawn::spawn(context, args),
+        BenchCommand::Start(args) => start::start(args),
+        BenchCommand::Submit(args) => submit::submit(args),
     }
 }
