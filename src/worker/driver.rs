@@ -19,6 +19,10 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 
+/// Between two reports, where the second one may wait: at thousands of commands a second, one report for each
+/// costs as much as a tenth of what a short command itself does.
+const REPORT_GAP: Duration = Duration::from_millis(2);
+
 /// How long a farewell may take.
 const FAREWELL_TIME: Duration = Duration::from_secs(2);
 
@@ -68,6 +72,7 @@ enum Woken {
     Memory,
     Timer,
     Room,
+    Report,
 }
 
 impl Driver {
@@ -94,6 +99,7 @@ impl Driver {
         let mut inbox = Vec::new();
         let gauge = self.work.gauge();
         let mut held_back = false;
+        let (mut told, mut later) = (Instant::now(), None);
         let end = loop {
             let timer = self.next_timer();
             let ended = self.ended.clone();
@@ -107,6 +113,7 @@ impl Driver {
                 () = tokio::time::sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {
                     Woken::Timer
                 }
+                () = tokio::time::sleep_until(later.unwrap_or(told)), if later.is_some() => Woken::Report,
                 // An error means that the connection is broken, which the receiver finds too.
                 Ok(_) = reporter.reserve(), if held_back => Woken::Room,
             };
@@ -117,11 +124,17 @@ impl Driver {
             self.work.on_finished();
             self.note_peaks();
             self.work.on_growth();
+            later = self.report_at(told);
+            if later.is_some() {
+                held_back = false;
+                continue;
+            }
             held_back = match reporter.try_reserve() {
                 Ok(room) => {
                     let mut messages = self.work.take_reports();
                     messages.append(&mut self.notes);
                     if !messages.is_empty() {
+                        told = Instant::now();
                         room.send(messages);
                     }
                     false
@@ -131,6 +144,12 @@ impl Driver {
         };
         reporting.abort();
         end
+    }
+
+    /// Until when news may gather: until a moment after the last ones were `told`.
+    fn report_at(&self, told: Instant) -> Option<Instant> {
+        let at = told + REPORT_GAP;
+        (self.notes.is_empty() && self.work.may_tell_later() && Instant::now() < at).then_some(at)
     }
 
     fn note_peaks(&mut self) {
@@ -154,7 +173,7 @@ impl Driver {
                 }
             }
             Woken::Timer => return self.on_timer(),
-            Woken::Ended | Woken::Room => {}
+            Woken::Ended | Woken::Room | Woken::Report => {}
         }
         None
     }

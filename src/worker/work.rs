@@ -15,6 +15,7 @@ use super::transfer::client::{Client, Fetched as Transferred};
 use crate::base::failure::Failure;
 use crate::base::ids::{Attempt, RunId, TaskRef, WorkerId};
 use crate::graph::items::Item;
+use crate::graph::spec;
 use crate::net::address::Address;
 use crate::protocol::framing::FrameError;
 use crate::protocol::messages::compute::Compute;
@@ -67,6 +68,8 @@ pub(super) struct Work {
     asked: FxHashMap<tokio::task::Id, (WorkerId, Vec<TaskRef>)>,
     /// Results have come since memory was last looked at.
     grown: bool,
+    /// A function has ended since the last report: others may be as fast, and wait for its result.
+    prompt: bool,
     /// CPU time of the tasks that have ended.
     pub(super) cpu: Duration,
 }
@@ -96,6 +99,7 @@ impl Work {
             fetches: JoinSet::new(),
             asked: FxHashMap::default(),
             grown: false,
+            prompt: false,
             cpu: Duration::ZERO,
         }
     }
@@ -192,6 +196,8 @@ impl Work {
         {
             family.learn_peak(peak);
         }
+        let native = |f: &Arc<Family>| matches!(f.spec().action, spec::Action::Native { .. });
+        self.prompt |= family.as_ref().is_none_or(native);
         self.cpu += outcome.cpu;
         let (duration, mut memory) = (outcome.wall, 0);
         let outcome = match outcome.result {
@@ -398,8 +404,15 @@ impl Work {
         self.asked.insert(handle.id(), (peer, tasks));
     }
 
+    /// Whether a report does nobody harm if it comes a moment later: commands have begun and ended well, each
+    /// of which takes longer than that moment as a rule, and there is more to do here.
+    pub(super) fn may_tell_later(&self) -> bool {
+        !self.prompt && self.paused.is_none() && self.core.may_tell_later()
+    }
+
     /// What the scheduler is to be told, as messages.
     pub(super) fn take_reports(&mut self) -> Vec<FromWorker> {
+        self.prompt = false;
         let report = self.core.take_report();
         let paused = self.paused.take();
         if report.is_empty() && paused.is_none() {

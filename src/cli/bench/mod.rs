@@ -9,8 +9,12 @@ mod parts;
 mod pretend;
 mod sessions;
 mod shapes;
+mod spawn;
 mod speed;
+mod start;
 mod stencil;
+mod submit;
+#[allow(dead_code)] // Used by benchmarks of several processes.
 mod usage;
 mod workload;
 
@@ -31,5 +35,8 @@ pub fn bench(context: &Context, args: &BenchArgs) -> Result<u8> {
         BenchCommand::Stencil(args) => stencil::stencil(context, args),
         BenchCommand::Connections(args) => speed::connections(context, args),
         BenchCommand::Sessions(args) => sessions::sessions(context, args),
+        BenchCommand::Spawn(args) => spawn::spawn(context, args),
+        BenchCommand::Start(args) => start::start(args),
+        BenchCommand::Submit(args) => submit::submit(args),
     }
 }
