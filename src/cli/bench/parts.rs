@@ -87,6 +87,8 @@ pub struct Registered {
     pub seconds: f64,
     /// How many files the process may have open.
     pub open_files: u64,
+    /// How often a connection was lost before it was let in, and tried again.
+    pub retries: u32,
 }
 
 impl Parts {

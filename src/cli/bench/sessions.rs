@@ -9,6 +9,7 @@ use crate::cli::args::BenchSessionsArgs;
 use crate::cli::context::{Context, run_long};
 use crate::cli::output::Out;
 use crate::graph::layer::SLOT;
+use crate::net::backoff::Backoff;
 use crate::net::connection::{Connection, connect};
 use crate::net::scheduler_file::{self, SchedulerFile};
 use crate::net::tls::ClientTls;
@@ -46,14 +47,16 @@ pub fn sessions(context: &Context, args: &BenchSessionsArgs) -> Result<u8> {
         let mut joining = JoinSet::new();
         for n in 0..args.nworkers {
             let (file, tls) = (Arc::clone(&file), tls.clone());
-            joining.spawn(async move { register(&file, &tls, n).await });
+            joining.spawn(async move { join(&file, &tls, n).await });
         }
-        let mut sessions = Vec::new();
+        let (mut sessions, mut retries) = (Vec::new(), 0);
         while let Some(joined) = joining.join_next().await {
-            sessions.push(joined.map_err(|e| Error::os("a session failed", e))??);
+            let (session, again) = joined.map_err(|e| Error::os("a session failed", e))??;
+            sessions.push(session);
+            retries += again;
         }
         let seconds = begin.elapsed().as_secs_f64();
-        let said = serde_json::to_string(&parts::Registered { seconds, open_files });
+        let said = serde_json::to_string(&parts::Registered { seconds, open_files, retries });
         let mut serving = JoinSet::new();
         for session in sessions {
             serving.spawn(session.serve());
@@ -71,6 +74,23 @@ struct Session {
     epoch: u32,
     heartbeat: Duration,
     pretended: Pretended,
+}
+
+/// Registers, trying again as real workers do; returns how often it did.
+async fn join(file: &SchedulerFile, tls: &ClientTls, n: u32) -> Result<(Session, u32)> {
+    let deadline = Instant::now() + CONNECT_TIMEOUT;
+    let mut pause = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+    let mut retries = 0;
+    loop {
+        match register(file, tls, n).await {
+            Ok(session) => return Ok((session, retries)),
+            Err(e) if e.kind == Kind::NoScheduler && Instant::now() < deadline => {
+                retries += 1;
+                tokio::time::sleep(pause.next_delay()).await;
+            }
+            Err(e) => return Err(e),
+        }
+    }
 }
 
 async fn register(file: &SchedulerFile, tls: &ClientTls, n: u32) -> Result<Session> {

@@ -54,6 +54,7 @@ pub fn connections(context: &Context, args: &BenchConnectionsArgs) -> Result<u8>
     figures
         .say("registered_seconds", registered.seconds)
         .say("open_files", registered.open_files)
+        .say("retries", registered.retries)
         .say("tasks_per_second_with_10", of_few)
         .say("fraction_of_10", fraction)
         .finish(&args.record)
