@@ -320,3 +320,8 @@ pub fn any(rng: &mut fastrand::Rng) -> Graph {
         _ => random(rng),
     }
 }
+
+/// Two tasks, and one that joins their results.
+pub fn all_of_two() -> Graph {
+    Graph::new(vec![layer(Size::Fixed(2), vec![]), layer(Size::Fixed(1), vec![edge(0, Pattern::All)])], &[1])
+}
