@@ -364,3 +364,65 @@ fn what_is_about_to_start_is_not_taken_away() {
     assert_eq!(stage.scheduler.explain(task(0, 2)).map(|e| e.attempts), Some(1));
     stage.to_the_end();
 }
+
+/// Of our own: a worker that was asked to leave had one task left; its run was cancelled, the worker had
+/// nothing to say about that, and nobody told it that it could go.
+#[test]
+fn a_leaving_worker_is_let_go_when_its_last_task_is_cancelled() {
+    let mut stage = Stage::new(2);
+    let run = stage.submit(&graphs::independent(2));
+    [0, 1].iter().for_each(|w| stage.exchange(*w));
+    stage.tell(Event::WorkerRetiring { worker: WorkerId(0), reason: "test".into() });
+    stage.exchange(0);
+    assert!(stage.dismissed.is_empty());
+    stage.tell(Event::RunCancelled { run, reason: "test".into() });
+    assert!(stage.dismissed.contains(&WorkerId(0)));
+    stage.to_the_end();
+}
+
+/// Of our own: of a run that may hand out one task at a time, ready tasks waited for the one before them to
+/// end. The place it left was kept for one that did not need it any more, and no other was let through.
+#[test]
+fn a_place_that_is_not_taken_goes_to_the_next() {
+    let mut stage = Stage::new(2);
+    let graph = graphs::all_of_two();
+    let run = stage.submit_limited(&graph, 1);
+    stage.exchange(0);
+    stage.exchange(1);
+    let first = if stage.executing(0).is_empty() { 1 } else { 0 };
+    stage.lose(first);
+    stage.join(2, "w2");
+    stage.to_the_end();
+    assert!(stage.done.contains(&run));
+}
+
+/// Of our own: while a result was made, everything that needed it failed. The worker had been told to keep
+/// it, and nobody told it otherwise.
+#[test]
+fn a_result_is_not_kept_for_tasks_that_have_failed() {
+    let mut stage = Stage::new(2);
+    let mut graph = graphs::all_of_two();
+    graph.layers.iter_mut().for_each(|layer| layer.retries = 0);
+    stage.submit(&graph);
+    [0, 1].iter().for_each(|w| stage.exchange(*w));
+    stage.ends(0, false);
+    stage.report(0);
+    stage.to_the_end();
+}
+
+/// Of our own: a client had an output from a second holder when the first one turned out not to have it, and
+/// was told of the output again.
+#[test]
+fn an_output_that_was_taken_is_not_announced_again() {
+    let mut stage = Stage::new(1);
+    let mut graph = graphs::chain(1, 1);
+    graph.outputs = vec![hpcdag::base::ids::FamilyIx(0), hpcdag::base::ids::FamilyIx(1)];
+    stage.submit(&graph);
+    stage.exchange(0);
+    let taken = stage.ends(0, true);
+    stage.report(0);
+    let announced = stage.announced;
+    stage.tell(Event::OutputMissing { task: taken, holder: WorkerId(9) });
+    assert_eq!(stage.announced, announced);
+    stage.to_the_end();
+}

@@ -35,6 +35,8 @@ pub struct Stage {
     pub done: BTreeSet<RunId>,
     pub dismissed: BTreeSet<WorkerId>,
     runs: u32,
+    /// Outputs that the client was told of.
+    pub announced: usize,
 }
 
 pub fn task(run: u32, index: u32) -> TaskRef {
@@ -51,6 +53,7 @@ impl Stage {
             done: BTreeSet::new(),
             dismissed: BTreeSet::new(),
             runs: 0,
+            announced: 0,
         };
         (0..workers).for_each(|w| stage.join(w, &format!("w{w}")));
         stage
@@ -80,6 +83,11 @@ impl Stage {
     }
 
     pub fn submit(&mut self, graph: &Graph) -> RunId {
+        self.submit_limited(graph, u32::MAX)
+    }
+
+    /// A run that hands out so many tasks at a time.
+    pub fn submit_limited(&mut self, graph: &Graph, most: u32) -> RunId {
         let run = RunId(self.runs);
         self.runs += 1;
         let spec = sched::event::RunSpec {
@@ -90,7 +98,7 @@ impl Stage {
             outputs: graph.outputs.clone(),
             detached: false,
             max_fails: None,
-            max_processing: None,
+            max_processing: (most < u32::MAX).then_some(most),
         };
         self.tell(Event::RunSubmitted { client: Some(CLIENT), run, spec });
         run
@@ -120,6 +128,7 @@ impl Stage {
                 }
                 Action::Drop { worker, .. } => drop(self.workers.remove(&worker)),
                 Action::Outputs { outputs, .. } => {
+                    self.announced += outputs.len();
                     let tasks = outputs.iter().map(|o| o.task).collect();
                     self.tell(Event::OutputsTaken { tasks });
                 }
