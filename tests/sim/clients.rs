@@ -152,7 +152,9 @@ impl Sim {
                     self.jobs[task.run.index()].taken.insert(*task);
                 }
             }
-            Event::RunWatched { run, .. } => self.jobs[run.index()].summary = None,
+            Event::RunWatched { run, .. } if self.scheduler.run_counts(*run).is_some() => {
+                self.jobs[run.index()].summary = None;
+            }
             Event::RunCancelled { run, .. } | Event::RunForgotten { run }
                 if self.scheduler.run_counts(*run).is_some() =>
             {

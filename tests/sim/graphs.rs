@@ -314,9 +314,15 @@ fn size(layer: &Layer) -> u32 {
 
 /// Any of the graphs there are.
 pub fn any(rng: &mut fastrand::Rng) -> Graph {
-    match rng.u32(0..8) {
+    match rng.u32(0..12) {
+        2..=5 => crate::shapes::any(rng),
         0 => chain(rng.u32(1..10), rng.u32(1..5)),
         1 => stencil(rng.u32(2..10), rng.u32(1..5)),
         _ => random(rng),
     }
+}
+
+/// Two tasks, and one that joins their results.
+pub fn all_of_two() -> Graph {
+    Graph::new(vec![layer(Size::Fixed(2), vec![]), layer(Size::Fixed(1), vec![edge(0, Pattern::All)])], &[1])
 }

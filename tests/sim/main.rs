@@ -1,6 +1,5 @@
 //! Simulation: the real scheduler core and real worker cores over virtual time and a virtual network, with
-//! seeded delays, failures and losses. Every invariant of every core is checked after every event, and every
-//! output is compared with a sequential evaluation of the same graph.
+//! seeded delays, failures and losses. What has to hold is in `checks`; docs/reliability.md tells all of it.
 //!
 //! `HPCDAG_SIM_SEED=n` replays one seed; `HPCDAG_SIM_SEEDS=n` runs so many instead of the default, from
 //! `HPCDAG_SIM_FIRST` on.
@@ -8,6 +7,7 @@
 mod checks;
 mod clients;
 mod cluster;
+mod deadlocks;
 mod faults;
 mod graphs;
 mod memory;
@@ -15,6 +15,8 @@ mod memory_tests;
 mod nodes;
 mod sabotage;
 mod sabotage_tests;
+mod shapes;
+mod stage;
 mod trouble;
 #[path = "../support/unpack.rs"]
 mod unpack;
@@ -73,12 +75,12 @@ fn check_all(seeds: Vec<u64>, make: impl Fn(u64) -> Sim, end: impl Fn(&mut Sim))
 
 #[test]
 fn random_graphs_without_faults() {
-    check(seeds(300), |_| Faults::default(), graphs::random);
+    check(seeds(100), |_| Faults::default(), graphs::random);
 }
 
 #[test]
 fn random_graphs_with_lost_workers() {
-    check(seeds(400), |_| Faults { losses: 4, ..Faults::default() }, graphs::random);
+    check(seeds(80), |_| Faults { losses: 4, ..Faults::default() }, graphs::random);
 }
 
 #[test]
@@ -91,25 +93,25 @@ fn random_graphs_with_everything() {
         task_failures: 0.05,
         ..Faults::default()
     };
-    check(seeds(600), faults, graphs::random);
+    check(seeds(120), faults, graphs::random);
 }
 
 #[test]
 fn chains_survive_the_loss_of_all_workers_at_once() {
     let faults = |_| Faults { losses: 2, all_at_once: true, ..Faults::default() };
-    check(seeds(150), faults, |rng| graphs::chain(rng.u32(1..40), rng.u32(1..8)));
+    check(seeds(40), faults, |rng| graphs::chain(rng.u32(1..40), rng.u32(1..8)));
 }
 
 #[test]
 fn a_stencil_survives_losses() {
     let faults = |_| Faults { losses: 3, ..Faults::default() };
-    check(seeds(100), faults, |rng| graphs::stencil(rng.u32(2..20), rng.u32(1..8)));
+    check(seeds(40), faults, |rng| graphs::stencil(rng.u32(2..20), rng.u32(1..8)));
 }
 
 #[test]
 fn groups_by_bytes_cover_everything_once() {
     let faults = |seed| Faults { losses: seed as u32 % 4, ..Faults::default() };
-    check(seeds(150), faults, |rng| graphs::sparse_groups(rng.u32(0..120), 1 << rng.u32(4..14)));
+    check(seeds(40), faults, |rng| graphs::sparse_groups(rng.u32(0..120), 1 << rng.u32(4..14)));
 }
 
 #[test]
@@ -121,7 +123,7 @@ fn no_memory_target_stops_a_run_however_small() {
         task_failures: 0.02,
         ..Faults::default()
     };
-    check(seeds(300), faults, graphs::random);
+    check(seeds(80), faults, graphs::random);
 }
 
 /// Side chains that merge back (load, pad with a neighbour, combine): the case in which roots must not run
@@ -149,7 +151,7 @@ fn streamable_graphs_stay_under_the_target() {
 
 #[test]
 fn a_late_joiner_gets_queued_work() {
-    for seed in seeds(50) {
+    for seed in seeds(10) {
         let mut sim = Sim::new(seed, graphs::independent(64), Faults { late_joiners: 1, ..Faults::slow(1) });
         sim.run();
         sim.check_end();
@@ -162,7 +164,13 @@ fn a_late_joiner_gets_queued_work() {
 fn failing_tasks_take_their_dependents_with_them_and_nothing_else() {
     let faults = Faults { hopeless: 0.03, losses: 1, ..Faults::default() };
     let sim = |seed| Sim::new(seed, graphs::random(&mut fastrand::Rng::with_seed(seed)), faults.clone());
-    check_all(seeds(100), sim, |sim| sim.check_any_end());
+    check_all(seeds(60), sim, |sim| sim.check_any_end());
+}
+
+#[test]
+fn known_shapes_survive_losses() {
+    let faults = |seed| Faults { losses: seed as u32 % 3, holders_lost: 1, ..Faults::default() };
+    check(seeds(60), faults, shapes::any);
 }
 
 /// Several runs and clients, and every kind of fault by chance.
@@ -175,5 +183,5 @@ fn anything(seed: u64) -> Sim {
 
 #[test]
 fn any_graphs_with_any_faults() {
-    check_all(seeds(6000), anything, |sim| sim.check_any_end());
+    check_all(seeds(150), anything, |sim| sim.check_any_end());
 }

@@ -39,6 +39,8 @@ pub(super) struct Cx {
     /// Workers with something in their outbox.
     posted: Vec<WorkerId>,
     outputs: BTreeMap<ClientId, Vec<Output>>,
+    /// Workers that may stop, once they have been told all else.
+    pub(super) dismissed: Vec<WorkerId>,
     pub(super) actions: Vec<Action>,
     /// Reused space for walking dependents.
     pub(super) scratch: Vec<u32>,
@@ -76,6 +78,7 @@ impl Cx {
             outbox: Vec::new(),
             posted: Vec::new(),
             outputs: BTreeMap::new(),
+            dismissed: Vec::new(),
             actions: Vec::new(),
             scratch: Vec::new(),
         }
@@ -190,6 +193,7 @@ impl Cx {
                 actions.push(Action::Compute { worker, batch: outbox.batch });
             }
         }
+        actions.extend(self.dismissed.drain(..).map(|worker| Action::Dismiss { worker }));
         for (client, outputs) in std::mem::take(&mut self.outputs) {
             actions.push(Action::Outputs { client, outputs });
         }

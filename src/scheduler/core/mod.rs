@@ -125,6 +125,7 @@ impl Core {
         self.cx.cause = "schedule";
         self.limit_failures();
         self.schedule();
+        self.check_retiring();
         self.end_runs();
         self.cx.flush()
     }

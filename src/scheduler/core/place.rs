@@ -22,6 +22,8 @@ const LATENCY: Duration = Duration::from_micros(500);
 const INPUTS_LOOKED_AT: usize = 32;
 /// Tasks asked back in one steal request.
 const STEAL_MAX: u32 = 1024;
+/// Workers looked at for work to take, those with the most first.
+const VICTIMS_LOOKED_AT: usize = 8;
 /// Work below which a worker's queue is not worth stealing from.
 const STEAL_WAIT: Duration = Duration::from_millis(10);
 /// How long, and how often, a task waits for a host other than the one it failed on.
@@ -216,7 +218,13 @@ impl Core {
         if !idle.contains(&true) {
             return;
         }
-        let Some(&(backlog, victim)) = self.cx.backlog.last() else { return };
+        // What fits into a worker's slots is about to start, as soon as its inputs are there: taken away
+        // again and again it never would.
+        let has_more = |(_, w): &&(u32, WorkerId)| {
+            self.cx.worker(*w).is_some_and(|x| x.slots_in_hand > u64::from(x.spec.slots))
+        };
+        let mut longest = self.cx.backlog.iter().rev().take(VICTIMS_LOOKED_AT);
+        let Some(&(backlog, victim)) = longest.find(has_more) else { return };
         let now = self.cx.now;
         let Some(worker) = self.cx.workers.get_mut(victim.index()).and_then(|w| w.as_mut()) else { return };
         if worker.robbed || worker.wait() < STEAL_WAIT || worker.status == Status::Retiring {

@@ -95,7 +95,6 @@ impl Core {
             };
             run.lose_replica(&mut self.cx, task.index, w);
         }
-        self.check_retiring();
     }
 
     pub(super) fn on_report(&mut self, w: WorkerId, report: Report) {
@@ -140,7 +139,6 @@ impl Core {
             self.on_missing(w, missing);
         }
         self.on_returned(w, &report.returned, &report.kept);
-        self.check_retiring();
     }
 
     fn on_paused(&mut self, w: WorkerId, paused: bool) {

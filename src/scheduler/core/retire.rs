@@ -32,7 +32,6 @@ impl Core {
         if !attempts.is_empty() {
             self.cx.actions.push(Action::Steal { worker: w, attempts });
         }
-        self.check_retiring();
     }
 
     /// Moves the results of leaving workers and dismisses those that hold nothing any more.
@@ -69,7 +68,7 @@ impl Core {
                 if let Some(worker) = self.cx.worker_mut(w) {
                     worker.dismissed = true;
                 }
-                self.cx.actions.push(Action::Dismiss { worker: w });
+                self.cx.dismissed.push(w);
             }
             return;
         }
