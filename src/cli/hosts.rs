@@ -204,6 +204,10 @@ impl Order<'_> {
             let log = quoted(log.as_os_str())?;
             lines.push(format!("if (: >> {log}) 2> /dev/null; then exec >> {log} 2>&1; fi"));
         }
+        let has_scheduler = place.host.is(self.scheduler_host);
+        if has_scheduler && context.loaded.config.worker.memory_reserve.is_none() {
+            lines.push(format!("export HPCDAG_WORKER__MEMORY_RESERVE={SCHEDULER_MEMORY}B"));
+        }
         let mut words = vec![quoted(&program(&settings(context)?, &self.hosts.means)?)?, "worker".into()];
         for arg in &self.args {
             words.push(quoted(arg)?);
