@@ -144,9 +144,11 @@ impl Order<'_> {
     /// lines are everybody's.
     fn environment(&self, context: &Context) -> Result<String> {
         let mut lines = Vec::new();
-        for (name, value) in std::env::vars() {
-            if is_handed_over(&name, self.hosts) {
-                lines.push(format!("export {name}={}", shell_quoted(&value)));
+        for (name, value) in std::env::vars_os() {
+            // What is no text is nobody's setting. (Grid Engine's own variables are such.)
+            let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
+            if is_handed_over(name, self.hosts) {
+                lines.push(format!("export {name}={}", shell_quoted(value)));
             }
         }
         for (name, value) in super::background::anchored_variables()? {
