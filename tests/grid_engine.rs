@@ -68,6 +68,14 @@ hpcdag down
 say left $(find $XDG_STATE_HOME -type f | wc -l)
 say processes $(ps -eo args | grep -c '^hpcdag' || true)
 JOB
+# The same from a shell that qrsh gives, and in a job of one slot.
+cat > shell.sh << JOB
+cd $PWD
+export PATH=$PATH XDG_STATE_HOME=$XDG_STATE_HOME XDG_CONFIG_HOME=$XDG_CONFIG_HOME
+echo "interactive \$(hpcdag up 2>&1 | tail -n 1)"
+hpcdag down
+JOB
+timeout 60 qrsh -now n -pe two 4 -l h_rt=600 /bin/bash $PWD/shell.sh || say qrsh-code $?
 job << 'JOB'
 hpcdag up > /dev/null
 say serial $(hpcdag workers list --json)
@@ -94,6 +102,7 @@ until_ok no_job
         assert!((300.0..=480.0).contains(&left), "ten minutes, less two: {left}");
     }
     assert_eq!((after(&output, "left"), after(&output, "processes")), ("0", "0"), "{output}");
+    assert!(after(&output, "interactive").contains("is up with 2 workers"), "{output}");
     let serial = json(&output, "serial");
     assert_eq!((serial.as_array().map(Vec::len), &serial[0]["threads"]), (Some(1), &1.0.into()), "{serial}");
 }

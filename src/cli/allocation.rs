@@ -187,6 +187,10 @@ pub fn start_workers(
     (sources, Ok(()))
 }
 
+fn memory_of(het_group: u32) -> [(&'static str, Option<String>); 2] {
+    environment::memory_of_component(&environment::of_process, het_group)
+}
+
 fn start_step(
     config: &Config,
     allocation: &Allocation,
@@ -204,6 +208,12 @@ fn start_step(
     let mut background = srun_process("workers", &step, line, &log);
     background.env = anchored_variables()?;
     background.env.push(end.clone());
+    for (name, value) in step.het_group.map(memory_of).into_iter().flatten() {
+        match value {
+            Some(value) => background.env.push((name.into(), value.into())),
+            None => background.env_remove.push(name),
+        }
+    }
     if step.beside_scheduler && config.worker.memory_reserve.is_none() {
         background.env.push(("HPCDAG_WORKER__MEMORY_RESERVE".into(), SCHEDULER_MEMORY.into()));
     }

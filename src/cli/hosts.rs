@@ -144,9 +144,11 @@ impl Order<'_> {
     /// lines are everybody's.
     fn environment(&self, context: &Context) -> Result<String> {
         let mut lines = Vec::new();
-        for (name, value) in std::env::vars() {
-            if is_handed_over(&name, self.hosts) {
-                lines.push(format!("export {name}={}", shell_quoted(&value)));
+        for (name, value) in std::env::vars_os() {
+            // What is no text is nobody's setting. (Grid Engine's own variables are such.)
+            let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
+            if is_handed_over(name, self.hosts) {
+                lines.push(format!("export {name}={}", shell_quoted(value)));
             }
         }
         for (name, value) in super::background::anchored_variables()? {
@@ -203,6 +205,10 @@ impl Order<'_> {
             // PBS takes what is printed to where the job's output goes.
             let log = quoted(log.as_os_str())?;
             lines.push(format!("if (: >> {log}) 2> /dev/null; then exec >> {log} 2>&1; fi"));
+        }
+        let has_scheduler = place.host.is(self.scheduler_host);
+        if has_scheduler && context.loaded.config.worker.memory_reserve.is_none() {
+            lines.push(format!("export HPCDAG_WORKER__MEMORY_RESERVE={SCHEDULER_MEMORY}B"));
         }
         let mut words = vec![quoted(&program(&settings(context)?, &self.hosts.means)?)?, "worker".into()];
         for arg in &self.args {

@@ -238,7 +238,8 @@ pub enum WorkersCommand {
 /// `hpcdag workers start`
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
-  hpcdag workers start                       inside a Slurm job: one on each of its nodes
+  hpcdag workers start                       inside a job: one on each of its nodes
+  hpcdag workers start --hosts a,b,n[1-8]    on these hosts, by ssh
   hpcdag workers start --per numa --min-workers 60 --start-timeout 2m
   hpcdag workers start --launcher local -n 2 --nthreads 8 --memory-limit 30GiB
   hpcdag workers start --launcher sbatch -N 16 --walltime 2h -p short -- --reservation=x
@@ -328,7 +329,8 @@ pub struct WorkersWaitArgs {
 /// `hpcdag up`
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
-  hpcdag up                                  inside a Slurm job: a worker on each of its nodes
+  hpcdag up                                  inside a job: a worker on each of its nodes
+  hpcdag up --hosts a,b,n[1-8]               a worker on each of these hosts, by ssh
   hpcdag up --launcher local -n 4            four workers on this machine
   hpcdag up --nthreads 8 --memory-limit 16GiB
   hpcdag down                                ends what `up` started
