@@ -90,6 +90,7 @@ pub enum Happening {
     Flush(WorkerId),
     Look(WorkerId),
     Written(WorkerId, TaskRef),
+    Dismiss(WorkerId),
     Kill,
     Retire,
     Join,
@@ -328,6 +329,13 @@ impl Sim {
             Happening::Flush(w) => self.flush(w),
             Happening::Look(w) => self.monitor(w),
             Happening::Written(w, task) => self.written(w, task),
+            Happening::Dismiss(worker) => {
+                let Some(node) = self.nodes.remove(&worker) else { return };
+                assert_eq!(node.core.in_hand(), 0, "dismissed with work in hand");
+                let event =
+                    sched::event::Event::WorkerDisconnected { worker, reason: "left".into(), expected: true };
+                self.at(Duration::from_micros(300), Happening::ToScheduler(None, event));
+            }
             Happening::Kill => self.kill(),
             Happening::Retire => {
                 if self.nodes.len() > 1 {
@@ -373,6 +381,7 @@ impl Sim {
         let spec = sched::event::WorkerSpec {
             name: format!("w{worker}"),
             host: format!("h{worker}"),
+            job: None,
             incarnation: Default::default(),
             slots: threads * SLOT,
             resources: BTreeMap::new(),
@@ -435,11 +444,7 @@ impl Sim {
                 self.send(None, Some(worker), Happening::ToWorker(worker, Event::Replicate { tasks, from }));
             }
             Action::Dismiss { worker } => {
-                let Some(node) = self.nodes.remove(&worker) else { return };
-                assert_eq!(node.core.in_hand(), 0, "dismissed with work in hand");
-                let event =
-                    sched::event::Event::WorkerDisconnected { worker, reason: "left".into(), expected: true };
-                self.at(Duration::from_micros(300), Happening::ToScheduler(None, event));
+                self.send(None, Some(worker), Happening::Dismiss(worker));
             }
             Action::Drop { worker, .. } => {
                 self.nodes.remove(&worker);

@@ -2,6 +2,7 @@
 //! is handled. Owns gathering and batching; makes no decisions.
 
 use super::action::{Action, Batch, Output};
+use super::gangs::Gangs;
 use super::ready::Ready;
 use super::story::{Record, Story};
 use super::workers::Worker;
@@ -17,6 +18,7 @@ pub(super) struct Cx {
     pub(super) settings: Settings,
     pub(super) workers: Vec<Option<Worker>>,
     pub(super) ready: Ready,
+    pub(super) gangs: Gangs,
     pub(super) story: Story,
     pub(super) cause: &'static str,
     /// Failed tasks that are to be tried again, by when.
@@ -40,6 +42,8 @@ pub(super) struct Cx {
     posted: Vec<WorkerId>,
     outputs: BTreeMap<ClientId, Vec<Output>>,
     pub(super) actions: Vec<Action>,
+    /// Workers that may leave once they have heard everything else.
+    pub(super) dismissed: Vec<WorkerId>,
     /// Reused space for walking dependents.
     pub(super) scratch: Vec<u32>,
 }
@@ -62,6 +66,7 @@ impl Cx {
             settings,
             workers: Vec::new(),
             ready: Ready::default(),
+            gangs: Gangs::default(),
             story,
             cause: "",
             delayed: BTreeSet::new(),
@@ -77,6 +82,7 @@ impl Cx {
             posted: Vec::new(),
             outputs: BTreeMap::new(),
             actions: Vec::new(),
+            dismissed: Vec::new(),
             scratch: Vec::new(),
         }
     }
@@ -190,6 +196,8 @@ impl Cx {
                 actions.push(Action::Compute { worker, batch: outbox.batch });
             }
         }
+        let dismissed = std::mem::take(&mut self.dismissed).into_iter();
+        actions.extend(dismissed.map(|worker| Action::Dismiss { worker }));
         for (client, outputs) in std::mem::take(&mut self.outputs) {
             actions.push(Action::Outputs { client, outputs });
         }
