@@ -291,6 +291,8 @@ table! {
         restart_backoff: Backoff,
         /// Interpreter of `shell` lines, to which the line is added.
         shell: Vec<String>,
+        /// The words of `{mpirun}` in tasks; `auto` for what is usual there.
+        mpirun: Vec<String>,
         /// Time between SIGTERM and SIGKILL for a task.
         kill_grace: Span,
         /// Time for an orderly end.

@@ -72,6 +72,7 @@ pub fn command(argv: Vec<String>, each: Each, origin: &Origin) -> Result<Graph> 
         nthreads: 1,
         shell: Vec::new(),
         nodes: None,
+        gpus: 0,
         params: BTreeMap::new(),
         kept: None,
     };

@@ -42,13 +42,24 @@ pub struct TaskSpec {
     pub nthreads: u32,
     /// Interpreter for `shell`, e.g. `bash -eo pipefail -c`; the worker's configured one if empty.
     pub shell: Vec<String>,
-    /// Nodes wanted and ranks on each, for multi-node tasks.
-    pub nodes: Option<(u32, u32)>,
+    /// Nodes wanted and ranks on each, if the graph says anything about them.
+    pub nodes: Option<Nodes>,
+    /// GPUs that an element occupies, in 1/10,000: the worker chooses the devices.
+    pub gpus: u64,
     /// Parameters of the graph: placeholders by name.
     pub params: BTreeMap<String, String>,
     /// Elements that an earlier run has done.
     #[serde(default)]
     pub kept: Option<Kept>,
+}
+
+/// What a task that starts an MPI program, or the like, asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nodes {
+    /// Whole nodes; 1 for a part of one.
+    pub count: u32,
+    /// Ranks on each; if it is not said, as many as its threads allow there.
+    pub ranks: Option<u32>,
 }
 
 /// Elements that do not run because an earlier run has done them. Ranges are (first, behind the last),

@@ -107,6 +107,7 @@ impl Driver {
         let group = |g: &super::core::demand::Group| {
             json!({
                 "tasks": g.tasks,
+                "nodes": g.nodes,
                 "useful": g.useful,
                 "guessed": g.guessed,
                 "threads": amount(g.slots.into()),

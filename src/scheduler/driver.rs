@@ -243,6 +243,7 @@ impl Driver {
         let spec = WorkerSpec {
             name: register.name.clone(),
             host: register.host.clone(),
+            job: register.job_id.clone(),
             incarnation: register.incarnation,
             slots: register.slots,
             resources: register.resources.clone(),

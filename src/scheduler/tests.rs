@@ -162,6 +162,7 @@ fn family(name: &str, items: Items, total: u32, edges: Vec<(Pattern, u32, &str)>
         nthreads: 1,
         shell: Vec::new(),
         nodes: None,
+        gpus: 0,
         params: Default::default(),
         kept: None,
     };
@@ -376,7 +377,7 @@ async fn graphs_that_cannot_run_are_rejected() {
     let house = house(|_| {}).await;
     let mut client = house.client().await;
     let bad: [fn(&mut Graph); 3] = [
-        |g| g.families[0].spec.nodes = Some((2, 1)),
+        |g| g.families[0].layer.nodes = 2,
         |g| g.families[1].layer.edges[0].producer = FamilyIx(7),
         |g| _ = g.families[0].layer.resources.insert("gpus".into(), u64::MAX),
     ];

@@ -143,6 +143,7 @@ impl Families {
             item: item.unwrap_or_else(|| family.items.item(start.element)),
             family: family.parsed.clone(),
             inputs,
+            nodes: Vec::new(),
         };
         Ok(Job { assignment, family: family.clone(), on_disk })
     }

@@ -225,7 +225,7 @@ impl Life {
         tracing::debug!("{}", limit.found.join("; "));
         let memory_limit = limit.bytes;
         let memory = memory_parts(settings, memory_limit, &directory)?;
-        let facts = facts(settings, &name, &options.scheduler_file, &directory);
+        let facts = facts(settings, (&name, &host), &options.scheduler_file, &directory);
         let natives = Natives { registry: options.natives, program: options.executor };
         let runner = runner(settings, facts, natives, &memory, nthreads)?.enforcing(enforce);
         let store = memory.store.clone();
@@ -434,7 +434,7 @@ fn host_name(variable: &dyn Fn(&str) -> Option<String>) -> String {
 /// What tasks are told of this worker.
 fn facts(
     settings: &Settings,
-    name: &str,
+    (name, host): (&str, &str),
     scheduler_file: &std::path::Path,
     directory: &Directory,
 ) -> WorkerFacts {
@@ -447,7 +447,9 @@ fn facts(
         shell: settings.shell.clone(),
         env: Arc::new(Shared::of(task_environment(own))),
         umask: own_umask(),
-        launcher: Vec::new(),
+        host: host.to_string(),
+        launcher: settings.mpirun.iter().filter(|_| settings.mpirun != ["auto"]).cloned().collect(),
+        gpus: settings.resources.get("gpus").map_or(0, |amount| amount.0),
     }
 }
 

@@ -151,6 +151,7 @@ fn spec(name: &str, shell: &str, inputs: &[&str]) -> TaskSpec {
         nthreads: 1,
         shell: vec![],
         nodes: None,
+        gpus: 0,
         params: BTreeMap::new(),
         kept: None,
     }

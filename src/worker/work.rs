@@ -8,6 +8,7 @@ use super::families::{Families, Family};
 use super::finish::{Job, to_wire};
 use super::memory::monitor::Gauge;
 use super::memory::{Memory, Results, Running};
+use super::prepare::nodes::Node;
 use super::store::Store;
 use super::store::data::TaskResult;
 use super::store::spill::DiskUse;
@@ -18,7 +19,7 @@ use crate::graph::items::Item;
 use crate::graph::spec;
 use crate::net::address::Address;
 use crate::protocol::framing::FrameError;
-use crate::protocol::messages::compute::Compute;
+use crate::protocol::messages::compute::{Compute, Member};
 use crate::protocol::messages::report::{News, Rare, Report};
 use crate::protocol::messages::worker::{Families as FamiliesMessage, FromWorker, Peers, Registered};
 use rustc_hash::FxHashMap;
@@ -58,6 +59,8 @@ pub(super) struct Work {
     families: Families,
     /// Values of elements that came with their tasks, until these start.
     items: FxHashMap<TaskRef, (Attempt, Item)>,
+    /// The same of the workers of tasks that have several.
+    gangs: FxHashMap<TaskRef, (Attempt, Vec<Member>)>,
     /// What was given to the pool: family and element.
     running: FxHashMap<Id, (Arc<Family>, u32)>,
     /// Results of attempts that have ended, until the core says what becomes of them.
@@ -92,6 +95,7 @@ impl Work {
             here: registered.worker,
             families: Families::default(),
             items: FxHashMap::default(),
+            gangs: FxHashMap::default(),
             running: FxHashMap::default(),
             pending: FxHashMap::default(),
             addresses: FxHashMap::default(),
@@ -115,6 +119,7 @@ impl Work {
     pub(super) fn forget_run(&mut self, run: RunId) {
         self.families.forget(run);
         self.items.retain(|task, _| task.run != run);
+        self.gangs.retain(|task, _| task.run != run);
         self.core.forget_run(run);
     }
 
@@ -133,6 +138,10 @@ impl Work {
         for (at, item) in tasks.items {
             let task = &tasks.tasks[at as usize];
             self.items.insert(task.task, (task.attempt, item));
+        }
+        for (at, members) in tasks.gangs {
+            let task = &tasks.tasks[at as usize];
+            self.gangs.insert(task.task, (task.attempt, members));
         }
         let mut inputs = tasks.inputs.iter();
         let (mut taken, mut held) = (0, 0);
@@ -165,12 +174,18 @@ impl Work {
 
     /// Attempts are not wanted any more, or wanted back.
     pub(super) fn on_withdrawn(&mut self, attempts: Vec<Id>, steal: bool) {
-        for (task, attempt) in &attempts {
-            if self.items.get(task).is_some_and(|(a, _)| a == attempt) {
-                self.items.remove(task);
-            }
-        }
+        attempts.iter().for_each(|id| self.forget_extras(id));
         self.handle(if steal { Event::Steal(attempts) } else { Event::Cancel(attempts) });
+    }
+
+    /// Forgets what came with an attempt that will not start.
+    fn forget_extras(&mut self, (task, attempt): &Id) {
+        if self.items.get(task).is_some_and(|(a, _)| a == attempt) {
+            self.items.remove(task);
+        }
+        if self.gangs.get(task).is_some_and(|(a, _)| a == attempt) {
+            self.gangs.remove(task);
+        }
     }
 
     /// Attempts ended in the pool.
@@ -374,8 +389,12 @@ impl Work {
 
     fn job(&mut self, start: &Start) -> Result<Job, Failure> {
         let item = self.items.remove(&start.task).filter(|(attempt, _)| *attempt == start.attempt);
+        let gang = self.gangs.remove(&start.task).filter(|(attempt, _)| *attempt == start.attempt);
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        self.families.job(start, item.map(|(_, item)| item), &mut store)
+        let mut job = self.families.job(start, item.map(|(_, item)| item), &mut store)?;
+        let nodes = gang.map(|(_, members)| members).unwrap_or_default();
+        job.assignment.nodes = nodes.into_iter().map(|m| Node { host: m.host, slots: m.slots }).collect();
+        Ok(job)
     }
 
     fn submit(&mut self, jobs: Vec<Job>) {
@@ -418,11 +437,7 @@ impl Work {
         if report.is_empty() && paused.is_none() {
             return Vec::new();
         }
-        for (task, attempt, _) in &report.missing {
-            if self.items.get(task).is_some_and(|(a, _)| a == attempt) {
-                self.items.remove(task);
-            }
-        }
+        report.missing.iter().for_each(|(task, attempt, _)| self.forget_extras(&(*task, *attempt)));
         let ns = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
         let finished = report.finished.into_iter().map(|(t, a, bytes, d)| (t, a, bytes, ns(d)));
         let mut failed = report.failed.into_iter().map(|(t, a, f)| (t, a, Arc::unwrap_or_clone(f)));

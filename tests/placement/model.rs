@@ -141,6 +141,7 @@ impl Model {
             let spec = sched::event::WorkerSpec {
                 name: format!("w{w}"),
                 host: format!("h{w}"),
+                job: None,
                 incarnation: Default::default(),
                 slots,
                 resources: BTreeMap::new(),

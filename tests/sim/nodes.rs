@@ -98,6 +98,7 @@ impl Sim {
         let spec = sched::event::WorkerSpec {
             host: format!("h{name}"),
             name,
+            job: None,
             incarnation: Default::default(),
             slots: threads * SLOT,
             resources: BTreeMap::new(),

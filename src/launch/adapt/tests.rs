@@ -222,6 +222,7 @@ fn jobs_by_threads_memory_resources_and_what_others_do() {
         tasks: useful + guessed,
         useful,
         guessed,
+        nodes: 0,
         threads,
         memory,
         resources: if gpus > 0.0 { [("gpus".to_owned(), gpus)].into() } else { BTreeMap::new() },

@@ -87,6 +87,17 @@ pub struct Batch {
     pub inputs: Vec<Input>,
     /// Holders of the inputs, one after the other.
     pub holders: Vec<WorkerId>,
+    /// Of tasks that have several workers: position in `tasks`, and the workers, first the one that runs it.
+    pub gangs: Vec<(u32, Vec<Member>)>,
+}
+
+/// One of the workers that a task has to itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its host.
+    pub host: String,
+    /// Its slots, 1/10,000.
+    pub slots: u32,
 }
 
 /// One task in a batch.

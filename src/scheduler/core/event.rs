@@ -130,6 +130,8 @@ pub struct WorkerSpec {
     pub name: String,
     /// Host it runs on.
     pub host: String,
+    /// The batch job it is in, if it is in one: a task on several nodes stays inside one job.
+    pub job: Option<String>,
     /// This life of the process.
     pub incarnation: Incarnation,
     /// CPU slots, 1/10,000.

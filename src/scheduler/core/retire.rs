@@ -17,8 +17,15 @@ impl Core {
         worker.retiring = Some(reason);
         worker.status = Status::Retiring;
         self.leaving.insert(w);
+        self.cx.gangs.changed = true;
         self.ask_others(w);
         self.drain_local(w);
+        self.ask_all_back(w);
+        self.check_retiring();
+    }
+
+    /// Asks a worker for everything that it has not started.
+    pub(super) fn ask_all_back(&mut self, w: WorkerId) {
         let mut attempts = Vec::new();
         let epoch = self.cx.epoch;
         if let Some(worker) = self.cx.worker_mut(w) {
@@ -52,7 +59,7 @@ impl Core {
 
     fn evacuate(&mut self, w: WorkerId) {
         let Some(worker) = self.cx.worker(w).filter(|x| !x.dismissed) else { return };
-        let idle = worker.processing.is_empty();
+        let idle = worker.processing.is_empty() && !self.is_in_use(w);
         // What no worker that stays has, and has not been asked of another yet.
         let sole = |task: &&TaskRef| {
             self.run(task.run).is_some_and(|run| {

@@ -1,6 +1,7 @@
 //! Scenarios: small stories told to the core, one expectation each. Every step checks all invariants.
 
 mod demand;
+mod gangs;
 mod memory;
 mod retire;
 
@@ -83,6 +84,7 @@ impl Story {
         let spec = WorkerSpec {
             name: format!("w{w}"),
             host: host.into(),
+            job: None,
             incarnation: Default::default(),
             slots: threads * SLOT,
             resources: resources.iter().map(|(n, x)| ((*n).into(), *x)).collect(),
@@ -98,6 +100,7 @@ impl Story {
         let spec = WorkerSpec {
             name: format!("w{w}"),
             host: "a".into(),
+            job: None,
             incarnation: Default::default(),
             slots: SLOT,
             resources: Default::default(),

@@ -95,7 +95,7 @@ pub(super) struct Worker {
     /// Copies of its results that were asked of others and have not arrived, and of whom.
     pub(super) moving: IndexMap<TaskRef, WorkerId, FxBuildHasher>,
     pub(super) dismissed: bool,
-    /// It gets nothing but this task, which is to be alone there.
+    /// It gets nothing but this task, which is to be alone there, or has it as one of several workers.
     pub(super) kept_for: Option<TaskRef>,
     /// Bytes set aside for tasks in hand.
     pub(super) reserved: u64,

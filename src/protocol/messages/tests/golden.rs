@@ -67,6 +67,7 @@ fn spec() -> TaskSpec {
         nthreads: 1,
         shell: Vec::new(),
         nodes: None,
+        gpus: 0,
         params: Default::default(),
         kept: None,
     }
