@@ -5,6 +5,7 @@
 pub mod adapt;
 pub mod dialect;
 pub mod jobs;
+pub mod pools;
 pub mod scripts;
 pub mod settings;
 pub mod slurm;

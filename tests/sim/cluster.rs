@@ -379,6 +379,7 @@ impl Sim {
             memory_limit: rules.map(|r| r.limit),
             memory_target: rules.map_or(self.faults.memory_target, |r| r.admission_bound()),
             leaves: None,
+            preemptible: worker.0 % 3 == 1,
         };
         let event = sched::event::Event::WorkerRegistered { worker, spec };
         self.send(Some(worker), None, Happening::ToScheduler(Some(worker), event));

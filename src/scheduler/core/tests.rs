@@ -89,6 +89,23 @@ impl Story {
             memory_limit: target.map(|bytes| bytes * 2),
             memory_target: target,
             leaves: None,
+            preemptible: false,
+        };
+        self.tell(Event::WorkerRegistered { worker: WorkerId(w), spec })
+    }
+
+    /// A worker of one thread that may be taken away at any time.
+    fn preemptible(&mut self, w: u32) -> &mut Story {
+        let spec = WorkerSpec {
+            name: format!("w{w}"),
+            host: "a".into(),
+            incarnation: Default::default(),
+            slots: SLOT,
+            resources: Default::default(),
+            memory_limit: None,
+            memory_target: None,
+            leaves: None,
+            preemptible: true,
         };
         self.tell(Event::WorkerRegistered { worker: WorkerId(w), spec })
     }
@@ -104,6 +121,7 @@ impl Story {
             memory_limit: None,
             memory_target: None,
             leaves: Some(Time::ZERO.after(Duration::from_secs(seconds))),
+            preemptible: false,
         };
         self.tell(Event::WorkerRegistered { worker: WorkerId(w), spec })
     }
