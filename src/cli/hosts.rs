@@ -65,7 +65,7 @@ fn named(placement: &PlacementOptions) -> Result<Option<Vec<Host>>> {
 }
 
 fn settings(context: &Context) -> Result<SshSettings> {
-    SshSettings::read(&context.loaded.config.launch, &|key| super::jobs::origin(context, key))
+    SshSettings::read(&context.loaded.config.launch, &super::jobs::origins(context))
 }
 
 /// Workers to start on hosts.

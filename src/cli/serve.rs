@@ -52,8 +52,12 @@ pub fn scheduler(context: &Context, args: &SchedulerArgs) -> Result<u8> {
             signal = requests.next() => return Err(ended_by(signal)),
         };
         let mut ending = false;
+        let (file, cluster) = (scheduler.file.clone(), scheduler.cluster.clone());
+        let following = jobs::lasting::follow(&file, &cluster);
+        tokio::pin!(following);
         loop {
             tokio::select! {
+                never = &mut following => match never {},
                 ended = scheduler.wait() => return ended.map(|()| 0),
                 signal = requests.next() => match ending {
                     false => {

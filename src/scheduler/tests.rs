@@ -95,6 +95,8 @@ fn register(name: &str) -> Register {
         memory_limit: Some(1 << 30),
         memory_target: None,
         job_id: None,
+        pool: None,
+        preemptible: false,
         leaves_in_ms: None,
         predecessor: None,
         holds: Vec::new(),

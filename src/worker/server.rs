@@ -326,6 +326,8 @@ impl Life {
             memory_limit: self.memory_limit,
             memory_target: self.memory.thresholds.and_then(|t| t.admission_bound()),
             job_id: self.job_id.clone(),
+            pool: self.config.worker.pool.clone(),
+            preemptible: self.config.worker.preemptible,
             leaves_in_ms: self.until.map(|(at, _)| {
                 let left = at.saturating_duration_since(tokio::time::Instant::now());
                 u64::try_from(left.as_millis()).unwrap_or(u64::MAX)

@@ -148,6 +148,7 @@ impl Model {
                 memory_limit: None,
                 memory_target: self.setting.target,
                 leaves: None,
+                preemptible: false,
             };
             let event = sched::event::Event::WorkerRegistered { worker, spec };
             self.at(MESSAGE, Happening::ToScheduler(event));

@@ -73,6 +73,7 @@ impl Stage {
             name: name.into(),
             host: format!("host-of-{name}"),
             job: None,
+            preemptible: false,
             incarnation: Default::default(),
             slots: SLOT,
             resources: BTreeMap::new(),

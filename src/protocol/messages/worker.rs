@@ -90,6 +90,10 @@ pub struct Register {
     pub memory_target: Option<u64>,
     /// Batch job it belongs to.
     pub job_id: Option<String>,
+    /// Pool of jobs that it belongs to, if any.
+    pub pool: Option<String>,
+    /// Whether it may be taken away at any time.
+    pub preemptible: bool,
     /// In how many milliseconds it is going to leave, if it knows.
     pub leaves_in_ms: Option<u64>,
     /// The life before this one under the same nanny, and how it ended.

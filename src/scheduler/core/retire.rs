@@ -93,15 +93,18 @@ impl Core {
         }
     }
 
-    /// Workers that can take results, emptiest first.
+    /// Workers that can take results, emptiest first; those that may be taken away at any time only if there
+    /// is no other.
     fn recipients(&self, except: WorkerId) -> Vec<WorkerId> {
         let staying = self.cx.workers.iter().enumerate().filter_map(|(i, x)| {
             let x = x.as_ref()?;
             let w = WorkerId(i as u32);
-            (w != except && x.status == Status::Running).then_some((x.nbytes, w))
+            (w != except && x.status == Status::Running).then_some((x.spec.preemptible, x.nbytes, w))
         });
         let mut staying: Vec<_> = staying.collect();
         staying.sort_unstable();
-        staying.into_iter().map(|(_, w)| w).collect()
+        let safest = staying.first().map(|(preemptible, ..)| *preemptible);
+        staying.retain(|(preemptible, ..)| Some(*preemptible) == safest);
+        staying.into_iter().map(|(.., w)| w).collect()
     }
 }

@@ -169,6 +169,8 @@ fn from_worker() -> Vec<FromWorker> {
         memory_limit: Some(1 << 40),
         memory_target: None,
         job_id: Some("17".into()),
+        pool: Some("spot".into()),
+        preemptible: true,
         leaves_in_ms: None,
         predecessor: Some((uuid(), "killed".into())),
         holds: vec![(uuid(), FamilyIx(0), 3, 100)],

@@ -55,6 +55,27 @@ fn workers_that_leave_together_hand_their_results_to_one_that_stays() {
     leave_together(true);
 }
 
+/// Two workers of a pool that is taken away and one that stays: the results of those that leave go to it,
+/// were it the fullest; among themselves only while there is no other.
+#[test]
+fn results_go_to_workers_that_are_not_taken_away() {
+    let mut s = Story::new();
+    s.preemptible(0).worker(2, "c", 1).submit(vec![family(2), after(1, 0, Pattern::All)], &[]);
+    s.finish(0).finish(1);
+    s.preemptible(1);
+    let retire = |s: &mut Story, w: u32| {
+        s.tell(Event::WorkerRetiring { worker: WorkerId(w), reason: "preempted".into() });
+    };
+    let asked = |s: &Story, w: u32| {
+        s.log.iter().filter(|a| matches!(a, Action::Replicate { worker, .. } if worker.0 == w)).count()
+    };
+    retire(&mut s, 0);
+    assert_eq!((asked(&s, 1), asked(&s, 2)), (0, 1), "{:?}", s.log);
+    s.lose(2, false);
+    s.report(1, |_| {});
+    assert_eq!(asked(&s, 1), 1, "better there than nowhere: {:?}", s.log);
+}
+
 #[test]
 fn a_copy_that_was_asked_of_a_lost_worker_is_asked_of_another() {
     let mut s = Story::new();
