@@ -239,6 +239,7 @@ impl<'a> Builder<'a> {
             nodes,
             params: self.scope.params.clone(),
             kept: None,
+            checkpoint: None,
         })
     }
 

@@ -153,6 +153,7 @@ fn spec(name: &str, shell: &str, inputs: &[&str]) -> TaskSpec {
         nodes: None,
         params: BTreeMap::new(),
         kept: None,
+        checkpoint: None,
     }
 }
 

@@ -434,6 +434,8 @@ impl Sim {
             Action::Replicate { worker, tasks, from } => {
                 self.send(None, Some(worker), Happening::ToWorker(worker, Event::Replicate { tasks, from }));
             }
+            // Nobody goes on with a simulated run later.
+            Action::Save { .. } => {}
             Action::Dismiss { worker } => {
                 let Some(node) = self.nodes.remove(&worker) else { return };
                 assert_eq!(node.core.in_hand(), 0, "dismissed with work in hand");

@@ -54,6 +54,7 @@ impl World {
             nodes: None,
             params: [("day".to_string(), "monday".to_string())].into(),
             kept: None,
+            checkpoint: None,
         }
     }
 
