@@ -167,6 +167,7 @@ fn family(name: &str, items: Items, total: u32, edges: Vec<(Pattern, u32, &str)>
         gpus: 0,
         params: Default::default(),
         kept: None,
+        checkpoint: None,
     };
     let edge = |(pattern, producer, _)| Edge { producer: FamilyIx(producer), pattern, data: true };
     let layer =

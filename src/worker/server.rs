@@ -362,6 +362,7 @@ impl Life {
             driver.work.abort();
             match end {
                 End::Over(ending) => {
+                    driver.finish_saving(&ending).await;
                     driver.farewell(&ending).await;
                     break Ok(ending);
                 }
@@ -382,7 +383,7 @@ impl Life {
         let traffic = self.served.traffic.clone();
         let client = Client::new(link.tls.clone(), registered.epoch, patience, traffic.clone());
         let memory = Memory::new(self.memory.clone());
-        let work = Work::new(self.slots, registered, self.pool.clone(), memory, client);
+        let work = Work::new(&self.name, self.slots, registered, self.pool.clone(), memory, client);
         let terms = Terms {
             idle: settings.idle_timeout.map(|t| t.0),
             until: self.until,

@@ -242,7 +242,9 @@ impl Model {
                 self.done = true;
                 return;
             }
-            Action::Dismiss { .. } | Action::Drop { .. } => panic!("a worker was sent away"),
+            Action::Save { .. } | Action::Dismiss { .. } | Action::Drop { .. } => {
+                panic!("a worker was sent away")
+            }
         };
         self.at(MESSAGE, Happening::ToWorker(worker, event));
     }

@@ -191,7 +191,8 @@ impl Drive {
                 Action::Cancel { .. }
                 | Action::Dismiss { .. }
                 | Action::Drop { .. }
-                | Action::Outputs { .. } => {}
+                | Action::Outputs { .. }
+                | Action::Save { .. } => {}
             }
         }
     }

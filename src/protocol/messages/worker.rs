@@ -59,6 +59,8 @@ crate::messages! {
         12 => Stop(Reason),
         /// Leave in order: asked for by a person.
         13 => Retire(Reason),
+        /// Results to write for a later run: all workers leave.
+        14 => Save(Save),
     }
     retired: []
 }
@@ -204,6 +206,13 @@ pub struct Replicate {
     pub from: WorkerId,
 }
 
+/// Results to write for a later run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Save {
+    /// Which, their families and elements, and how long it would take to make each again, milliseconds.
+    pub tasks: Vec<(TaskRef, FamilyIx, u32, u64)>,
+}
+
 /// Addresses of workers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Peers {
@@ -225,5 +234,6 @@ impl Payload for Families {}
 impl Payload for Tasks {}
 impl Payload for Attempts {}
 impl Payload for Replicate {}
+impl Payload for Save {}
 impl Payload for Peers {}
 impl Payload for ForgetRun {}

@@ -1,6 +1,7 @@
 //! Scenarios about workers that leave in order, alone and together.
 
 use super::*;
+use crate::scheduler::core::action::Saved;
 
 #[test]
 fn a_leaving_worker_is_dismissed_once_its_data_is_elsewhere() {
@@ -89,4 +90,33 @@ fn a_copy_that_was_asked_of_a_lost_worker_is_asked_of_another() {
     s.report(2, |_| {});
     let asked = s.log.iter().any(|a| matches!(a, Action::Replicate { worker: WorkerId(2), .. }));
     assert!(asked, "{:?}", s.log);
+}
+
+#[test]
+fn what_nobody_can_take_over_is_saved_once() {
+    let mut s = Story::new();
+    // 0 -> 1 -> 2, of which the last one runs.
+    s.worker(0, "a", 1).submit(vec![family(1), after(1, 0, Pattern::All), after(1, 1, Pattern::All)], &[]);
+    s.finish(0);
+    s.finish(1);
+    s.start(2);
+    s.tell(Event::WorkerRetiring { worker: WorkerId(0), reason: "walltime".into() });
+    let saved = |s: &Story| -> Vec<Saved> {
+        let of = |a: &Action| match a {
+            Action::Save { worker: WorkerId(0), tasks } => tasks.clone(),
+            _ => Vec::new(),
+        };
+        s.log.iter().flat_map(of).collect()
+    };
+    let all = saved(&s);
+    assert_eq!(
+        all.iter().map(|x| (x.task, x.family, x.element)).collect::<Vec<_>>(),
+        [(task(1), FamilyIx(1), 0)]
+    );
+    let run = s.core.run(task(0).run).unwrap();
+    let one = run.families[1].duration_ns.unwrap();
+    let with_dropped = one + run.families[0].duration_ns.unwrap();
+    assert_eq!(all[0].cost_ns, with_dropped, "the input that was dropped has to be made again, too");
+    s.finish(2);
+    assert_eq!(saved(&s).len(), 1, "not again, and the last result is wanted by nobody");
 }
