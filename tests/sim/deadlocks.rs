@@ -80,7 +80,7 @@ fn a_cancelled_attempt_runs_on_while_the_task_is_there_again() {
 }
 
 /// Cancel and resume on the fetching side: an input was on its way, was given up and wanted again before the
-/// fetch ended; the worker did not know any more which of the two it waited for (#6112, FIXME #6620).
+/// fetch ended; the worker did not know any more which of the two it waited for (#6112, #6620).
 #[test]
 fn an_input_is_given_up_and_wanted_again_while_it_is_on_its_way() {
     let (mut stage, here, peer) = joining();
@@ -424,5 +424,20 @@ fn an_output_that_was_taken_is_not_announced_again() {
     let announced = stage.announced;
     stage.tell(Event::OutputMissing { task: taken, holder: WorkerId(9) });
     assert_eq!(stage.announced, announced);
+    stage.goes_well();
+}
+
+/// What a worker says about an attempt that another has in hand counts for nothing, though the number
+/// is right.
+#[test]
+fn nobody_ends_the_attempt_of_another() {
+    let mut stage = Stage::new(2);
+    stage.submit(&graphs::independent(2));
+    [0, 1].iter().for_each(|w| stage.exchange(*w));
+    let (other, attempt) = *stage.workers[&WorkerId(1)].executing.first().expect("it executes");
+    let duration = std::time::Duration::from_millis(1);
+    let lie = sched::event::Finished { task: other, attempt, nbytes: 1, duration };
+    stage.arrives(0, sched::event::Report { finished: vec![lie], ..Default::default() });
+    assert_eq!(stage.state(other), State::Processing);
     stage.goes_well();
 }
