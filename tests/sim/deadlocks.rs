@@ -441,3 +441,35 @@ fn nobody_ends_the_attempt_of_another() {
     assert_eq!(stage.state(other), State::Processing);
     stage.goes_well();
 }
+
+/// A copy that a leaving worker's result was to have could not be made: it is asked for again.
+#[test]
+fn a_copy_that_could_not_be_made_is_asked_for_again() {
+    let mut stage = Stage::new(2);
+    stage.submit(&graphs::all_of_two());
+    [0, 1].iter().for_each(|w| stage.exchange(*w));
+    stage.ends(0, true);
+    stage.exchange(0);
+    stage.tell(Event::WorkerRetiring { worker: WorkerId(0), reason: "test".into() });
+    for _ in 0..3 {
+        stage.deliver(1);
+        assert!(stage.is_fetching(1), "nobody asks for the copy");
+        stage.fetched(1, false);
+        stage.report(1);
+    }
+    stage.goes_well();
+    assert!(stage.dismissed.contains(&WorkerId(0)));
+}
+
+/// A worker that leaves finishes what it has begun and begins nothing more.
+#[test]
+fn a_leaving_worker_begins_nothing() {
+    let mut stage = crowded();
+    stage.join(1, "w1");
+    stage.tell(Event::WorkerRetiring { worker: WorkerId(0), reason: "test".into() });
+    stage.exchange(0);
+    stage.ends(0, true);
+    stage.exchange(0);
+    assert!(stage.executing(0).is_empty());
+    stage.goes_well();
+}
