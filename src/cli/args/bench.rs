@@ -1,6 +1,7 @@
 //! Arguments of `hpcdag bench`.
 
 use super::JsonOption;
+use super::bench_commands::{BenchSpawnArgs, BenchStartArgs, BenchSubmitArgs};
 use super::value::positive;
 use crate::base::units::{ByteSize, Span};
 use clap::{Args, Subcommand, ValueEnum};
@@ -21,12 +22,23 @@ pub enum BenchCommand {
     Memory(BenchMemoryArgs),
     /// The scheduler's decisions alone: no sockets, workers that finish at once
     Core(BenchCoreArgs),
+    /// The scheduler with real messages over TLS, and pretended workers that finish at once
+    ZeroWorker(BenchZeroWorkerArgs),
+    /// Tasks that do nothing, on a real worker
+    Tasks(BenchTasksArgs),
+    /// The shortest tasks that are worth it: METG(50 %) of a stencil
+    Stencil(BenchStencilArgs),
+    /// Many workers at once: how soon they are let in, and what they cost afterwards
+    Connections(BenchConnectionsArgs),
     /// Commands, against a bare loop that starts processes
     Spawn(BenchSpawnArgs),
     /// A whole cluster, from nothing to the first result
     Start(BenchStartArgs),
     /// A large graph file, until the scheduler knows all of it
     Submit(BenchSubmitArgs),
+    /// The pretended workers of zero-worker and connections
+    #[command(hide = true)]
+    Sessions(BenchSessionsArgs),
 }
 
 /// `hpcdag bench memory`
@@ -181,60 +193,107 @@ pub struct BenchCoreArgs {
     pub record: RecordOptions,
 }
 
-/// `hpcdag bench spawn`
+/// `hpcdag bench zero-worker`
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Example:
-  hpcdag bench spawn --tasks 20000 --json
+#[command(after_help = "Examples:
+  hpcdag bench zero-worker --tasks 1000000
+  hpcdag bench zero-worker --shape stencil --nworkers 10 --json
 
-Commands that do nothing (`true`), their stdout and stderr captured, on one worker with two slots; \
-and a bare loop that starts as many with two threads, opening the same kinds of files. Both in turn, several \
-times; what is said of each is its fastest round.")]
-pub struct BenchSpawnArgs {
-    /// How many tasks in each round
-    #[arg(long, value_name = "N", default_value_t = 4000, value_parser = positive())]
-    pub tasks: u32,
-    /// How many rounds
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = positive())]
-    pub rounds: u32,
-    /// What is done with the figures.
+A scheduler process, a process with the sessions of all pretended workers, and this one as the client. \
+Nothing is executed and no result moves.")]
+pub struct BenchZeroWorkerArgs {
+    /// The graph.
     #[command(flatten)]
-    pub record: RecordOptions,
-}
-
-/// `hpcdag bench start`
-#[derive(Clone, Debug, Args)]
-#[command(after_help = "Example:
-  hpcdag bench start --rounds 20
-
-From nothing to the first result: a scheduler, workers and a client that submits one task are started at the \
-same time, each a process of its own. Beside it, the time of a process of this program that does nothing.")]
-pub struct BenchStartArgs {
-    /// How many workers
+    pub graph: GraphOptions,
+    /// How many workers, each with a connection of its own
     #[arg(short, long, value_name = "N", default_value_t = 2, value_parser = positive())]
     pub nworkers: u32,
-    /// How many rounds; the middle one counts
-    #[arg(long, value_name = "N", default_value_t = 9, value_parser = positive())]
-    pub rounds: u32,
     /// What is done with the figures.
     #[command(flatten)]
     pub record: RecordOptions,
 }
 
-/// `hpcdag bench submit`
+/// `hpcdag bench tasks`
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Example:
-  hpcdag bench submit --tasks 200000
+#[command(after_help = "Examples:
+  hpcdag bench tasks
+  hpcdag bench tasks --shape stencil --nworkers 2 --json
 
-Writes a graph file (JSON) of tasks with a key of their own and three dependencies each, and submits it to a \
-scheduler: the time until the scheduler knows all of it, and the most memory that the client occupies.")]
-pub struct BenchSubmitArgs {
-    /// How many tasks
-    #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = positive())]
-    pub tasks: u32,
-    /// How many rounds; the fastest one counts
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive())]
-    pub rounds: u32,
+A scheduler process, worker processes, and this one as the client; the tasks are native functions that do \
+nothing.")]
+pub struct BenchTasksArgs {
+    /// The graph.
+    #[command(flatten)]
+    pub graph: GraphOptions,
+    /// How many worker processes
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = positive())]
+    pub nworkers: u32,
+    /// Threads of each
+    #[arg(short = 'c', long, value_name = "N", default_value_t = 1, value_parser = positive())]
+    pub nthreads: u32,
     /// What is done with the figures.
     #[command(flatten)]
     pub record: RecordOptions,
+}
+
+/// `hpcdag bench stencil`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  hpcdag bench stencil
+  hpcdag bench stencil --nworkers 2 --tasks 25600 --json
+
+Runs the stencil with tasks that compute for shorter and shorter times. Efficiency by CPU is the processor \
+time of that computing as a part of all that client, scheduler and workers use; by wall it is that time \
+divided by what the workers' threads could have computed meanwhile. METG(50 %) is the length at which it is \
+one half.")]
+pub struct BenchStencilArgs {
+    /// How many tasks in each run, about
+    #[arg(long, value_name = "N", default_value_t = 12_800, value_parser = positive())]
+    pub tasks: u32,
+    /// Tasks side by side
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(3..))]
+    pub width: u32,
+    /// How many worker processes
+    #[arg(short, long, value_name = "N", default_value_t = 2, value_parser = positive())]
+    pub nworkers: u32,
+    /// Threads of each
+    #[arg(short = 'c', long, value_name = "N", default_value_t = 1, value_parser = positive())]
+    pub nthreads: u32,
+    /// The longest tasks, from which it goes down
+    #[arg(long, value_name = "TIME", default_value = "1ms")]
+    pub longest: Span,
+    /// What is done with the figures.
+    #[command(flatten)]
+    pub record: RecordOptions,
+}
+
+/// `hpcdag bench connections`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  hpcdag bench connections --nworkers 2000
+  hpcdag bench connections --nworkers 200 --tasks 20000 --json
+
+The pretended workers connect all at once. What they run then is what zero-worker runs, once with all of \
+them and once with ten.")]
+pub struct BenchConnectionsArgs {
+    /// The graph.
+    #[command(flatten)]
+    pub graph: GraphOptions,
+    /// How many workers
+    #[arg(short, long, value_name = "N", default_value_t = 2000, value_parser = positive())]
+    pub nworkers: u32,
+    /// What is done with the figures.
+    #[command(flatten)]
+    pub record: RecordOptions,
+}
+
+/// `hpcdag bench sessions`
+#[derive(Clone, Debug, Args)]
+pub struct BenchSessionsArgs {
+    /// The scheduler
+    #[arg(long, value_name = "FILE")]
+    pub scheduler_file: PathBuf,
+    /// How many workers
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = positive())]
+    pub nworkers: u32,
 }

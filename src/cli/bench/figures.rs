@@ -120,7 +120,9 @@ impl Figures {
         }
         let mut table = Table::new([("figure", Align::Left), ("value", Align::Right)]);
         table.row(["bench".to_owned(), self.bench.clone()]);
-        for (name, value) in self.setup.iter().chain(&self.all()) {
+        let shown = |(_, value): &(&String, &Value)| !value.is_array() && !value.is_object();
+        let setup = self.setup.iter().filter(|(name, _)| *name != "tasks");
+        for (name, value) in setup.chain(&self.all()).filter(shown) {
             table.row([name.replace('_', " "), words(value)]);
         }
         out.table(&table)?;

@@ -5,12 +5,15 @@ mod cluster;
 mod disk;
 mod figures;
 mod memory;
+mod parts;
 mod pretend;
+mod sessions;
 mod shapes;
 mod spawn;
+mod speed;
 mod start;
+mod stencil;
 mod submit;
-#[allow(dead_code)] // Used by benchmarks of several processes.
 mod usage;
 mod workload;
 
@@ -29,5 +32,10 @@ pub fn bench(context: &Context, args: &BenchArgs) -> Result<u8> {
         BenchCommand::Spawn(args) => spawn::spawn(context, args),
         BenchCommand::Start(args) => start::start(args),
         BenchCommand::Submit(args) => submit::submit(args),
+        BenchCommand::ZeroWorker(args) => speed::zero_worker(context, args),
+        BenchCommand::Tasks(args) => speed::tasks(context, args),
+        BenchCommand::Stencil(args) => stencil::stencil(context, args),
+        BenchCommand::Connections(args) => speed::connections(context, args),
+        BenchCommand::Sessions(args) => sessions::sessions(context, args),
     }
 }

@@ -84,11 +84,11 @@ fn families(options: &GraphOptions) -> Vec<(String, Layer)> {
 
 /// Adds a family as a graph file's `[task.NAME]` would become one.
 fn add(graph: &mut Graph, name: String, layer: Layer, work: &Work) {
-    let one = graph.families.is_empty() || layer.edges.iter().any(|e| e.pattern != Pattern::All);
-    let items = match layer.size {
-        Size::Fixed(1) if !one => Items::Single,
-        Size::Fixed(_) if layer.edges.is_empty() => Items::Range { start: 0, step: 1 },
-        _ => Items::Index,
+    let all = layer.edges.iter().all(|e| e.pattern == Pattern::All);
+    let items = match layer.edges.is_empty() {
+        true => Items::Range { start: 0, step: 1 },
+        false if all => Items::Single,
+        false => Items::Index,
     };
     let producers = layer.edges.iter().filter_map(|e| graph.families.get(e.producer.index()));
     let input = |f: &Family| Input { producer: f.spec.name.clone(), materialize: false, file_name: None };
