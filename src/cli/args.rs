@@ -11,6 +11,7 @@ mod jobs;
 mod look;
 mod placement;
 mod submit;
+mod up;
 mod value;
 
 pub use adapt::{PoolOptions, WorkersAdaptArgs, WorkersScaleArgs};
@@ -29,6 +30,7 @@ pub use look::{
 };
 pub use placement::{LauncherName, Per, PlacementOptions};
 pub use submit::{Stdout, SubmitArgs};
+pub use up::{SchedulerPlace, UpCommandArgs};
 pub use value::{Array, ArrayPart, Assignment};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -119,7 +121,7 @@ pub enum Command {
     /// Start, list, stop or wait for workers
     Workers(WorkersArgs),
     /// Start a cluster: scheduler and workers
-    Up(UpArgs),
+    Up(Box<UpCommandArgs>),
     /// End a cluster that `up` started
     Down(DownArgs),
     /// List your clusters

@@ -6,6 +6,7 @@ use super::args::{ListenOptions, SchedulerArgs, Setting, Verbosity, WorkerOption
 use super::context::absolute;
 use super::detach::Background;
 use super::processes::{self, Record, StepRecord};
+use super::signals;
 use crate::base::error::{Error, Result};
 use crate::launch::{Launched, Launcher, Order};
 use crate::net::private_file;
@@ -118,7 +119,10 @@ pub(super) fn start_scheduler_as(
     let mut background = process(args, &log);
     background.env.extend(anchored_variables()?);
     let named = order.file.as_deref();
-    let started = background.start(timeout, |pid| find_file(&state, named, |file| is_ours(file, pid)));
+    let started = background.start(timeout, |pid| {
+        signals::go_on()?;
+        find_file(&state, named, |file| is_ours(file, pid))
+    });
     let result = match started {
         Ok(started) => {
             let (path, file) = started.value;

@@ -12,6 +12,7 @@ pub mod detach;
 mod doctor;
 mod gather;
 mod jobs;
+mod lock;
 mod look;
 pub mod output;
 mod processes;

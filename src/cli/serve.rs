@@ -4,7 +4,7 @@
 use super::allocation;
 use super::args::{SchedulerArgs, WorkerArgs};
 use super::background::{self, SchedulerOrder};
-use super::context::{Context, Logger, run_long, run_short};
+use super::context::{Context, Logger, Role, run_as, run_short};
 use super::jobs;
 use super::output::{self, Out};
 use super::signals::Requests;
@@ -18,6 +18,7 @@ use crate::worker::executor::processes::{self, Program};
 use crate::worker::nanny::{self, NannyOptions};
 use crate::worker::process;
 use crate::worker::supervision::Supervision;
+use std::io::IsTerminal;
 use std::time::{Duration, SystemTime};
 
 /// In a batch job, requests to end that come so soon after one another are one.
@@ -30,6 +31,7 @@ const SAME_REQUEST: Duration = Duration::from_secs(2);
 pub fn scheduler(context: &Context, args: &SchedulerArgs) -> Result<u8> {
     if args.detach {
         context.start_log(&Logger::Short)?;
+        context.tell_threads(Role::Scheduler);
         let order = SchedulerOrder::of(args, context.verbosity)?;
         let started = background::start_scheduler(&order, background::SCHEDULER_TIMEOUT)?;
         Out::stdout().line(started.path.display().to_string())?;
@@ -39,13 +41,18 @@ pub fn scheduler(context: &Context, args: &SchedulerArgs) -> Result<u8> {
     process::forbid_core_files()?;
     process::forbid_inspection()?;
     process::raise_open_files()?;
+    // In the background it was said by whoever has started it.
+    if std::io::stderr().is_terminal() {
+        context.tell_threads(Role::Scheduler);
+    }
     let options = scheduler::Options {
         config: context.config(),
         scheduler_file: args.scheduler_file.clone(),
+        cluster: args.cluster_id.clone(),
         job_id: state_dir::batch_job_id(),
         embedded: false,
     };
-    run_long(async {
+    run_as(context, Role::Scheduler, async {
         let mut requests = Requests::listen()?;
         let mut scheduler = tokio::select! {
             started = Scheduler::start(options) => started?,

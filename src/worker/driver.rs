@@ -22,6 +22,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 /// How long a farewell may take.
 const FAREWELL_TIME: Duration = Duration::from_secs(2);
 
+/// Why a worker leaves that is as old as it was to become.
+pub(super) const LIFETIME_OVER: &str = "its lifetime is over";
+
 /// When a worker leaves by itself.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {
@@ -55,6 +58,8 @@ pub(super) struct Driver {
     notes: Vec<FromWorker>,
     retiring_until: Option<Instant>,
     idle_since: Option<Instant>,
+    /// Whether it is its lifetime that makes it leave.
+    pub is_aged: bool,
     peaks: Peaks,
 }
 
@@ -80,8 +85,20 @@ impl Driver {
         ended: Arc<Notify>,
     ) -> Driver {
         let (notes, retiring_until, idle_since) = (Vec::new(), None, None);
-        let peaks = Peaks::default();
-        Driver { link, work, terms, embedded, traffic, ended, notes, retiring_until, idle_since, peaks }
+        let (peaks, is_aged) = (Peaks::default(), false);
+        Driver {
+            link,
+            work,
+            terms,
+            embedded,
+            traffic,
+            ended,
+            notes,
+            retiring_until,
+            idle_since,
+            is_aged,
+            peaks,
+        }
     }
 
     /// Works until the end of the registration. Tasks may still be running then.
@@ -228,6 +245,7 @@ impl Driver {
             return Some(End::Over(Ending::Stopped));
         }
         if let Some((_, why)) = self.terms.until.filter(|(until, _)| *until <= now) {
+            self.is_aged = why == LIFETIME_OVER;
             self.retire(why.into(), None);
         } else if let (Some(since), Some(time)) = (self.idle_since, self.terms.idle)
             && since + time <= now
@@ -272,7 +290,7 @@ impl Driver {
         let reason = match ending {
             Ending::Dismissed => "dismissed",
             Ending::Stopped => "stopped",
-            Ending::SchedulerGone | Ending::Refused(_) => return,
+            Ending::Renewed | Ending::SchedulerGone | Ending::Refused(_) => return,
         };
         let goodbye = FromWorker::Goodbye(Reason { reason: reason.into() });
         let said = tokio::time::timeout(FAREWELL_TIME, sender.send(goodbye)).await;

@@ -41,6 +41,29 @@ pub(super) fn system_of(launcher: LauncherName) -> Result<Option<System>> {
     })
 }
 
+/// The batch system of this host, by its commands; `None` without any.
+///
+/// # Errors
+/// `Launch` when there is a `qsub` of which it is not clear whose it is.
+pub(super) fn present() -> Result<Option<System>> {
+    match (is_command("sbatch"), is_command("qsub")) {
+        (true, _) => Ok(Some(System::Slurm)),
+        (false, true) => system_of(LauncherName::Qsub),
+        (false, false) => Ok(None),
+    }
+}
+
+/// Whether the commands of a batch system are there.
+pub(super) fn has_commands() -> bool {
+    is_command("sbatch") || is_command("qsub")
+}
+
+/// Whether a command of this name is in `PATH`.
+fn is_command(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(name).is_file())
+}
+
 /// The settings of a batch system, with what is wrong in them said by origin.
 pub(super) fn settings(context: &Context, system: System) -> Result<Settings> {
     let origins = context.loaded.origins();

@@ -5,7 +5,7 @@ mod demand;
 mod fingerprint;
 mod manifest;
 
-pub use manifest::{Line, Manifest, Recorder};
+pub use manifest::{Line, Manifest, Recorder, Recording};
 
 use crate::base::error::Result;
 use crate::graph::spec::Kept;
@@ -28,7 +28,23 @@ pub struct Rest {
 ///
 /// # Errors
 /// `Graph` when a path is none; `File` when the manifest cannot be used.
-pub fn rest(mut graph: Graph, manifest: &Path) -> Result<Rest> {
+pub fn rest(graph: Graph, manifest: &Path) -> Result<Rest> {
+    let mut rest = rest_as_it_is(graph, manifest)?;
+    written_by_workers(&mut rest.graph);
+    Ok(rest)
+}
+
+/// The same where outputs are written by whom the graph says; the client is told of what workers write.
+///
+/// # Errors
+/// As [`rest`].
+pub fn rest_beside(graph: Graph, manifest: &Path) -> Result<Rest> {
+    let mut rest = rest_as_it_is(graph, manifest)?;
+    announce(&mut rest.graph);
+    Ok(rest)
+}
+
+fn rest_as_it_is(mut graph: Graph, manifest: &Path) -> Result<Rest> {
     let lines = manifest::read(manifest)?;
     let fingerprints = Fingerprints::of(&graph);
     let (proved, known) = manifest::proved(&graph, &fingerprints, &lines)?;
@@ -47,14 +63,19 @@ pub fn rest(mut graph: Graph, manifest: &Path) -> Result<Rest> {
         }
     }
     let recorder = Recorder::start(graph.clone(), fingerprints, known, manifest)?;
-    written_by_workers(&mut graph);
     Ok(Rest { graph, kept, recorder })
 }
 
 /// Lets workers write all outputs, and the client be told of each.
 fn written_by_workers(graph: &mut Graph) {
-    let families: BTreeSet<_> = graph.outputs.iter().map(|o| o.family).collect();
     graph.outputs.iter_mut().for_each(|o| o.by = Some(By::Worker));
+    announce(graph);
+}
+
+/// Lets the client be told of outputs of which workers write all.
+fn announce(graph: &mut Graph) {
+    let mut families: BTreeSet<_> = graph.outputs.iter().map(|o| o.family).collect();
+    families.retain(|f| graph.outputs.iter().all(|o| o.family != *f || o.by == Some(By::Worker)));
     let announced = families.into_iter().filter_map(|family| {
         let first = graph.outputs.iter().find(|o| o.family == family)?;
         Some(GraphOutput { by: Some(By::Client), ..first.clone() })
