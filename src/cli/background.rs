@@ -209,9 +209,7 @@ fn start_worker(order: &Order) -> Result<Launched> {
     background.env = anchored_variables()?;
     // It is ready when it has registered, which is waited for with all others.
     let started = background.start(SCHEDULER_TIMEOUT, |_| Ok(Some(())))?;
-    if let Some(record) = Record::of(started.pid, &log) {
-        processes::note(&order.logs, &[record])?;
-    }
+    processes::note(&order.logs, &[Record::of_any(started.pid, &log)])?;
     Ok(Launched { id: started.pid.to_string(), log })
 }
 
