@@ -14,7 +14,12 @@
 cd "${PBS_O_WORKDIR:-$HOME}" || exit
 scheduler_file=$(realpath -- "${SCHEDULER_FILE:?submit this with -v SCHEDULER_FILE=FILE}") || exit
 if [ ! -e "$scheduler_file" ]; then
-    echo "there is no $scheduler_file: the cluster that these workers were for has ended"
+    home=$(dirname "$(dirname "$scheduler_file")")
+    if [ ! -e "$home" ]; then
+        echo "$(hostname) does not see $home: keep clusters where all nodes see them, by XDG_STATE_HOME=\$SCRATCH say"
+        exit 1
+    fi
+    echo "there is no $scheduler_file on $(hostname): the cluster that these workers were for has ended"
     exit 0
 fi
 exec "$(command -v hpcdag)" worker --scheduler-file "$scheduler_file"

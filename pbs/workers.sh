@@ -12,7 +12,12 @@
 cd "${PBS_O_WORKDIR:-$HOME}" || exit
 scheduler_file=$(realpath -- "${SCHEDULER_FILE:?submit this with -v SCHEDULER_FILE=FILE}") || exit
 if [ ! -e "$scheduler_file" ]; then
-    echo "there is no $scheduler_file: the cluster that these workers were for has ended"
+    home=$(dirname "$(dirname "$scheduler_file")")
+    if [ ! -e "$home" ]; then
+        echo "$(hostname) does not see $home: keep clusters where all nodes see them, by XDG_STATE_HOME=\$SCRATCH say"
+        exit 1
+    fi
+    echo "there is no $scheduler_file on $(hostname): the cluster that these workers were for has ended"
     exit 0
 fi
 # One worker on each node: the node file has one line for each (mpiprocs=1). What pbsdsh starts gets PBS's variables

@@ -14,7 +14,12 @@
 
 scheduler_file=$(realpath -- "${1:?name the scheduler file as the first argument}") || exit
 if [ ! -e "$scheduler_file" ]; then
-    echo "there is no $scheduler_file: the cluster that these workers were for has ended"
+    home=$(dirname "$(dirname "$scheduler_file")")
+    if [ ! -e "$home" ]; then
+        echo "$(hostname) does not see $home: keep clusters where all nodes see them, by XDG_STATE_HOME=\$SCRATCH say"
+        exit 1
+    fi
+    echo "there is no $scheduler_file on $(hostname): the cluster that these workers were for has ended"
     exit 0
 fi
 # One worker on each host that the parallel environment gave, with the slots of that host. qrsh hands its arguments to
@@ -23,7 +28,7 @@ status=0
 pids=()
 trap : TERM USR1 USR2
 while read -r host slots _; do
-    command=$(printf '%q ' /bin/bash -c 'exec "$@"' - \
+    command=$(printf '%q ' /bin/bash -c 'trap : TERM USR1 USR2 XCPU; "$@"; code=$?; [ $code -le 128 ] || code=1; exit $code' - \
         "$(command -v hpcdag)" worker --scheduler-file "$scheduler_file" --nthreads "$slots")
     qrsh -inherit -nostdin "$host" "$command" &
     pids+=($!)

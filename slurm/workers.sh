@@ -13,7 +13,12 @@
 
 scheduler_file=$(realpath -- "${1:?name the scheduler file as the first argument}") || exit
 if [ ! -e "$scheduler_file" ]; then
-    echo "there is no $scheduler_file: the cluster that these workers were for has ended"
+    home=$(dirname "$(dirname "$scheduler_file")")
+    if [ ! -e "$home" ]; then
+        echo "$(hostname) does not see $home: keep clusters where all nodes see them, by XDG_STATE_HOME=\$SCRATCH say"
+        exit 1
+    fi
+    echo "there is no $scheduler_file on $(hostname): the cluster that these workers were for has ended"
     exit 0
 fi
 # srun kills its tasks when it is told to end. The workers are told by Slurm themselves, and leave in good order.

@@ -83,6 +83,69 @@ qdel $other
     assert_eq!(after(&output, "rerun"), "n");
 }
 
+/// In a job's own shell: `up` puts a worker on each node, with the node's share; when all have gone, `workers
+/// start` brings new ones; a node that does not come is named, with what pbsdsh says.
+#[test]
+fn inside_a_job() {
+    let sandbox = Sandbox::new();
+    let output = in_pbs(
+        &sandbox,
+        r##"
+cat > job.sh << JOB
+#!/bin/bash
+#PBS -l select=2:ncpus=2:mpiprocs=2:mem=800mb
+#PBS -l walltime=00:20:00
+#PBS -j oe
+#PBS -o $PWD/job.out
+export XDG_STATE_HOME=$XDG_STATE_HOME PATH=$PATH
+JOB
+cat >> job.sh << 'JOB'
+set -euo pipefail
+cd $PBS_O_WORKDIR
+say() { printf '%s\n' "$*"; }
+export HPCDAG_SCHEDULER__HOST=127.0.0.1 HPCDAG_WORKER__HOST=127.0.0.1 MODULES="a 'b'"
+hpcdag up
+say workers $(hpcdag workers list --json)
+where='echo $PBS_NODENUM $PBS_JOBID $MODULES; sleep 0.1'
+say ran $(hpcdag submit --array 1-24 -- sh -c "$where" | sort -u | tr '\n' ,)
+hpcdag workers stop --all > /dev/null
+for i in $(seq 1 100); do hpcdag workers list --json | grep -q joined || break; sleep 0.1; done
+touch $PBS_STAND_IN/dead-n2
+code=0
+said=$(hpcdag workers start --min-workers 1 2>&1) || code=$?
+say some $code $said
+said=$(hpcdag workers start 2>&1) || code=$?
+say missing $code $said
+hpcdag down > /dev/null
+say left $(find $XDG_STATE_HOME -type f | wc -l)
+JOB
+run=$(qsub job.sh)
+until_ok grep -q F pbs/$run/state
+cat job.out
+"##,
+    );
+    let workers = json(&output, "workers");
+    let mut found: Vec<_> = workers.as_array().into_iter().flatten().collect();
+    found.sort_by_key(|w| w["name"].as_str());
+    assert_eq!(found.len(), 2, "two nodes with two lines each: {workers}");
+    for (at, worker) in found.iter().enumerate() {
+        assert!(worker["name"].as_str().is_some_and(|n| n.starts_with(&format!("n{}-", at + 1))), "{worker}");
+        let (threads, limit) = (worker["threads"].as_f64(), worker["memory"]["limit"].as_u64());
+        assert_eq!((threads, limit), (Some(2.0), Some(800 << 20)), "{worker}");
+        assert!(worker["leaves-in"].as_f64().is_some_and(|left| (900.0..1200.0).contains(&left)), "{worker}");
+    }
+    assert_eq!(after(&output, "ran"), "0 0.login a 'b',2 0.login a 'b',", "{output}");
+    let said = "pbsdsh: spawn failed on node 2";
+    let some = after(&output, "some");
+    assert!(some.starts_with("0 ") && some.contains(said) && some.contains("1 worker connected"), "{some}");
+    let missing = after(&output, "missing");
+    assert!(
+        missing.starts_with("11 ") && missing.contains("n2: pbsdsh ended") && missing.contains(said),
+        "{missing}"
+    );
+    assert_eq!(after(&output, "left"), "0", "{output}");
+}
+
 #[test]
 fn what_pbs_refuses_is_said_in_its_words() {
     let sandbox = Sandbox::new();
@@ -108,6 +171,49 @@ say files "$(find "$XDG_STATE_HOME"/hpcdag/*/jobs -type f | wc -l)"
     assert!(after(&output, "check").contains("--dry-run"), "{output}");
     assert!(sandbox.read("dry").contains("#PBS -l place=scatter\n"), "{}", sandbox.read("dry"));
     assert_eq!((after(&output, "jobs"), after(&output, "files")), ("0", "0"));
+}
+
+/// Without work there is no job; a graph brings two, and afterwards they go. Never more than the maximum, of
+/// which one waits at a time, and another job of the same user goes on.
+#[test]
+fn from_nothing_to_two_jobs_and_back() {
+    let sandbox = Sandbox::new();
+    let output = in_pbs(
+        &sandbox,
+        r#"
+hpcdag scheduler --detach > /dev/null
+printf '#!/bin/sh\nexec sleep 300\n' > other.sh
+other=$(qsub -l select=1:ncpus=1 other.sh)
+timing=(--interval 300ms --shrink-after 2s --min-work 500ms)
+hpcdag workers adapt --launcher qsub --max 2 -c 1 -t 10m "${timing[@]}" 2> adapt.log &
+adapt=$!
+until_ok grep -q '0 there; Ctrl-C' adapt.log
+hpcdag submit --array 1-16 -- sh -c 'sleep 0.5; echo $PBS_JOBID' > ran
+say ran $(wc -l < ran) $(sort -u ran | wc -l)
+until_ok workers_are 0
+until_ok sh -c "[ \$(grep -c 'cancelling job' adapt.log) = 2 ]"
+kill -INT $adapt
+wait $adapt && say code 0 || say code $?
+say states $(cat pbs/[2-9]*/state | sort -u)
+say other $(cat pbs/$other/state)
+json scaled hpcdag workers scale 2 --json --launcher pbs -c 1 -t 10m
+hpcdag workers wait 2
+HPCDAG_LAUNCH__PBS__MAX_JOBS=2 hpcdag workers scale 3 -c 1 -t 10m 2> refused || say limit $? $(cat refused)
+json down hpcdag workers scale 0 --json -c 1
+say left $(workers)
+qdel $other
+cat adapt.log
+"#,
+    );
+    assert_eq!(after(&output, "ran"), "16 2", "two jobs have worked: {output}");
+    assert_eq!((after(&output, "code"), after(&output, "states")), ("0", "F"), "{output}");
+    assert_eq!(after(&output, "other"), "R", "the user's other job is not ours");
+    assert_eq!(output.lines().filter(|line| line.contains("Z submitted job")).count(), 2, "{output}");
+    assert_eq!(json(&output, "scaled")["submitted"].as_array().map(Vec::len), Some(2));
+    let limit = after(&output, "limit");
+    assert!(limit.starts_with("11 ") && limit.contains("launch.pbs.max-jobs"), "{limit}");
+    assert_eq!(json(&output, "down")["ended"].as_array().map(Vec::len), Some(2), "{output}");
+    assert_eq!(after(&output, "left"), "0");
 }
 
 /// The ready scripts in `pbs/`, submitted as they are: a whole run as one job, and workers for a cluster.

@@ -30,7 +30,7 @@ pub enum Kind {
     File,
     /// A batch system or a program that hpcdag calls refused or failed.
     Launch,
-    /// `doctor` found a problem.
+    /// `doctor` found a problem, or a benchmark is worse than its record.
     Unfit,
     /// Interrupted by the user or cancelled.
     Cancelled,
@@ -102,7 +102,15 @@ impl Error {
 
     /// A file that could not be used: `what` says what was tried, e.g. `cannot read`.
     pub fn file(what: &str, path: &std::path::Path, error: &std::io::Error) -> Error {
-        Error::new(Kind::File, format!("{what} {}: {error}", path.display()))
+        use std::io::ErrorKind;
+        let fault = Error::new(Kind::File, format!("{what} {}: {error}", path.display()));
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => fault.hint(
+                "the file system is full, or your quota on it is used up: make room, or name a place \
+                 elsewhere (XDG_STATE_HOME for what hpcdag keeps about clusters)",
+            ),
+            _ => fault,
+        }
     }
 
     /// An operating system error in something that is not about a named file.

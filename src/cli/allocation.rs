@@ -8,6 +8,7 @@ use super::gather::{Source, task_logs};
 use super::processes::{self, Record, StepRecord};
 use crate::base::error::{Error, Kind, Result};
 use crate::config::Config;
+use crate::launch::own_job;
 use crate::launch::slurm::environment::{self, Allocation, Node};
 use crate::launch::slurm::hostlist;
 use crate::launch::slurm::srun::{self, Spread, Step};
@@ -40,6 +41,9 @@ pub fn detect(placement: &PlacementOptions) -> Result<Option<Allocation>> {
             let what = "--per numa is for workers on the nodes of an allocation";
             return Err(Error::new(Kind::Usage, what).hint("use -n and --nthreads with --launcher local"));
         }
+        return Ok(None);
+    }
+    if placement.launcher == Some(LauncherName::Ssh) {
         return Ok(None);
     }
     let found = Allocation::of_process();
@@ -93,23 +97,40 @@ fn end_text(job_id: &str, end: Option<SystemTime>) -> String {
     format!("{job_id}:{}", seconds.map(|s| s.to_string()).unwrap_or_default())
 }
 
+/// The variable for workers of a job of which it is known how long it may still run.
+pub fn end_in(job_id: &str, left: Option<Duration>) -> (OsString, OsString) {
+    let end = left.and_then(|left| SystemTime::now().checked_add(left));
+    (END_VARIABLE.into(), end_text(job_id, end).into())
+}
+
 /// When the job of this worker ends: as it was told, else as the batch system says. `None` if it does not.
 pub fn end_for_worker() -> Option<SystemTime> {
-    let job = environment::of_process("SLURM_JOB_ID")?;
+    let job = job_of_process()?;
     let told = environment::of_process(END_VARIABLE);
     if let Some((_, end)) = told.as_deref().and_then(|t| t.split_once(':')).filter(|(of, _)| *of == job) {
         let seconds = end.parse().ok()?;
         return SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
     }
-    environment::end_of_job(&environment::of_process).unwrap_or_else(|error| {
+    let asked = match own_job::id(&environment::of_process) {
+        Some((system, id)) => own_job::ask(system, &id, &environment::of_process)
+            .map(|job| job.left.and_then(|left| SystemTime::now().checked_add(left))),
+        None => environment::end_of_job(&environment::of_process),
+    };
+    asked.unwrap_or_else(|error| {
         tracing::warn!("it is not known when this job ends: {}", error.message);
         None
     })
 }
 
+/// The job that this process is in.
+fn job_of_process() -> Option<String> {
+    let of_others = || own_job::id(&environment::of_process).map(|(_, id)| id);
+    environment::of_process("SLURM_JOB_ID").or_else(of_others)
+}
+
 /// The variable that tells a nanny or a worker what [`end_for_worker`] has found out.
 pub fn end_variable(end: Option<SystemTime>) -> Option<(OsString, OsString)> {
-    let job = environment::of_process("SLURM_JOB_ID")?;
+    let job = job_of_process()?;
     Some((END_VARIABLE.into(), end_text(&job, end).into()))
 }
 
@@ -166,6 +187,10 @@ pub fn start_workers(
     (sources, Ok(()))
 }
 
+fn memory_of(het_group: u32) -> [(&'static str, Option<String>); 2] {
+    environment::memory_of_component(&environment::of_process, het_group)
+}
+
 fn start_step(
     config: &Config,
     allocation: &Allocation,
@@ -183,6 +208,12 @@ fn start_step(
     let mut background = srun_process("workers", &step, line, &log);
     background.env = anchored_variables()?;
     background.env.push(end.clone());
+    for (name, value) in step.het_group.map(memory_of).into_iter().flatten() {
+        match value {
+            Some(value) => background.env.push((name.into(), value.into())),
+            None => background.env_remove.push(name),
+        }
+    }
     if step.beside_scheduler && config.worker.memory_reserve.is_none() {
         background.env.push(("HPCDAG_WORKER__MEMORY_RESERVE".into(), SCHEDULER_MEMORY.into()));
     }

@@ -5,6 +5,7 @@
 mod adapt;
 mod batch;
 mod bench;
+mod bench_commands;
 mod cluster;
 mod doctor;
 mod jobs;
@@ -15,8 +16,9 @@ mod up;
 mod value;
 
 pub use adapt::{PoolOptions, WorkersAdaptArgs, WorkersScaleArgs};
-pub use batch::{BatchName, BatchOptions, ResumeArgs, RunArgs};
-pub use bench::{BenchArgs, BenchCommand, BenchMemoryArgs, Shape};
+pub use batch::{BatchName, BatchOptions, RelayArgs, ResumeArgs, RunArgs};
+pub use bench::*;
+pub use bench_commands::*;
 pub use cluster::{
     ClustersArgs, DownArgs, ListenOptions, LogOptions, SchedulerArgs, StopArgs, UpArgs, WorkerArgs,
     WorkerOptions, WorkersArgs, WorkersCommand, WorkersListArgs, WorkersStartArgs, WorkersStopArgs,
@@ -157,6 +159,9 @@ pub enum Command {
     /// Run native functions for the worker that starts this
     #[command(hide = true)]
     Executor,
+    /// Pump bytes between stdin, stdout and a scheduler, for a login node that cannot reach it
+    #[command(hide = true)]
+    Relay(RelayArgs),
 }
 
 #[cfg(test)]

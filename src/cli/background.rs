@@ -7,7 +7,7 @@ use super::context::absolute;
 use super::detach::Background;
 use super::processes::{self, Record, StepRecord};
 use super::signals;
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, Kind, Result};
 use crate::launch::{Launched, Launcher, Order};
 use crate::net::private_file;
 use crate::net::scheduler_file::{self, Liveness, SchedulerFile};
@@ -132,7 +132,8 @@ pub(super) fn start_scheduler_as(
         // The last lines are in the message; the log itself goes with its directory.
         Err(e) if order.log.is_none() => {
             std::fs::remove_file(&log).map_err(|e| Error::file("cannot remove", &log, &e))?;
-            Err(Error { hint: None, ..e })
+            // That a file cannot be written has a way on; that the log is there has not.
+            Err(Error { hint: e.hint.filter(|_| e.kind == Kind::File), ..e })
         }
         Err(e) => Err(e),
     };

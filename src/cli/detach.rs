@@ -128,6 +128,10 @@ impl Background {
     }
 
     fn died(&self, status: ExitStatus, begin: u64) -> Error {
+        // A log that cannot be written says nothing about that.
+        if let Err(error) = self.has_room() {
+            return Error { message: format!("{} could not start: {}", self.what, error.message), ..error };
+        }
         let message = format!("{} ended before it was ready ({status}){}", self.what, self.log_tail(begin));
         Error::new(Kind::Launch, message).hint(format!("its log is {}", self.log.display()))
     }
@@ -137,6 +141,15 @@ impl Background {
         let message =
             format!("{} was not ready after {timeout} and was ended{}", self.what, self.log_tail(begin));
         Error::new(Kind::Timeout, message).hint(format!("its log is {}", self.log.display()))
+    }
+
+    /// Whether there is room where the log is; small files beside it need some, too.
+    fn has_room(&self) -> Result<()> {
+        use std::io::Write;
+        let directory = self.log.parent().unwrap_or(Path::new("/"));
+        let fault = |e: &std::io::Error| Error::file("cannot write in", directory, e);
+        let mut file = tempfile::tempfile_in(directory).map_err(|e| fault(&e))?;
+        file.write_all(&[b'\n'; 64 << 10]).and_then(|()| file.sync_all()).map_err(|e| fault(&e))
     }
 
     /// The last lines that this process logged, as the end of a message.

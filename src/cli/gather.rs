@@ -43,6 +43,19 @@ pub enum Source {
         /// The step's name, with which the names of its workers' logs begin, in the directory of the log.
         name: String,
     },
+    /// A worker on another host, and the process here that holds the connection.
+    Host {
+        /// That process's number; 0 if it had ended at once.
+        pid: u32,
+        /// Where both log.
+        log: PathBuf,
+        /// The host.
+        host: String,
+        /// The worker's name.
+        name: String,
+        /// The program that holds the connection.
+        means: String,
+    },
 }
 
 /// What came of starting workers.
@@ -64,7 +77,7 @@ impl Source {
     /// How many workers it is to give.
     pub fn workers(&self) -> u32 {
         match self {
-            Source::Process { .. } => 1,
+            Source::Process { .. } | Source::Host { .. } => 1,
             Source::Srun { step, .. } => step.tasks(),
         }
     }
@@ -72,7 +85,9 @@ impl Source {
     /// Its process and that one's log.
     pub fn process(&self) -> (u32, &Path) {
         match self {
-            Source::Process { pid, log } | Source::Srun { pid, log, .. } => (*pid, log),
+            Source::Process { pid, log } | Source::Srun { pid, log, .. } | Source::Host { pid, log, .. } => {
+                (*pid, log)
+            }
         }
     }
 
@@ -85,13 +100,13 @@ impl Source {
     fn ended(&self) -> u32 {
         match self {
             source if !source.is_running() => source.workers(),
-            Source::Process { .. } => 0,
+            Source::Process { .. } | Source::Host { .. } => 0,
             Source::Srun { log, step, .. } => u32::try_from(ended_tasks(log, step).len()).unwrap_or(u32::MAX),
         }
     }
 
     /// Those of its workers that are not among the connected ones, which are counted down by host.
-    fn missing(&self, connected: &mut BTreeMap<String, u32>) -> Vec<Missing> {
+    fn missing(&self, connected: &mut BTreeMap<String, u32>, names: &BTreeSet<String>) -> Vec<Missing> {
         let mut is_there = |host: &str| match connected.get_mut(host) {
             Some(n) if *n > 0 => {
                 *n -= 1;
@@ -107,6 +122,11 @@ impl Source {
                 }
                 let state = if self.is_running() { "not connected" } else { "ended before it was ready" };
                 vec![Missing { host, why: format!("{state}{}", logged(log)) }]
+            }
+            Source::Host { name, .. } if names.contains(name) => Vec::new(),
+            Source::Host { log, host, means, .. } => {
+                let state = if self.is_running() { "not connected".into() } else { format!("{means} ended") };
+                vec![Missing { host: host.clone(), why: format!("{state}{}", logged(log)) }]
             }
             Source::Srun { log, step, name, .. } => {
                 let ended = ended_tasks(log, step);
@@ -217,8 +237,10 @@ pub async fn gather(
         signals::go_on()?;
         let here = workers(client).await?;
         let mut by_host: BTreeMap<String, u32> = BTreeMap::new();
-        for (_, host) in here.iter().filter(|(name, _)| !before.contains(name)) {
+        let mut names = BTreeSet::new();
+        for (name, host) in here.iter().filter(|(name, _)| !before.contains(name)) {
             *by_host.entry(host.clone()).or_default() += 1;
+            names.insert(name.clone());
         }
         let connected: u32 = by_host.values().sum();
         if connected >= expected {
@@ -231,7 +253,7 @@ pub async fn gather(
         }
         let failed = failing_since.is_some_and(|since| since + AFTER_FAILURE <= now);
         if failed || !hopeless && connected + ended >= expected || now >= deadline {
-            let missing = sources.iter().flat_map(|s| s.missing(&mut by_host)).collect();
+            let missing = sources.iter().flat_map(|s| s.missing(&mut by_host, &names)).collect();
             let missing = describe(missing);
             if connected >= min && !failed {
                 return Ok(Gathered { connected, missing });
@@ -290,7 +312,7 @@ mod tests {
         assert_eq!((source.workers(), source.ended()), (8, 6));
         let mut connected =
             BTreeMap::from([("n1".to_owned(), 2), ("n3".to_owned(), 1), ("n4".to_owned(), 2)]);
-        let text = describe(source.missing(&mut connected));
+        let text = describe(source.missing(&mut connected, &BTreeSet::new()));
         assert!(text.contains("n3: Exited with exit code 127; it logged:\n    no such program"), "{text}");
         assert!(text.contains("n2: Node failure on n2") && !text.contains("n1: "), "{text}");
     }

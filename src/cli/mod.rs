@@ -5,18 +5,21 @@ pub mod args;
 mod background;
 mod batch;
 mod bench;
+mod clusters;
 mod command_graph;
 pub mod completions;
 mod context;
 pub mod detach;
 mod doctor;
 mod gather;
+mod hosts;
 mod jobs;
 mod lock;
 mod look;
 pub mod output;
 mod processes;
 pub mod progress;
+mod relay;
 mod run;
 mod serve;
 mod signals;
@@ -58,6 +61,9 @@ fn run(cli: &Cli) -> Result<u8> {
     if let Command::Executor = &cli.command {
         return serve::executor();
     }
+    if let Command::Relay(args) = &cli.command {
+        return relay::relay(args);
+    }
     let context = Context::load(cli.verbosity, settings(&cli.command))?;
     // Processes that run for long have logs of their own.
     if !matches!(cli.command, Command::Scheduler(_) | Command::Worker(_)) {
@@ -70,13 +76,13 @@ fn run(cli: &Cli) -> Result<u8> {
             WorkersCommand::Start(args) => up::workers_start(&context, args),
             WorkersCommand::List(args) => look::workers_list(&context, args),
             WorkersCommand::Stop(args) => jobs::stop::stop(&context, args),
-            WorkersCommand::Wait(args) => steer::workers_wait(&context, args),
+            WorkersCommand::Wait(args) => jobs::wait::wait(&context, args),
             WorkersCommand::Scale(args) => jobs::scale::scale(&context, args),
             WorkersCommand::Adapt(args) => jobs::adapt::adapt(&context, args),
         },
         Command::Up(args) => up::up(&context, args),
         Command::Down(args) => up::down(&context, args),
-        Command::Clusters(args) => up::clusters(&context, args),
+        Command::Clusters(args) => clusters::clusters(&context, args),
         Command::Run(args) => run::run(&context, args),
         Command::Submit(args) => submit::submit(&context, args),
         Command::Resume(args) => batch::resume(&context, args),
@@ -93,7 +99,7 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Doctor(args) => doctor::doctor(&context, args),
         Command::Bench(args) => bench::bench(&context, args),
         // Done above.
-        Command::Completions(_) | Command::Executor => Ok(0),
+        Command::Completions(_) | Command::Executor | Command::Relay(_) => Ok(0),
     }
 }
 

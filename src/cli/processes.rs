@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// The list's name in a cluster's directory.
 const LIST: &str = "processes";
 
+/// How the names of the files begin that belong to workers on hosts.
+pub const HOSTS_PREFIX: &str = "hosts-";
+
 /// A process that was started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -155,7 +158,7 @@ pub fn forget(directory: &Path) {
         std::fs::read_dir(directory).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
     let of_step = |path: &PathBuf| {
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        names().any(|step| name.starts_with(&step))
+        names().any(|step| name.starts_with(&step)) || name.starts_with(HOSTS_PREFIX)
     };
     let of_steps: Vec<PathBuf> = entries.filter(of_step).collect();
     for path in logs.chain(of_steps).chain([directory.join(LIST)]) {

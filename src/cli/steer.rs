@@ -1,9 +1,9 @@
-//! Commands that steer a running cluster: wait, cancel, stop, workers stop and wait. Owns what is asked and
+//! Commands that steer a running cluster: wait, cancel, stop. Owns what is asked and
 //! what is said about the answer.
 
-use super::args::{CancelArgs, StopArgs, WaitArgs, WorkersWaitArgs};
+use super::args::{CancelArgs, StopArgs, WaitArgs};
+use super::batch;
 use super::context::{Context, run_id, run_short};
-use super::look::ask;
 use super::output::{self, Out};
 use super::progress::summary_text;
 use super::submit::exit_code;
@@ -15,7 +15,7 @@ use crate::net::discovery;
 use crate::net::scheduler_file::{self, SchedulerFile};
 use crate::protocol::messages::client::Question;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long the end of a cluster may take.
@@ -94,8 +94,23 @@ fn summary_of(result: &Value) -> RunSummary {
     }
 }
 
+/// Why a run was cancelled by that command.
+pub(super) const CANCEL_REASON: &str = "asked for by hpcdag cancel";
+
 /// `cancel`
 pub fn cancel(context: &Context, args: &CancelArgs) -> Result<u8> {
+    if let Some(directory) = args.runs.iter().map(Path::new).find(|path| path.is_dir()) {
+        if args.runs.len() > 1 {
+            return Err(Error::new(Kind::Usage, "the directory of a run is cancelled by itself")
+                .hint("name one directory, or ids of runs"));
+        }
+        let jobs = batch::cancel(directory)?;
+        Out::stdout().value(args.json.json, &json!({ "jobs": jobs }), |_| match jobs.len() {
+            0 => "its jobs are over".into(),
+            _ => jobs.iter().map(|id| format!("cancelled job {id}\n")).collect(),
+        })?;
+        return Ok(0);
+    }
     let wanted = args.runs.iter().map(|text| run_id(text)).collect::<Result<Vec<_>>>()?;
     let cancelled = run_short(async {
         let client = context.client(&args.scheduler).await?;
@@ -112,7 +127,7 @@ pub fn cancel(context: &Context, args: &CancelArgs) -> Result<u8> {
                 Some((_, false)) => {
                     return Err(Error::new(Kind::NotFound, format!("run {run} is over already")));
                 }
-                Some((_, true)) => client.cancel(*run, "asked for by hpcdag cancel").await?,
+                Some((_, true)) => client.cancel(*run, CANCEL_REASON).await?,
             }
         }
         client.close().await;
@@ -135,6 +150,23 @@ async fn open_runs(client: &Client) -> Result<Vec<(RunUuid, bool)>> {
             Some((run["id"].as_str()?.parse().ok()?, is_open))
         })
         .collect())
+}
+
+/// Asks all workers to leave, so that they write what would be lost with them, and waits until they are gone,
+/// but not longer than `patience`.
+pub(super) async fn let_workers_go(client: Client, patience: Duration) {
+    let gone = async {
+        client.ask(Question::StopWorkers { names: Vec::new() }).await?;
+        loop {
+            let status = client.ask(Question::Status).await?;
+            if status["workers"].as_array().is_none_or(Vec::is_empty) {
+                return Ok::<(), Error>(());
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    // If the scheduler ends first, or they take too long, there is nothing more to be had.
+    let _ = tokio::time::timeout(patience, gone).await;
 }
 
 /// A cluster that was told to end.
@@ -169,16 +201,5 @@ pub fn stop(context: &Context, args: &StopArgs) -> Result<u8> {
     let stopped = stop_cluster(context, &args.scheduler)?;
     let json = json!({ "stopped": stopped.file.id, "scheduler-file": stopped.path });
     Out::stdout().value(args.json.json, &json, |_| format!("stopped cluster {}", stopped.file.id))?;
-    Ok(0)
-}
-
-/// `workers wait`
-pub fn workers_wait(context: &Context, args: &WorkersWaitArgs) -> Result<u8> {
-    let question = Question::WaitWorkers { workers: args.count, timeout_ms: millis(args.timeout.0) };
-    let answer = ask(context, &args.scheduler, question)?;
-    Out::stdout().value(args.json.json, &answer, |answer| match &answer["workers"] {
-        n if n == 1 => "1 worker is connected".into(),
-        n => format!("{n} workers are connected"),
-    })?;
     Ok(0)
 }

@@ -1,19 +1,20 @@
-//! `up`, `down`, `clusters` and `workers start`: clusters of background processes on this machine. Owns the
-//! order of their parts and that nothing is left of a cluster that did not come up.
+//! `up`, `down` and `workers start`: clusters of processes that go on in the background. Owns the order of
+//! their parts and that nothing is left of a cluster that did not come up.
 
 pub(in crate::cli) mod queued;
 pub(in crate::cli) mod scheduler_job;
 
 use super::allocation;
 use super::args::{
-    ClustersArgs, DownArgs, JobOptions, ListenOptions, PlacementOptions, SchedulerOptions, SchedulerPlace,
-    UpArgs, UpCommandArgs, WorkerOptions, WorkersStartArgs,
+    DownArgs, JobOptions, ListenOptions, PlacementOptions, SchedulerOptions, SchedulerPlace, UpArgs,
+    UpCommandArgs, WorkerOptions, WorkersStartArgs,
 };
 use super::background::{Local, SchedulerOrder, StartedScheduler, start_scheduler, worker_args};
 use super::context::{Context, Role, absolute, run_short};
 use super::gather::{self, Gathered, Source};
+use super::hosts;
 use super::jobs;
-use super::output::{self, Align, Out, Table};
+use super::output::{self, Out};
 use super::processes::{self, Record};
 use super::serve::tell;
 use super::signals;
@@ -22,12 +23,13 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::units::Span;
 use crate::client::Client;
 use crate::cluster::share_of_processors;
+use crate::launch::hosts::Hosts;
 use crate::launch::slurm::environment::Allocation;
 use crate::launch::slurm::srun;
 use crate::launch::{Launched, Launcher, Order};
 use crate::net::discovery;
-use crate::net::scheduler_file::{self, Liveness, SchedulerFile};
-use crate::net::state_dir::{ClusterDir, Listed, StateDir};
+use crate::net::scheduler_file::{self, SchedulerFile};
+use crate::net::state_dir::{ClusterDir, StateDir};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use serde_json::{Value, json};
 use std::ffi::OsString;
@@ -163,6 +165,7 @@ fn bring_up_in(
     place: SchedulerPlace,
 ) -> Result<Cluster> {
     let deadline = Instant::now() + args.timeout.0;
+    let hosts = hosts::detect(context, &args.placement)?;
     // In an allocation it is a step too: the shell of `salloc` may be on the submitting host, which need not
     // be reached from the nodes and may not be there to be worked on.
     let (scheduler, node) = match (&allocation, place) {
@@ -185,7 +188,9 @@ fn bring_up_in(
     let started = Workers {
         placement: &args.placement,
         allocation: allocation.as_ref(),
+        hosts: hosts.as_ref(),
         scheduler_file: &scheduler.path,
+        scheduler_host: &scheduler.file.host,
         scheduler_on: node.as_deref(),
         address: None,
         worker: &args.worker,
@@ -251,7 +256,10 @@ struct Workers<'a> {
     placement: &'a PlacementOptions,
     /// The allocation whose nodes they go to; this machine without one.
     allocation: Option<&'a Allocation>,
+    /// The hosts that they go to, one by one.
+    hosts: Option<&'a Hosts>,
     scheduler_file: &'a Path,
+    scheduler_host: &'a str,
     /// The allocation's node that the scheduler is on.
     scheduler_on: Option<&'a str>,
     address: Option<&'a str>,
@@ -278,16 +286,14 @@ impl Workers<'_> {
             Ok(before)
         })?;
         home.create()?;
-        let (sources, result) = match self.allocation {
-            Some(allocation) => self.start_on_nodes(context, allocation, home)?,
-            None => self.start_here(context, home)?,
+        let (sources, result) = match (self.hosts, self.allocation) {
+            (Some(hosts), _) => self.start_on_hosts(context, hosts, home)?,
+            (None, Some(allocation)) => self.start_on_nodes(context, allocation, home)?,
+            (None, None) => self.start_here(context, home)?,
         };
         result?;
         let expected: u32 = sources.iter().map(Source::workers).sum();
-        let on = match self.allocation {
-            Some(allocation) => format!(" on nodes of job {}", allocation.job_id),
-            None => String::new(),
-        };
+        let on = on_where(self.allocation, self.hosts).unwrap_or_default();
         tell(context, &format!("waiting for {}{on}", workers_word(expected)));
         let min = self.placement.min_workers.unwrap_or(expected);
         let gathered = run_short(async {
@@ -321,6 +327,23 @@ impl Workers<'_> {
         Ok((launched.into_iter().filter_map(source).collect(), result))
     }
 
+    fn start_on_hosts(
+        &self,
+        context: &Context,
+        hosts: &Hosts,
+        home: &ClusterDir,
+    ) -> Result<(Vec<Source>, Result<()>)> {
+        let order = hosts::Order {
+            hosts,
+            count: self.placement.nworkers,
+            args: self.args(context, self.worker)?,
+            is_set: (self.worker.nthreads.is_some(), self.worker.memory_limit.is_some()),
+            scheduler_host: self.scheduler_host,
+            home,
+        };
+        order.start(context)
+    }
+
     fn start_on_nodes(
         &self,
         context: &Context,
@@ -337,9 +360,12 @@ impl Workers<'_> {
 /// `workers start`
 pub fn workers_start(context: &Context, args: &WorkersStartArgs) -> Result<u8> {
     let deadline = Instant::now() + args.start_timeout.0;
+    let in_pool = jobs::pools::apply(context, args)?;
+    let args = in_pool.as_ref().unwrap_or(args);
     if let Some(system) = queued::system(args.placement.launcher, &args.jobs)? {
         return jobs::start::start(context, args, system);
     }
+    let hosts = hosts::detect(context, &args.placement)?;
     let mut found = allocation::detect(&args.placement)?;
     limit_nodes(&mut found, &args.jobs)?;
     let wish = context.wish(&args.scheduler)?;
@@ -355,7 +381,9 @@ pub fn workers_start(context: &Context, args: &WorkersStartArgs) -> Result<u8> {
     let workers = Workers {
         placement: &args.placement,
         allocation: found.as_ref(),
+        hosts: hosts.as_ref(),
         scheduler_file: &path,
+        scheduler_host: &file.host,
         scheduler_on: node.as_deref(),
         address: args.scheduler.address.as_deref(),
         worker: &args.worker,
@@ -363,13 +391,24 @@ pub fn workers_start(context: &Context, args: &WorkersStartArgs) -> Result<u8> {
     };
     let (sources, gathered) = workers.start(context, &home, deadline)?;
     let json: Vec<Value> = sources.iter().map(source_json).collect();
-    Out::stdout().value(args.json.json, &json, |_| match &found {
-        Some(found) => {
-            format!("{} connected on nodes of job {}", workers_word(gathered.connected), found.job_id)
-        }
+    let on = on_where(found.as_ref(), hosts.as_ref());
+    Out::stdout().value(args.json.json, &json, |_| match &on {
+        Some(on) => format!("{} connected{on}", workers_word(gathered.connected)),
         None => sources.iter().map(source_text).collect(),
     })?;
     Ok(0)
+}
+
+/// Where workers are that are not simply here.
+fn on_where(allocation: Option<&Allocation>, hosts: Option<&Hosts>) -> Option<String> {
+    let job = match (hosts, allocation) {
+        (Some(Hosts { job: Some((_, id)), .. }), _) => id,
+        (Some(hosts), _) if hosts.hosts.len() == 1 => return Some(" on 1 host".into()),
+        (Some(hosts), _) => return Some(format!(" on {} hosts", hosts.hosts.len())),
+        (None, Some(allocation)) => &allocation.job_id,
+        (None, None) => return None,
+    };
+    Some(format!(" on nodes of job {job}"))
 }
 
 fn source_text(source: &Source) -> String {
@@ -380,6 +419,10 @@ fn source_text(source: &Source) -> String {
 fn source_json(source: &Source) -> Value {
     let (pid, log) = source.process();
     let mut json = json!({ "pid": pid.to_string(), "log": log });
+    if let Source::Host { host, name, .. } = source {
+        json["host"] = json!(host);
+        json["worker"] = json!(name);
+    }
     if let Source::Srun { step, name, .. } = source {
         json["step"] = json!(name);
         json["nodes"] = json!(step.nodes);
@@ -460,80 +503,4 @@ fn clear_waiting(context: &Context, args: &DownArgs, state: &StateDir) -> Result
     let Some((id, path, home)) = scheduler_job::meant(state, named.as_deref())? else { return Ok(None) };
     clear(&home, Duration::ZERO);
     Ok(Some((id, path)))
-}
-
-/// `clusters`
-pub fn clusters(_: &Context, args: &ClustersArgs) -> Result<u8> {
-    let listed = StateDir::of_user()?.clusters()?;
-    let states = run_short(async {
-        let mut probes = tokio::task::JoinSet::new();
-        for (at, l) in listed.iter().enumerate() {
-            let file = l.file.clone().ok();
-            probes.spawn(async move { (at, probe(file).await) });
-        }
-        let mut states = vec![("unreadable", String::new()); listed.len()];
-        while let Some(probed) = probes.join_next().await {
-            let (at, state) = probed.map_err(|e| Error::os("cannot look for clusters", e))?;
-            states[at] = state;
-        }
-        Ok(states)
-    })?;
-    let mut out = Out::stdout();
-    if args.json.json {
-        let all: Vec<Value> = listed.iter().zip(&states).map(|(l, s)| cluster_json(l, s)).collect();
-        out.json(&all)?;
-        return Ok(0);
-    }
-    if listed.is_empty() {
-        out.line("you have no cluster")?;
-        return Ok(0);
-    }
-    let mut table = Table::new([
-        ("cluster", Align::Left),
-        ("state", Align::Left),
-        ("host", Align::Left),
-        ("since", Align::Left),
-        ("job", Align::Left),
-        ("scheduler file", Align::Left),
-    ]);
-    for (l, (state, _)) in listed.iter().zip(&states) {
-        let file = l.file.as_ref().ok();
-        let text = |of: &dyn Fn(&SchedulerFile) -> Option<String>| file.and_then(of).unwrap_or("-".into());
-        table.row([
-            l.id.clone(),
-            (*state).to_owned(),
-            text(&|f| Some(f.host.clone())),
-            text(&|f| Some(f.started.clone())),
-            text(&|f| f.job_id.clone()),
-            l.path.display().to_string(),
-        ]);
-    }
-    out.table(&table)?;
-    Ok(0)
-}
-
-async fn probe(file: Option<SchedulerFile>) -> (&'static str, String) {
-    let Some(file) = file else { return ("unreadable", String::new()) };
-    match scheduler_file::probe(&file).await {
-        Liveness::Alive => ("alive", String::new()),
-        Liveness::NobodyAnswers(why) | Liveness::OtherAnswers(why) => ("stale", why),
-    }
-}
-
-fn cluster_json(listed: &Listed, (state, why): &(&str, String)) -> Value {
-    let mut json = json!({ "id": listed.id, "state": state, "scheduler-file": listed.path });
-    match &listed.file {
-        Ok(file) => {
-            json["host"] = json!(file.host);
-            json["pid"] = json!(file.pid);
-            json["address"] = json!(file.address);
-            json["started"] = json!(file.started);
-            json["job-id"] = json!(file.job_id);
-        }
-        Err(e) => json["why"] = json!(e.to_string()),
-    }
-    if !why.is_empty() {
-        json["why"] = json!(why);
-    }
-    json
 }

@@ -194,10 +194,14 @@ impl Layers {
         let Some(named) = sources.set("HPCDAG_CONFIG") else { return Ok(()) };
         match read(Path::new(named))? {
             Some(text) => self.add_text(schema, &text, Some(Path::new(named))),
-            None => {
-                Err(Error::new(Kind::Config, format!("$HPCDAG_CONFIG names {named}, which does not exist"))
-                    .hint("correct the variable or unset it"))
-            }
+            None => Err(Error::new(
+                Kind::Config,
+                format!("$HPCDAG_CONFIG names {named}, which does not exist"),
+            )
+            .hint(
+                "correct the variable or unset it; in a job: does this node see that directory? If not, \
+                         keep clusters where all nodes see them, by XDG_STATE_HOME=$SCRATCH, say",
+            )),
         }
     }
 

@@ -26,6 +26,8 @@ pub struct Layer {
     pub slots: u32,
     /// Named resources that an element occupies, in 1/10,000; `gpus` is one of them.
     pub resources: BTreeMap<String, u64>,
+    /// Whole workers that an element takes, on different hosts; 1 for one that takes slots of a worker.
+    pub nodes: u32,
     /// Expected peak private memory of an element, bytes (a list: by attempt); empty when not declared.
     pub memory: Vec<u64>,
     /// Expected size of a result, bytes, when declared.
@@ -44,6 +46,7 @@ impl Default for Layer {
             priority: 0,
             slots: SLOT,
             resources: BTreeMap::new(),
+            nodes: 1,
             memory: Vec::new(),
             output_size: None,
             retries: 0,

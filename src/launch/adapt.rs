@@ -60,6 +60,11 @@ pub enum Observation {
         /// What it said.
         said: String,
     },
+    /// It was not reached, so that it has neither taken nor refused one.
+    Unreached {
+        /// What was said.
+        said: String,
+    },
     /// The batch system's answer about jobs.
     Jobs(Vec<(String, Condition)>),
     /// It did not answer.
@@ -101,8 +106,13 @@ pub enum Condition {
     Waiting,
     /// It runs, or is about to.
     Running,
-    /// It will not run any more; how it ended, in words.
-    Over(String),
+    /// It will not run any more.
+    Over {
+        /// How it ended, in words.
+        how: String,
+        /// What it logged last.
+        logged: Option<String>,
+    },
 }
 
 /// What is to be done.
@@ -167,6 +177,8 @@ pub struct Adapter {
     ordered: u32,
     surplus_since: Option<Time>,
     refusals: u32,
+    /// Times in a row that the batch system was not reached.
+    unreached: u32,
     /// Jobs in a row that ended before a worker of theirs had come.
     stillborn: u32,
     retry_at: Time,
@@ -187,6 +199,7 @@ impl Adapter {
             ordered: 0,
             surplus_since: None,
             refusals: 0,
+            unreached: 0,
             stillborn: 0,
             retry_at: Time::ZERO,
             ask_since: None,
@@ -224,7 +237,7 @@ impl Adapter {
             Observation::Cluster { wanted, workers } => self.on_cluster(&wanted, &workers, now, &mut actions),
             Observation::Submitted { id } => {
                 self.ordered = self.ordered.saturating_sub(1);
-                self.refusals = 0;
+                (self.refusals, self.unreached) = (0, 0);
                 self.ask_every = self.policy.poll;
                 self.add(id);
             }
@@ -233,10 +246,21 @@ impl Adapter {
                 self.refusals += 1;
                 self.on_failure("refused submissions", self.refusals, &said, now, &mut actions);
             }
+            Observation::Unreached { said } => {
+                self.ordered = 0;
+                self.unreached += 1;
+                // Controllers are restarted: this is nobody's fault, and nothing is given up.
+                let pause = self.pause(self.unreached);
+                self.retry_at = now.after(pause);
+                let pause = pause.as_secs_f64();
+                actions.push(Action::Say(format!(
+                    "{said}; jobs stay as they are, next attempt in {pause:.0} s"
+                )));
+            }
             Observation::Jobs(jobs) => self.on_jobs(jobs, now, &mut actions),
             Observation::NoAnswer { said } => {
                 self.slow_down();
-                actions.push(Action::Say(format!("the batch system does not answer: {said}")));
+                actions.push(Action::Say(format!("{said}; what jobs do is not known, nothing changes")));
             }
             Observation::Cancelled { id } => drop(self.jobs.remove(&id)),
             Observation::Stayed { id, why } => {
@@ -358,7 +382,7 @@ impl Adapter {
         let mut changed = false;
         for (id, condition) in jobs {
             let Some(job) = self.jobs.get_mut(&id) else { continue };
-            let Condition::Over(how) = condition else {
+            let Condition::Over { how, logged } = condition else {
                 changed |= job.condition != condition;
                 job.condition = condition;
                 continue;
@@ -374,7 +398,10 @@ impl Adapter {
                 continue;
             }
             self.stillborn += 1;
-            let said = format!("job {id}: {how}; its log says why");
+            let said = match logged {
+                Some(line) => format!("job {id}: {how}; it logged: {line}"),
+                None => format!("job {id}: {how}; it logged nothing"),
+            };
             self.on_failure("jobs that ended before a worker came", self.stillborn, &said, now, actions);
         }
         if changed {
@@ -397,9 +424,14 @@ impl Adapter {
             actions.push(Action::Stop(format!("gave up after {n} {what} in a row, the last one: {said}")));
             return;
         }
-        let pause = self.policy.retry.saturating_mul(1 << (n - 1).min(16)).min(self.policy.retry_max);
+        let pause = self.pause(n);
         self.retry_at = now.after(pause);
         actions.push(Action::Say(format!("{said}; next attempt in {:.0} s", pause.as_secs_f64())));
+    }
+
+    /// How long to wait after so many failures in a row.
+    fn pause(&self, n: u32) -> Duration {
+        self.policy.retry.saturating_mul(1 << n.saturating_sub(1).min(16)).min(self.policy.retry_max)
     }
 
     /// One question about all jobs when it is time, and none while the workers of all jobs are connected.

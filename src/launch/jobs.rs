@@ -27,6 +27,9 @@ pub struct Record {
     pub script: PathBuf,
     /// Where the output goes, with the system's placeholders.
     pub log: String,
+    /// The pool of the configuration that it belongs to.
+    #[serde(default)]
+    pub pool: Option<String>,
     /// Whether `workers scale` and `workers adapt` may end it again.
     #[serde(default)]
     pub scaled: bool,
@@ -47,7 +50,43 @@ pub fn submit(system: System, script: &Path, native: &[String]) -> Result<String
     system.submitted(&answer.stdout)
 }
 
+/// Whether what a batch system's program said only means that the system itself was not reached.
+pub fn is_silence(said: &str) -> bool {
+    let said = said.to_lowercase();
+    let words = [
+        "unable to contact slurm controller",
+        "socket timed out",
+        "unexpected message received",
+        "cannot connect to server",
+        "connection refused",
+        "no route to host",
+        "unable to send message to qmaster",
+        "unable to contact qmaster",
+        "has not answered for",
+    ];
+    words.iter().any(|word| said.contains(word))
+}
+
+/// The words about a batch system that was not reached, and what to look at.
+fn silent(system: System, said: &str, what_now: &str) -> Error {
+    let (tool, queue) = match system {
+        System::Slurm => ("scontrol ping", "squeue --me"),
+        System::Pbs => ("qstat -B", "qstat"),
+        System::GridEngine => ("qhost", "qstat"),
+    };
+    let maybe = if said.to_lowercase().contains("timed out") {
+        format!("; `{queue}` tells whether it has taken the job all the same")
+    } else {
+        String::new()
+    };
+    Error::new(Kind::Launch, format!("{system} does not answer: {said}"))
+        .hint(format!("{what_now} when `{tool}` answers again{maybe}"))
+}
+
 fn refused(system: System, said: &str) -> Error {
+    if is_silence(said) {
+        return silent(system, said, "nothing was changed; try again");
+    }
     Error::new(Kind::Launch, format!("{system} refused the job: {said}")).hint(
         "nothing was submitted; --dry-run prints the script, and what follows -- is handed on to the batch \
          system's command",
@@ -80,7 +119,11 @@ pub fn status(records: &[Record]) -> Result<Vec<Vec<JobStatus>>> {
     for system in System::ALL {
         let open = records.iter().filter(|r| r.system == system && r.ended.is_none());
         let ids: Vec<String> = open.map(|r| r.id.clone()).collect();
-        answers.push((system, system.status(&ids)?));
+        let answer = system.status(&ids).map_err(|e| match is_silence(&e.message) {
+            true => silent(system, &e.message, "jobs and workers stay as they are; try again"),
+            false => e,
+        });
+        answers.push((system, answer?));
     }
     let of = |record: &Record| match &record.ended {
         Some(ended) => ended.clone(),
@@ -137,6 +180,23 @@ pub fn cancel_known(records: &[Record], statuses: &[Vec<JobStatus>]) -> Result<V
     Ok(cancelled)
 }
 
+/// Cancels jobs of arrays by their own ids, while the others of the array go on; those that are over are no
+/// fault. The ids of what was cancelled.
+///
+/// # Errors
+/// As [`cancel`].
+pub fn cancel_parts(parts: &[(Record, JobStatus)]) -> Result<Vec<String>> {
+    // Where the answer was about somebody else's job of this number, it said that ours is gone.
+    let statuses = status(&parts.iter().map(|(record, _)| record.clone()).collect::<Vec<_>>())?;
+    let mut all = Vec::new();
+    for ((record, part), now) in parts.iter().zip(statuses) {
+        let open: Vec<JobStatus> = now.into_iter().filter(|s| s.id == part.id).collect();
+        let record = Record { id: part.id.clone(), ..record.clone() };
+        all.extend(cancel_known(&[record], &[open])?);
+    }
+    Ok(all)
+}
+
 /// The state that says most about several jobs of one submission: one that runs before one that waits, one
 /// that failed before one that ended well.
 pub fn summary(statuses: &[JobStatus]) -> JobState {
@@ -181,6 +241,7 @@ mod tests {
             submitted: String::new(),
             script: "s".into(),
             log: String::new(),
+            pool: None,
             scaled: false,
             ended: None,
         };
@@ -191,6 +252,16 @@ mod tests {
         let mut ended = record.clone();
         ended.ended = Some(vec![status_of("7", "x", JobState::TimeLimit)]);
         assert_eq!(status(&[ended]).unwrap()[0][0].state, JobState::TimeLimit, "and nobody is asked");
+    }
+
+    #[test]
+    fn silence_is_no_refusal() {
+        let down = "Batch job submission failed: Unable to contact slurm controller (connect failure)";
+        let error = refused(System::Slurm, down);
+        assert!(error.message.starts_with("Slurm does not answer: Batch job"), "{error}");
+        assert!(error.hint.is_some_and(|hint| hint.contains("scontrol ping")));
+        assert!(!is_silence("invalid partition specified: nosuch"));
+        assert!(refused(System::Pbs, "Unknown queue").message.contains("PBS refused the job"));
     }
 
     #[test]

@@ -4,7 +4,11 @@
 
 pub mod adapt;
 pub mod dialect;
+pub mod hosts;
 pub mod jobs;
+pub mod own_job;
+pub mod pools;
+pub mod relay;
 pub mod scripts;
 pub mod settings;
 pub mod slurm;

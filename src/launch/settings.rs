@@ -1,7 +1,9 @@
-//! `[launch.slurm]`, `[launch.pbs]` and `[launch.sge]`: what a site or a user always wants for jobs. Owns the
-//! names and types of these settings; the command line's options win over them.
+//! `[launch.slurm]`, `[launch.pbs]`, `[launch.sge]` and `[launch.ssh]`: what a site or a user always wants
+//! for jobs, and for workers on named hosts. Owns the names and types of these settings; the command line's
+//! options win over them.
 
 use super::dialect::System;
+use super::pools::{self, Pool};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::units::{ByteSize, Span, parse_walltime};
 use serde::de::{self, Deserialize, Deserializer};
@@ -39,7 +41,7 @@ pub struct Settings {
     pub gpu_resource: Option<String>,
     /// Jobs of a cluster that may wait in the queue at a time, for `workers scale` and `workers adapt`.
     pub max_pending: Option<u32>,
-    /// Jobs of a cluster that may be there at a time, waiting or running.
+    /// Jobs that a cluster may have at a time, waiting ones included.
     pub max_jobs: Option<u32>,
     /// Time between two questions about jobs, at least, where the system's usual one does not suit.
     pub poll_interval: Option<Duration>,
@@ -58,6 +60,12 @@ pub struct Settings {
     /// The program on the nodes, if it is not at the same place as here.
     pub program: Option<String>,
 }
+
+/// The name of the table for `ssh`.
+const SSH: &str = "ssh";
+
+/// How runs in jobs are followed, see `relay`.
+const FOLLOW: &str = "follow";
 
 /// The settings of every batch system.
 const COMMON: &[&str] = &[
@@ -96,29 +104,105 @@ impl Settings {
     /// # Errors
     /// `Config`, with the origin: a name that there is not, or a value that does not fit.
     pub fn read(launch: &Table, system: System, origin: &dyn Fn(&str) -> String) -> Result<Settings> {
-        let known: Vec<&str> = System::ALL.iter().map(|s| s.key()).collect();
-        if let Some(name) = launch.keys().find(|name| !known.contains(&name.as_str())) {
-            return Err(unknown("launch", name, &known, origin));
+        Settings::of_pool(launch, system, None, origin)
+    }
+
+    /// The same for jobs of a pool, whose own settings win.
+    ///
+    /// # Errors
+    /// As [`Settings::read`].
+    pub fn of_pool(
+        launch: &Table,
+        system: System,
+        pool: Option<&Pool>,
+        origin: &dyn Fn(&str) -> String,
+    ) -> Result<Settings> {
+        let (place, names, empty) = (format!("launch.{}", system.key()), names(system), Table::new());
+        let table = table(launch, system.key(), &place, &names, origin)?.unwrap_or(&empty);
+        if let Some(pool) = pool {
+            pools::check(pool, &names, origin)?;
         }
-        let place = format!("launch.{}", system.key());
-        let table = match launch.get(system.key()) {
-            None => return Ok(Settings::default()),
-            Some(Value::Table(table)) => table,
-            Some(_) => {
-                let what = format!("{}: '{place}': expected a table of settings", origin(&place));
-                return Err(Error::new(Kind::Config, what));
-            }
-        };
-        let names = names(system);
-        if let Some(name) = table.keys().find(|name| !names.contains(&name.as_str())) {
-            return Err(unknown(&place, name, &names, origin));
-        }
-        let read = Reading { table, place: &place, origin };
-        read.all()
+        let over = pool.map(|pool| (format!("launch.{}.{}", pools::TABLE, pool.name), &pool.table));
+        let over = over.as_ref().map(|(place, table)| (place.as_str(), *table));
+        Reading { table, place: &place, over, origin }.all()
+    }
+
+    /// The least time between two questions to the batch system whose settings these are.
+    pub fn poll_interval_of(&self, system: System) -> Duration {
+        self.poll_interval.unwrap_or(system.poll_interval())
     }
 }
 
-fn unknown(place: &str, name: &str, known: &[&str], origin: &dyn Fn(&str) -> String) -> Error {
+/// How workers are started on hosts by `ssh`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SshSettings {
+    /// The program.
+    pub command: String,
+    /// Options of its command line, before ours.
+    pub options: Vec<String>,
+    /// Lines of the shell there before the worker.
+    pub prologue: String,
+    /// The program of workers, if it is not at the same place as here.
+    pub program: Option<String>,
+}
+
+impl Default for SshSettings {
+    fn default() -> SshSettings {
+        SshSettings { command: "ssh".into(), options: Vec::new(), prologue: String::new(), program: None }
+    }
+}
+
+impl SshSettings {
+    /// Reads `[launch.ssh]`.
+    ///
+    /// # Errors
+    /// As [`Settings::read`].
+    pub fn read(launch: &Table, origin: &dyn Fn(&str) -> String) -> Result<SshSettings> {
+        let place = format!("launch.{SSH}");
+        let names = ["command", "options", "prologue", "program"];
+        let Some(table) = table(launch, SSH, &place, &names, origin)? else {
+            return Ok(SshSettings::default());
+        };
+        let read = Reading { table, place: &place, over: None, origin };
+        let text = |name| -> Result<_> { Ok(read.get::<Text>(name)?.map(|Text(text)| text)) };
+        let lines =
+            |name| -> Result<Vec<String>> { Ok(read.get::<Lines>(name)?.map(|l| l.0).unwrap_or_default()) };
+        Ok(SshSettings {
+            command: text("command")?.unwrap_or(SshSettings::default().command),
+            options: lines("options")?,
+            prologue: lines("prologue")?.join("\n"),
+            program: text("program")?,
+        })
+    }
+}
+
+/// The table of that name in `[launch]`, in which there are only settings of these names.
+fn table<'a>(
+    launch: &'a Table,
+    key: &str,
+    place: &str,
+    names: &[&str],
+    origin: &dyn Fn(&str) -> String,
+) -> Result<Option<&'a Table>> {
+    let known: Vec<&str> = System::ALL.iter().map(|s| s.key()).chain([SSH, FOLLOW, pools::TABLE]).collect();
+    if let Some(name) = launch.keys().find(|name| !known.contains(&name.as_str())) {
+        return Err(unknown("launch", name, &known, origin));
+    }
+    let table = match launch.get(key) {
+        None => return Ok(None),
+        Some(Value::Table(table)) => table,
+        Some(_) => {
+            let what = format!("{}: '{place}': expected a table of settings", origin(place));
+            return Err(Error::new(Kind::Config, what));
+        }
+    };
+    match table.keys().find(|name| !names.contains(&name.as_str())) {
+        Some(name) => Err(unknown(place, name, names, origin)),
+        None => Ok(Some(table)),
+    }
+}
+
+pub(super) fn unknown(place: &str, name: &str, known: &[&str], origin: &dyn Fn(&str) -> String) -> Error {
     let key = format!("{place}.{name}");
     let error = Error::new(Kind::Config, format!("{}: there is no setting '{key}'", origin(&key)));
     let near = known
@@ -132,10 +216,12 @@ fn unknown(place: &str, name: &str, known: &[&str], origin: &dyn Fn(&str) -> Str
     })
 }
 
-struct Reading<'a> {
-    table: &'a Table,
-    place: &'a str,
-    origin: &'a dyn Fn(&str) -> String,
+/// A table that is read, with another one, of a pool, whose values win.
+pub(super) struct Reading<'a> {
+    pub(super) table: &'a Table,
+    pub(super) place: &'a str,
+    pub(super) over: Option<(&'a str, &'a Table)>,
+    pub(super) origin: &'a dyn Fn(&str) -> String,
 }
 
 impl Reading<'_> {
@@ -144,10 +230,7 @@ impl Reading<'_> {
         let lines = |name| -> Result<Vec<String>> {
             Ok(self.get::<Lines>(name)?.map(|Lines(lines)| lines).unwrap_or_default())
         };
-        let count = |name| match self.get::<u32>(name)? {
-            Some(0) => Err(self.wrong(name, "must be at least 1")),
-            count => Ok(count),
-        };
+        let count = |name| self.count(name);
         Ok(Settings {
             account: text("account")?,
             queue: match text("partition")? {
@@ -160,7 +243,7 @@ impl Reading<'_> {
             walltime: text("walltime")?
                 .map(|text| parse_walltime(&text).map_err(|e| self.wrong("walltime", &e.0)))
                 .transpose()?,
-            warning: match self.table.get("warning") {
+            warning: match self.find("warning").map(|(_, value)| value) {
                 Some(Value::Boolean(false)) => None,
                 _ => self.get::<Span>("warning")?.map(|span| span.0),
             },
@@ -188,13 +271,28 @@ impl Reading<'_> {
         })
     }
 
-    fn get<T: for<'de> Deserialize<'de>>(&self, name: &str) -> Result<Option<T>> {
-        let Some(value) = self.table.get(name) else { return Ok(None) };
+    /// A number that is not 0.
+    pub(super) fn count(&self, name: &str) -> Result<Option<u32>> {
+        match self.get::<u32>(name)? {
+            Some(0) => Err(self.wrong(name, "must be at least 1")),
+            count => Ok(count),
+        }
+    }
+
+    /// A value, and the place of the table that has it.
+    fn find(&self, name: &str) -> Option<(&str, &Value)> {
+        let over = self.over.and_then(|(place, table)| Some((place, table.get(name)?)));
+        over.or_else(|| Some((self.place, self.table.get(name)?)))
+    }
+
+    pub(super) fn get<T: for<'de> Deserialize<'de>>(&self, name: &str) -> Result<Option<T>> {
+        let Some((_, value)) = self.find(name) else { return Ok(None) };
         T::deserialize(value.clone()).map(Some).map_err(|e| self.wrong(name, e.message()))
     }
 
     fn wrong(&self, name: &str, why: &str) -> Error {
-        let key = format!("{}.{name}", self.place);
+        let place = self.find(name).map_or(self.place, |(place, _)| place);
+        let key = format!("{place}.{name}");
         Error::new(Kind::Config, format!("{}: '{key}': {}", (self.origin)(&key), why.trim_end()))
     }
 }
@@ -257,6 +355,19 @@ mod tests {
         assert_eq!((asked.poll_interval, asked.max_jobs), (Some(Duration::from_secs(120)), Some(8)));
         let warned = read(System::Slurm, "[slurm]\nwarning = '90s'").unwrap();
         assert_eq!(warned.warning, Some(Duration::from_secs(90)));
+    }
+
+    #[test]
+    fn settings_of_ssh() {
+        let read =
+            |text: &str| SshSettings::read(&text.parse().unwrap(), &|key| format!("site.toml ({key})"));
+        let settings =
+            read("[ssh]\noptions = ['-p', '2222']\nprologue = ['a', 'b']\nprogram = '/x'").unwrap();
+        assert_eq!((settings.command.as_str(), settings.options.len()), ("ssh", 2));
+        assert_eq!((settings.prologue.as_str(), settings.program.as_deref()), ("a\nb", Some("/x")));
+        assert_eq!(read("[slurm]\ncpus = 1").unwrap(), SshSettings::default());
+        let wrong = read("[ssh]\noption = '-p'").unwrap_err();
+        assert!(wrong.hint.is_some_and(|hint| hint.contains("'options'")));
     }
 
     #[test]

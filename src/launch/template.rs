@@ -53,6 +53,8 @@ pub struct Context {
     pub command: String,
     /// Where the cluster of a whole run keeps its state, as a word of the shell.
     pub state_word: String,
+    /// For a whole run: the path of the file that is there when it is over, as a word of the shell.
+    pub ended_word: String,
     /// The file with the workers' settings.
     pub settings_file: Option<String>,
     /// Further arguments of `hpcdag worker`, quoted, with a space before each.
@@ -81,10 +83,20 @@ impl Context {
             lines.push(self.prologue.clone());
         }
         lines.extend(self.settings_file.iter().map(|f| format!("export HPCDAG_CONFIG={}", shell_quoted(f))));
-        lines.push("exec \"$@\"".into());
+        match self.system == System::GridEngine.key() {
+            true => lines.push(not_ended_by_a_signal("\"$@\"").join("; ")),
+            false => lines.push("exec \"$@\"".into()),
+        }
         self.node_prologue = lines.join("\n");
         self
     }
+}
+
+/// Lines of the shell that run a command and never end by a signal, nor as if by one: Grid Engine kills the
+/// whole job when a part of it does that `qrsh -inherit` has started, and a worker may well be killed.
+pub fn not_ended_by_a_signal(command: &str) -> [String; 4] {
+    let lines = ["trap : TERM USR1 USR2 XCPU", command, "code=$?", "[ $code -le 128 ] || code=1; exit $code"];
+    lines.map(str::to_owned)
 }
 
 /// The built-in template.

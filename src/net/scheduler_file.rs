@@ -316,12 +316,12 @@ pub async fn wait_for(
                 }
                 match probe(&file).await {
                     Liveness::Alive => return Ok(file),
-                    Liveness::NobodyAnswers(why) => ("stale", stale(path, &file, &why)),
-                    Liveness::OtherAnswers(why) => ("of another scheduler", stale(path, &file, &why)),
+                    Liveness::NobodyAnswers(why) => ("nobody answers", stale(path, &file, &why)),
+                    Liveness::OtherAnswers(why) => ("another one answers", stale(path, &file, &why)),
                 }
             }
-            Err(e @ ReadError::Private(Fault::Missing { .. })) => ("missing", e.into()),
-            Err(e @ ReadError::NotYet(_)) => ("half written", e.into()),
+            Err(e @ ReadError::Private(Fault::Missing { .. })) => ("no file", e.into()),
+            Err(e @ ReadError::NotYet(_)) => ("not complete", e.into()),
             Err(e) => return Err(e.into()),
         };
         let waited = begin.elapsed();
@@ -332,7 +332,7 @@ pub async fn wait_for(
             return Err(Error { kind, message: format!("{message}{waited}"), hint });
         }
         if last_reason != Some(reason) {
-            tracing::info!(path = %path.display(), "waiting for a scheduler: the scheduler file is {reason}");
+            tracing::info!("waiting for a scheduler ({reason}): {}", error.message);
             last_reason = Some(reason);
         }
         tokio::time::sleep(pause.next_delay().min(timeout - waited)).await;

@@ -1,7 +1,7 @@
 //! The task that owns the core: takes what sessions say, lets the core decide, has its decisions carried
 //! out. Owns the clock and the order of things; never waits for a peer.
 
-use super::core::event::{Event, MemoryUse, WorkerSpec};
+use super::core::event::{BYTES_MAX, Event, MemoryUse, WorkerSpec};
 use super::core::{Core, Settings};
 use super::input::{ClientOrder, Input, WorkerOrder};
 use super::peers::{ClientPeer, GoneWorkers, WorkerPeer};
@@ -243,12 +243,14 @@ impl Driver {
         let spec = WorkerSpec {
             name: register.name.clone(),
             host: register.host.clone(),
+            job: register.job_id.clone(),
             incarnation: register.incarnation,
             slots: register.slots,
             resources: register.resources.clone(),
-            memory_limit: register.memory_limit,
-            memory_target: register.memory_target,
+            memory_limit: register.memory_limit.map(|n| n.min(BYTES_MAX)),
+            memory_target: register.memory_target.map(|n| n.min(BYTES_MAX)),
             leaves: register.leaves_in_ms.map(|ms| self.now().after(Duration::from_millis(ms))),
+            preemptible: register.preemptible,
         };
         let threads = f64::from(register.slots) / f64::from(crate::graph::layer::SLOT);
         let peer = WorkerPeer::new(register, link);
@@ -267,7 +269,7 @@ impl Driver {
 
     fn heartbeat(&mut self, worker: WorkerId, figures: Heartbeat) {
         let Some(peer) = self.workers.get_mut(&worker) else { return };
-        let memory = MemoryUse { unmanaged: figures.unmanaged, spilled: figures.spilled };
+        let memory = MemoryUse { unmanaged: figures.unmanaged, spilled: figures.spilled }.believed();
         peer.figures = figures;
         self.events.push(Event::Heartbeat { worker, memory: Some(memory) });
     }

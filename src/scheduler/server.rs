@@ -8,17 +8,23 @@ use super::{Options, Scheduler};
 use crate::base::error::{Error, Result};
 use crate::config::Config;
 use crate::net::address::{self, Bound, ListenOptions, PortRange};
+use crate::net::backoff::LogLimit;
 use crate::net::listener::Listener;
 use crate::net::scheduler_file::{self, SchedulerFile};
 use crate::net::state_dir::{ClusterDir, StateDir};
 use crate::net::tls::ServerTls;
 use crate::protocol::credentials::{ClusterCredentials, Role, new_cluster_id};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// How often this cluster's scheduler has been started; there are no restarts yet.
 const EPOCH: u32 = 1;
+
+/// The least time between two lines in the log about peers that were not let in.
+const REFUSALS_LOGGED_EVERY: Duration = Duration::from_secs(2);
 
 /// Starts a scheduler; see `Scheduler::start`.
 pub async fn start(options: Options) -> Result<Scheduler> {
@@ -60,7 +66,8 @@ async fn start_in(options: Options, cluster: String, home: Option<ClusterDir>) -
     let stop = StopSignal::new();
     let (send, inputs) = mpsc::channel(INPUTS_MAX);
     let heartbeat = options.config.scheduler.heartbeat_interval.0;
-    let shared = Shared { cluster: cluster.as_str().into(), epoch: EPOCH, heartbeat, driver: send };
+    let refusals = Arc::new(LogLimit::new(REFUSALS_LOGGED_EVERY));
+    let shared = Shared { cluster: cluster.as_str().into(), epoch: EPOCH, heartbeat, driver: send, refusals };
     let driver = Driver::new(options.config, shared.clone(), address.to_string(), inputs, stop.clone());
     let driver = tokio::spawn(driver.run());
     let door = tokio::spawn(accept(listener, shared, stop.clone()));

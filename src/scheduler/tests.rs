@@ -1,5 +1,6 @@
 //! The scheduler through its connections: fake workers and clients that speak the protocol over loopback TLS.
 
+use super::core::event::BYTES_MAX;
 use super::{Options, Scheduler};
 use crate::base::ids::{Attempt, FamilyIx, TaskRef, WorkerId};
 use crate::config::Config;
@@ -94,6 +95,8 @@ fn register(name: &str) -> Register {
         memory_limit: Some(1 << 30),
         memory_target: None,
         job_id: None,
+        pool: None,
+        preemptible: false,
         leaves_in_ms: None,
         predecessor: None,
         holds: Vec::new(),
@@ -161,8 +164,10 @@ fn family(name: &str, items: Items, total: u32, edges: Vec<(Pattern, u32, &str)>
         nthreads: 1,
         shell: Vec::new(),
         nodes: None,
+        gpus: 0,
         params: Default::default(),
         kept: None,
+        checkpoint: None,
     };
     let edge = |(pattern, producer, _)| Edge { producer: FamilyIx(producer), pattern, data: true };
     let layer =
@@ -331,7 +336,7 @@ async fn garbage_drops_only_its_own_connection() {
     let mut muddled: Connection<FromClient, ToWorker> = house.connect(Role::Worker).await;
     muddled.sender.send(FromClient::Ping(Empty {})).await.unwrap();
     while let Ok(Some(_)) = next(&mut muddled).await {}
-    // Claims about tasks, runs and workers that do not exist, and sizes that cannot be.
+    // Claims about tasks, runs and workers that do not exist, and a size that cannot be.
     let wild = TaskRef { run: crate::base::ids::RunId(u32::MAX), index: u32::MAX };
     let attempt = Attempt { epoch: 9, n: u32::MAX };
     let nobody = WorkerId(u32::MAX);
@@ -344,10 +349,14 @@ async fn garbage_drops_only_its_own_connection() {
     };
     let news = News {
         started: vec![(wild, attempt)],
-        finished: vec![(wild, attempt, u64::MAX, u64::MAX)],
+        finished: vec![(wild, attempt, BYTES_MAX, 0)],
         replicas: vec![wild],
         rare,
     };
+    let (mut liar, _) = house.worker("liar").await;
+    let beyond = News { finished: vec![(wild, attempt, BYTES_MAX + 1, 0)], ..News::default() };
+    report(&liar, beyond).await;
+    while let Ok(Some(_)) = next(&mut liar).await {}
     report(&good, news).await;
     client.sender.send(FromClient::OutputsTaken(client::Tasks { tasks: vec![wild] })).await.unwrap();
     let missing = OutputMissing { task: wild, holder: nobody };
@@ -355,11 +364,11 @@ async fn garbage_drops_only_its_own_connection() {
     // All of it has left no trace.
     submitted(&mut client, submit(Uuid::new_v4())).await;
     let days = names(&tasks(&mut good).await);
-    finish(&good, &days, u64::MAX).await;
+    finish(&good, &days, BYTES_MAX).await;
     let sum = names(&tasks(&mut good).await);
-    finish(&good, &sum, u64::MAX).await;
+    finish(&good, &sum, BYTES_MAX).await;
     let outputs = |m| if let ToClient::Outputs(outputs) = m { Some(outputs) } else { None };
-    assert_eq!(until(&mut client, outputs).await.outputs[0].nbytes, u64::MAX);
+    assert_eq!(until(&mut client, outputs).await.outputs[0].nbytes, BYTES_MAX);
     let status = ask(&mut client, Question::Status).await.unwrap();
     assert_eq!(status["workers"].as_array().unwrap().len(), 1);
     assert_eq!(status["workers"][0]["name"], "good");
@@ -371,7 +380,7 @@ async fn graphs_that_cannot_run_are_rejected() {
     let house = house(|_| {}).await;
     let mut client = house.client().await;
     let bad: [fn(&mut Graph); 3] = [
-        |g| g.families[0].spec.nodes = Some((2, 1)),
+        |g| g.families[0].layer.nodes = 2,
         |g| g.families[1].layer.edges[0].producer = FamilyIx(7),
         |g| _ = g.families[0].layer.resources.insert("gpus".into(), u64::MAX),
     ];

@@ -19,11 +19,18 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 
+/// Between two reports, where the second one may wait: at thousands of commands a second, one report for each
+/// costs as much as a tenth of what a short command itself does.
+const REPORT_GAP: Duration = Duration::from_millis(2);
+
 /// How long a farewell may take.
 const FAREWELL_TIME: Duration = Duration::from_secs(2);
 
 /// Why a worker leaves that is as old as it was to become.
 pub(super) const LIFETIME_OVER: &str = "its lifetime is over";
+
+/// How long a worker that is stopped still writes for a later run.
+const STOPPED_TIME: Duration = Duration::from_secs(5);
 
 /// When a worker leaves by itself.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +80,7 @@ enum Woken {
     Memory,
     Timer,
     Room,
+    Report,
 }
 
 impl Driver {
@@ -111,6 +119,7 @@ impl Driver {
         let mut inbox = Vec::new();
         let gauge = self.work.gauge();
         let mut held_back = false;
+        let (mut told, mut later) = (Instant::now(), None);
         let end = loop {
             let timer = self.next_timer();
             let ended = self.ended.clone();
@@ -124,6 +133,7 @@ impl Driver {
                 () = tokio::time::sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {
                     Woken::Timer
                 }
+                () = tokio::time::sleep_until(later.unwrap_or(told)), if later.is_some() => Woken::Report,
                 // An error means that the connection is broken, which the receiver finds too.
                 Ok(_) = reporter.reserve(), if held_back => Woken::Room,
             };
@@ -134,11 +144,17 @@ impl Driver {
             self.work.on_finished();
             self.note_peaks();
             self.work.on_growth();
+            later = self.report_at(told);
+            if later.is_some() {
+                held_back = false;
+                continue;
+            }
             held_back = match reporter.try_reserve() {
                 Ok(room) => {
                     let mut messages = self.work.take_reports();
                     messages.append(&mut self.notes);
                     if !messages.is_empty() {
+                        told = Instant::now();
                         room.send(messages);
                     }
                     false
@@ -148,6 +164,12 @@ impl Driver {
         };
         reporting.abort();
         end
+    }
+
+    /// Until when news may gather: until a moment after the last ones were `told`.
+    fn report_at(&self, told: Instant) -> Option<Instant> {
+        let at = told + REPORT_GAP;
+        (self.notes.is_empty() && self.work.may_tell_later() && Instant::now() < at).then_some(at)
     }
 
     fn note_peaks(&mut self) {
@@ -171,7 +193,7 @@ impl Driver {
                 }
             }
             Woken::Timer => return self.on_timer(),
-            Woken::Ended | Woken::Room => {}
+            Woken::Ended | Woken::Room | Woken::Report => {}
         }
         None
     }
@@ -190,6 +212,10 @@ impl Driver {
             ToWorker::Replicate(copy) => {
                 self.work.handle(Event::Replicate { tasks: copy.tasks, from: copy.from });
             }
+            ToWorker::Save(save) => {
+                let now = std::time::Instant::now();
+                self.work.save(save.tasks, now + self.time_to_save(now.into()));
+            }
             ToWorker::Peers(peers) => self.work.meet(peers),
             ToWorker::ForgetRun(run) => self.work.forget_run(run.run),
             ToWorker::Retire(reason) => self.retire(reason.reason, None),
@@ -204,6 +230,21 @@ impl Driver {
             }
         }
         None
+    }
+
+    /// How long results may be written for a later run.
+    fn time_to_save(&self, now: Instant) -> Duration {
+        let until = self.retiring_until.unwrap_or(now + self.terms.retire);
+        until.saturating_duration_since(now).saturating_sub(FAREWELL_TIME)
+    }
+
+    /// Waits for what is being written for a later run; not long if the worker is to end at once.
+    pub(super) async fn finish_saving(&mut self, ending: &Ending) {
+        let limit = match ending {
+            Ending::Dismissed => self.time_to_save(Instant::now()),
+            _ => STOPPED_TIME,
+        };
+        self.work.finish_saving(limit).await;
     }
 
     /// Asks the scheduler to be let go.

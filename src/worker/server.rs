@@ -8,6 +8,7 @@ use super::executor::command::CommandExecutor;
 use super::executor::native::{NativeExecutor, Registry};
 use super::executor::pool::Pool;
 use super::executor::processes::{IsolatedNatives, Program, idle_bytes};
+use super::executor::variables::Shared;
 use super::finish::{Finisher, Job};
 use super::limits;
 use super::memory::enforcement::Enforcement;
@@ -226,7 +227,7 @@ impl Life {
         tracing::debug!("{}", limit.found.join("; "));
         let memory_limit = limit.bytes;
         let memory = memory_parts(settings, memory_limit, &directory)?;
-        let facts = facts(settings, &name, &options.scheduler_file, &directory);
+        let facts = facts(settings, (&name, &host), &options.scheduler_file, &directory);
         let natives = Natives { registry: options.natives, program: options.executor };
         let runner = runner(settings, facts, natives, &memory, nthreads)?.enforcing(enforce);
         let store = memory.store.clone();
@@ -327,6 +328,8 @@ impl Life {
             memory_limit: self.memory_limit,
             memory_target: self.memory.thresholds.and_then(|t| t.admission_bound()),
             job_id: self.job_id.clone(),
+            pool: self.config.worker.pool.clone(),
+            preemptible: self.config.worker.preemptible,
             leaves_in_ms: self.until.map(|(at, _)| {
                 let left = at.saturating_duration_since(tokio::time::Instant::now());
                 u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
@@ -362,6 +365,7 @@ impl Life {
             match end {
                 End::Over(ending) => {
                     let renews = driver.is_aged && self.config.worker.lifetime_restart;
+                    driver.finish_saving(&ending).await;
                     driver.farewell(&ending).await;
                     break Ok(match ending {
                         Ending::Dismissed | Ending::Stopped if renews => Ending::Renewed,
@@ -385,7 +389,7 @@ impl Life {
         let traffic = self.served.traffic.clone();
         let client = Client::new(link.tls.clone(), registered.epoch, patience, traffic.clone());
         let memory = Memory::new(self.memory.clone());
-        let work = Work::new(self.slots, registered, self.pool.clone(), memory, client);
+        let work = Work::new(&self.name, self.slots, registered, self.pool.clone(), memory, client);
         let terms = Terms {
             idle: settings.idle_timeout.map(|t| t.0),
             until: self.until,
@@ -439,7 +443,7 @@ fn host_name(variable: &dyn Fn(&str) -> Option<String>) -> String {
 /// What tasks are told of this worker.
 fn facts(
     settings: &Settings,
-    name: &str,
+    (name, host): (&str, &str),
     scheduler_file: &std::path::Path,
     directory: &Directory,
 ) -> WorkerFacts {
@@ -450,9 +454,11 @@ fn facts(
         scheduler_file: Some(file),
         local_directory: directory.path().to_path_buf(),
         shell: settings.shell.clone(),
-        env: task_environment(own),
+        env: Arc::new(Shared::of(task_environment(own))),
         umask: own_umask(),
-        launcher: Vec::new(),
+        host: host.to_string(),
+        launcher: settings.mpirun.iter().filter(|_| settings.mpirun != ["auto"]).cloned().collect(),
+        gpus: settings.resources.get("gpus").map_or(0, |amount| amount.0),
     }
 }
 
@@ -479,7 +485,7 @@ fn runner(
         let text = "native functions cannot be isolated: this program names none that executes them";
         return Err(Error::new(Kind::Config, text).hint("set worker.native-isolation = false"));
     };
-    let mut env = facts.env.clone();
+    let mut env = facts.env.vars().clone();
     env.insert("HPCDAG_WORKER".into(), facts.name.clone().into());
     env.insert("HPCDAG_EXECUTOR".into(), "1".into());
     let limit = memory.thresholds.map(|t| t.limit);

@@ -1,7 +1,9 @@
-//! Graphs for the simulation, and their evaluation one task after the other: the reference for every result.
+//! Graphs for the simulation, and their evaluation one task after the other: the reference for every
+//! result.
 
 use hpcdag::base::ids::FamilyIx;
 use hpcdag::graph::layer::{Border, Csr, Edge, Layer, Pattern, SLOT, Shape, Size};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// A graph: layers, and which of them are outputs.
@@ -54,12 +56,58 @@ pub fn size_of(family: u32, element: u32) -> u64 {
 }
 
 impl Graph {
-    /// Whether it has so many tasks that checking everything at every step would take minutes.
-    pub fn is_large(&self) -> bool {
-        self.layers.iter().map(size).sum::<u32>() > 250
+    /// About how many tasks it has.
+    pub fn tasks(&self) -> u32 {
+        let mut shapes: Vec<Shape> = Vec::new();
+        for layer in &self.layers {
+            let grows = layer.edges.iter().find(|e| matches!(e.pattern, Pattern::GroupBytes { .. }));
+            let shape = match grows {
+                Some(e) => Shape { total: shapes[e.producer.index()].exports(), first_export: 0 },
+                None => self.shape(layer, &shapes),
+            };
+            shapes.push(shape);
+        }
+        shapes.iter().map(|s| s.total).sum()
     }
 
-    fn new(layers: Vec<Layer>, outputs: &[u32]) -> Graph {
+    /// Elements of each family that cannot be had because some fail for ever; `None` if that is not a matter
+    /// of the graph alone.
+    pub fn doomed(&self, hopeless: &BTreeSet<(u32, u32)>) -> Option<Vec<Vec<bool>>> {
+        if self.flat.contains(&true) {
+            return None;
+        }
+        let (mut doomed, mut shapes): (Vec<Vec<bool>>, Vec<Shape>) = (Vec::new(), Vec::new());
+        for (f, layer) in self.layers.iter().enumerate() {
+            let shape = self.shape(layer, &shapes);
+            let mut family = Vec::new();
+            for i in 0..shape.total {
+                let mut bad = hopeless.contains(&(f as u32, i));
+                for edge in &layer.edges {
+                    let p = edge.producer.index();
+                    let first = shapes[p].first_export as usize;
+                    if let Pattern::Explicit(csr) = &edge.pattern {
+                        bad |= csr.row(i).iter().any(|&j| doomed[p][first + j as usize]);
+                        continue;
+                    }
+                    for span in edge.pattern.inputs(i, shapes[p].exports()) {
+                        let (start, end) = (span.range.start as usize, span.range.end as usize);
+                        let of = if span.own {
+                            &family[start..end]
+                        } else {
+                            &doomed[p][first + start..first + end]
+                        };
+                        bad |= of.contains(&true);
+                    }
+                }
+                family.push(bad);
+            }
+            doomed.push(family);
+            shapes.push(shape);
+        }
+        Some(doomed)
+    }
+
+    pub fn new(layers: Vec<Layer>, outputs: &[u32]) -> Graph {
         let mut flat: Vec<bool> = Vec::new();
         for layer in &layers {
             let behind = layer
@@ -143,11 +191,11 @@ impl Graph {
     }
 }
 
-fn edge(producer: u32, pattern: Pattern) -> Edge {
+pub fn edge(producer: u32, pattern: Pattern) -> Edge {
     Edge { producer: FamilyIx(producer), pattern, data: true }
 }
 
-fn layer(size: Size, edges: Vec<Edge>) -> Layer {
+pub fn layer(size: Size, edges: Vec<Edge>) -> Layer {
     Layer { size, edges, retries: 1000, ..Layer::default() }
 }
 
@@ -244,6 +292,18 @@ pub fn random(rng: &mut fastrand::Rng) -> Graph {
     Graph::new(layers, &outputs)
 }
 
+/// The same with families of which each element takes two or three workers.
+pub fn random_wide(rng: &mut fastrand::Rng) -> Graph {
+    let mut graph = random(rng);
+    let sure = rng.usize(0..graph.layers.len());
+    for (f, layer) in graph.layers.iter_mut().enumerate() {
+        if f == sure || rng.u32(0..3) == 0 {
+            layer.nodes = rng.u32(2..4);
+        }
+    }
+    graph
+}
+
 fn explicit(rng: &mut fastrand::Rng, producer: u32, n: u32) -> Layer {
     let rows = rng.u32(1..10);
     let (mut offsets, mut targets) = (vec![0], Vec::new());
@@ -262,4 +322,19 @@ fn size(layer: &Layer) -> u32 {
         Size::Fixed(n) => n,
         Size::Follows => 0,
     }
+}
+
+/// Any of the graphs there are.
+pub fn any(rng: &mut fastrand::Rng) -> Graph {
+    match rng.u32(0..12) {
+        2..=5 => crate::shapes::any(rng),
+        0 => chain(rng.u32(1..10), rng.u32(1..5)),
+        1 => stencil(rng.u32(2..10), rng.u32(1..5)),
+        _ => random(rng),
+    }
+}
+
+/// Two tasks, and one that joins their results.
+pub fn all_of_two() -> Graph {
+    Graph::new(vec![layer(Size::Fixed(2), vec![]), layer(Size::Fixed(1), vec![edge(0, Pattern::All)])], &[1])
 }

@@ -1,6 +1,6 @@
-//! Memory in the simulation: what results and tasks occupy, what a worker's look at it leads to, a disk that
-//! takes time and may fill. The thresholds are the worker's own rules (`worker::core::pressure`); what is
-//! made up here is how tasks grow and how disks fail.
+//! Memory in the simulation: what results and tasks occupy, what a worker's look at it leads to, a disk
+//! that takes time and may fill. The thresholds are the worker's own rules (`worker::core::pressure`); what
+//! is made up here is how tasks grow and how disks fail.
 
 use crate::cluster::{Happening, Sim};
 use crate::graphs::mix;
@@ -158,7 +158,7 @@ pub struct Most {
 impl Sim {
     /// Bytes of a task's result as it is in this simulation.
     fn nbytes(&self, task: TaskRef) -> u64 {
-        self.scheduler.locate(task).map_or(0, |(family, element)| self.faults.size_of(family.0, element))
+        self.sizes.get(&task).copied().unwrap_or(0)
     }
 
     fn usage(&self, w: WorkerId) -> Option<Usage> {
@@ -216,7 +216,7 @@ impl Sim {
             own.told = (usage.unmanaged, spilled);
             let memory = Some(sched::event::MemoryUse { unmanaged: usage.unmanaged, spilled });
             let event = sched::event::Event::Heartbeat { worker: w, memory };
-            self.send(Some(w), None, Happening::ToScheduler(Some(w), event));
+            self.worker_says(w, event);
         }
         self.at(LOOK, Happening::Look(w));
     }
@@ -264,7 +264,7 @@ impl Sim {
         if node.running.values().any(|r| r.ended) {
             return;
         }
-        let candidate = |(&(task, n), r): (&(TaskRef, u32), &crate::cluster::Running)| Candidate {
+        let candidate = |(&(task, n), r): (&(TaskRef, u32), &crate::nodes::Running)| Candidate {
             task,
             attempt: Attempt { epoch: 1, n },
             bytes: r.occupies(now),
@@ -304,15 +304,16 @@ impl Sim {
     /// With memory that is short: every output arrived or its task failed by name, for memory or because of
     /// one that did. Returns the tasks that failed
     /// themselves, and why.
-    pub fn check_memory_end(&self) -> Vec<Failed> {
-        let summary = self.summary.as_ref().expect("the run is over");
+    pub fn check_memory_end(&mut self) -> Vec<Failed> {
+        let job = &self.jobs[0];
+        let summary = job.summary.clone().expect("the run is over");
         assert_eq!(summary.cancelled, 0);
-        let expected = self.graph.evaluate();
+        let expected = job.graph.evaluate();
         let mut missing = 0;
-        for output in &self.graph.outputs {
+        for output in &job.graph.outputs {
             let shape = self.scheduler.shape(crate::cluster::RUN, *output).expect("sized");
             for element in shape.first_export..shape.total {
-                match self.outputs.get(&(*output, element)) {
+                match job.outputs.get(&(*output, element)) {
                     Some(value) => assert_eq!(*value, expected[output.index()][element as usize]),
                     None => {
                         let task = self.scheduler.find_task(crate::cluster::RUN, *output, element);

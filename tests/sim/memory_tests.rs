@@ -1,7 +1,8 @@
 //! Memory that runs out, by chance: whatever thresholds are set, however wrong the expectations and however
 //! bad the disk, a run ends, and what is missing in the end has failed by name.
 
-use crate::cluster::{Faults, Sim};
+use crate::cluster::Sim;
+use crate::faults::Faults;
 use crate::graphs::{self, Graph};
 use crate::memory::{Failed, Memory, Most};
 use crate::{are_usual_seeds, seeds};

@@ -122,6 +122,49 @@ say left $(steps)
     assert_eq!(text_after(&out, "left"), "0");
 }
 
+/// A heterogeneous job: each worker has what its component has on its node, tasks that need much memory go
+/// where it is, and one task of the graph may need all of them.
+#[test]
+fn a_heterogeneous_job() {
+    let testbed = Testbed::up(3);
+    let graph = "version = 1\n[task.large]\nfor-each = { range = [0, 4] }\nmemory = '1500MiB'\n\
+                 shell = 'sleep 0.2; echo $SLURMD_NODENAME'\n[task.small]\nfor-each = { range = [0, 24] }\n\
+                 shell = 'sleep 0.3; echo $SLURMD_NODENAME'\n[task.where]\nfrom = { large = 'all' }\n\
+                 shell = 'sort -u'\n[task.all]\nfrom = { small = 'all' }\nshell = 'sort -u'\n\
+                 [output]\nwhere = 'large.txt'\nall = 'small.txt'\n";
+    testbed.sandbox.write("graph.toml", graph);
+    let script = r#"
+say groups $SLURM_HET_SIZE
+hpcdag up
+say workers $(hpcdag workers list --json)
+hpcdag submit graph.toml
+say large $(tr '\n' ' ' < large.txt)
+say small $(tr '\n' ' ' < small.txt)
+hpcdag workers stop --all
+for i in $(seq 1 100); do [ $(workers) = 0 ] && break; sleep 0.1; done
+hpcdag workers start
+say again $(hpcdag workers list --json)
+hpcdag down
+"#;
+    let components = ["-N1", "-c4", "--mem=3000", ":", "-N2", "-c2", "--mem=1000"];
+    let out = testbed.in_allocation("het", &components, script);
+    assert_eq!(text_after(&out, "groups"), "2");
+    let limits = |word: &str| {
+        let workers = json_after(&out, word);
+        let limit = |w: &serde_json::Value| w["memory"]["limit"].as_u64().map(|bytes| bytes >> 20);
+        let mut limits: Vec<_> = workers.as_array().expect("a list").iter().map(limit).collect();
+        limits.sort_unstable();
+        limits
+    };
+    // The scheduler is on the large node.
+    assert_eq!(limits("workers"), [Some(1000), Some(1000), Some(2250)]);
+    assert_eq!(limits("again"), limits("workers"));
+    let large = text_after(&out, "large");
+    assert!(large.starts_with('n') && !large.contains(' '), "all on one node: {large}");
+    assert!(text_after(&out, "small").contains(' '), "{out}");
+    testbed.is_clean(false);
+}
+
 /// The same in a batch script, whose shell is on the first node: the scheduler runs beside it. One script
 /// takes its cluster away, the other leaves that to Slurm.
 #[test]

@@ -61,6 +61,9 @@ pub struct BatchOptions {
     /// Directory for progress, summary, manifest and logs; without it NAME-runs/TIME-ID beside the graph
     #[arg(long, value_name = "DIR")]
     pub run_directory: Option<PathBuf>,
+    /// Submit so many jobs, each of which goes on where the one before it had to end
+    #[arg(long, value_name = "N", value_parser = positive())]
+    pub chain: Option<u32>,
     /// Follow the run until it ends, and end with its exit code
     #[arg(long)]
     pub wait: bool,
@@ -87,6 +90,7 @@ impl BatchOptions {
             ("--job-name", self.job_name.is_some()),
             ("--native", !self.native.is_empty()),
             ("--run-directory", self.run_directory.is_some()),
+            ("--chain", self.chain.is_some()),
             ("--wait", self.wait),
             ("--dry-run", self.dry_run),
         ];
@@ -174,6 +178,9 @@ pub struct ResumeArgs {
     /// Run it on a cluster that is there, instead of submitting the job again
     #[arg(long, conflicts_with = "wait")]
     pub here: bool,
+    /// Submit so many jobs one after the other, if not as many as the first time
+    #[arg(long, value_name = "N", value_parser = positive(), conflicts_with = "here")]
+    pub chain: Option<u32>,
     /// Follow the run until it ends, and end with its exit code
     #[arg(long)]
     pub wait: bool,
@@ -183,4 +190,12 @@ pub struct ResumeArgs {
     /// How the answer is printed.
     #[command(flatten)]
     pub json: JsonOption,
+}
+
+/// `hpcdag relay`: nothing that people type.
+#[derive(Clone, Debug, Args)]
+pub struct RelayArgs {
+    /// Scheduler file of the cluster
+    #[arg(long, value_name = "FILE")]
+    pub scheduler_file: PathBuf,
 }

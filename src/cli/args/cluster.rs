@@ -250,7 +250,8 @@ pub enum WorkersCommand {
 /// `hpcdag workers start`
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
-  hpcdag workers start                       inside a Slurm job: one on each of its nodes
+  hpcdag workers start                       inside a job: one on each of its nodes
+  hpcdag workers start --hosts a,b,n[1-8]    on these hosts, by ssh
   hpcdag workers start --per numa --min-workers 60 --start-timeout 2m
   hpcdag workers start --launcher local -n 2 --nthreads 8 --memory-limit 30GiB
   hpcdag workers start --launcher sbatch -N 16 --walltime 2h -p short -- --reservation=x
@@ -263,6 +264,9 @@ pub struct WorkersStartArgs {
     /// How long the workers may take to connect
     #[arg(long, value_name = "TIME", default_value = "5m", help_heading = "Placement")]
     pub start_timeout: Span,
+    /// A job as [launch.pool.NAME] of the configuration describes it; options win
+    #[arg(long, value_name = "NAME", help_heading = "Placement")]
+    pub pool: Option<String>,
     /// What jobs they are in, with a launcher that submits some.
     #[command(flatten)]
     pub jobs: JobOptions,

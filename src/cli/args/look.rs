@@ -83,9 +83,11 @@ pub struct StoryArgs {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   hpcdag cancel 2c5e6d0a-4f0e-4b43-9d0f-6f1f5a1d7c11
-  hpcdag cancel --all")]
+  hpcdag cancel --all
+  hpcdag cancel graph-runs/20261121T061200-1f3a")]
 pub struct CancelArgs {
-    /// Runs, by the id that `submit --detach` and `status` show
+    /// Runs, by the id that `submit --detach` and `status` show; or the directory of a run that is a job, all
+    /// jobs of its chain included
     #[arg(value_name = "RUN", required_unless_present = "all")]
     pub runs: Vec<String>,
     /// All runs of the cluster, also those of other clients

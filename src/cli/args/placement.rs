@@ -3,6 +3,7 @@
 
 use super::value::positive;
 use clap::{Args, ValueEnum};
+use std::path::PathBuf;
 
 /// A way of putting workers on nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -11,6 +12,8 @@ pub enum LauncherName {
     Local,
     /// Steps of srun on the nodes of this Slurm job
     Srun,
+    /// ssh to the hosts of --hosts or --hostfile, or to those of this job of PBS or Grid Engine
+    Ssh,
     /// A job of Slurm, submitted by sbatch
     Sbatch,
     /// A job of PBS or of Grid Engine, whichever qsub belongs to
@@ -32,14 +35,20 @@ pub enum Per {
 }
 
 /// Where workers go.
-#[derive(Clone, Copy, Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Placement")]
 pub struct PlacementOptions {
     /// How workers are started
     ///
-    /// Without it: srun inside a Slurm allocation, else local.
+    /// Without it: inside a job, the batch system's own means (srun, pbsdsh, qrsh -inherit); else local.
     #[arg(long, value_name = "NAME", value_enum)]
     pub launcher: Option<LauncherName>,
+    /// Hosts for --launcher ssh, e.g. a,b,n[1-8]
+    #[arg(long, value_name = "LIST", conflicts_with = "hostfile")]
+    pub hosts: Option<String>,
+    /// File with a host on each line, for --launcher ssh: `a`, `a slots=8` or `a:8`
+    #[arg(long, value_name = "FILE")]
+    pub hostfile: Option<PathBuf>,
     /// How many workers; without it one for each node of the allocation, or one on this machine
     #[arg(short = 'n', long, value_name = "N", value_parser = positive())]
     pub nworkers: Option<u32>,

@@ -19,9 +19,10 @@ pub enum SchedulerPlace {
 /// `hpcdag up`
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
-  hpcdag up                                  inside a Slurm job: a worker on each of its nodes
+  hpcdag up                                  inside a job: a worker on each of its nodes
   hpcdag up -N 16 --walltime 2h              on a login node: the scheduler here, 16 workers in a job
   hpcdag up --batch -N 16 --walltime 2h      the scheduler in a job of its own too
+  hpcdag up --hosts a,b,n[1-8]               a worker on each of these hosts, by ssh
   hpcdag up --launcher local -n 4            four workers on this machine
   hpcdag up --nthreads 8 --memory-limit 16GiB
   hpcdag down                                ends what `up` started
@@ -37,7 +38,8 @@ pub struct UpCommandArgs {
     #[arg(long = "scheduler", value_name = "WHERE", value_enum, default_value = "auto")]
     pub scheduler_place: SchedulerPlace,
     /// Run the scheduler as a small job of its own: slurm, pbs or sge; without a name that which is there
-    #[arg(long, value_name = "SYSTEM", value_enum, num_args = 0..=1, conflicts_with = "scheduler_place")]
+    #[arg(long, value_name = "SYSTEM", value_enum, num_args = 0..=1)]
+    #[arg(conflicts_with_all = ["scheduler_place", "hosts", "hostfile"])]
     pub batch: Option<Option<BatchName>>,
     /// Return as soon as the jobs are submitted
     #[arg(long)]
@@ -55,6 +57,7 @@ impl UpCommandArgs {
 
     /// Whether the launcher that was named submits jobs.
     pub fn launches_jobs(&self) -> bool {
-        !matches!(self.up.placement.launcher, None | Some(LauncherName::Local | LauncherName::Srun))
+        use LauncherName::{Local, Srun, Ssh};
+        !matches!(self.up.placement.launcher, None | Some(Local | Srun | Ssh))
     }
 }

@@ -30,8 +30,15 @@ pub(super) struct Order {
     pub(super) job_name: String,
     /// Where the job's own output goes, with the system's placeholders.
     pub(super) log: String,
+    /// How many jobs go on with it one after the other, the first included.
+    #[serde(default = "one")]
+    pub(super) chain: u32,
     /// What runs on the cluster.
     pub(super) what: What,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// What runs on the cluster.
@@ -123,6 +130,11 @@ impl RunDirectory {
         self.file("manifest.jsonl")
     }
 
+    /// Where workers leave what would be lost with them.
+    pub(super) fn checkpoint(&self) -> PathBuf {
+        self.file("checkpoint")
+    }
+
     pub(super) fn script(&self) -> PathBuf {
         self.file("job.sh")
     }
@@ -174,6 +186,16 @@ impl RunDirectory {
     /// `File`.
     pub(super) fn jobs(&self) -> Result<Vec<Record>> {
         Ok(self.read("jobs.json")?.unwrap_or_default())
+    }
+
+    /// Those that were submitted last, in the order in which they run.
+    ///
+    /// # Errors
+    /// `File`.
+    pub(super) fn chain(&self, order: &Order) -> Result<Vec<Record>> {
+        let mut all = self.jobs()?;
+        let first = all.len().saturating_sub(order.chain.max(1) as usize);
+        Ok(all.split_off(first))
     }
 
     /// How it ended, if it has.

@@ -66,6 +66,7 @@ impl Job {
             command: format!("{} resume --here {}", shell_quoted(&program), shell_quoted(&path)),
             program,
             scheduler_file_word: shell_quoted(&directory.scheduler_file().to_string_lossy()),
+            ended_word: shell_quoted(&directory.file("summary.json").to_string_lossy()),
             state_word: shell_quoted(&directory.file("state").to_string_lossy()),
             settings_file: Some(directory.file("settings.toml").to_string_lossy().into_owned()),
             prologue: settings.prologue.clone(),

@@ -2,10 +2,12 @@
 //! directory, the job's script, what happens inside the job and what is seen from outside have modules of
 //! their own.
 
+mod chain;
 mod directory;
 mod follow;
 mod inside;
 mod job;
+mod live;
 
 use super::args::{BatchName, BatchOptions, JsonOption, ResumeArgs, RunArgs, SubmitArgs};
 use super::context::{Context, absolute};
@@ -159,54 +161,30 @@ impl Submission<'_> {
             nodes: job.request.nodes,
             job_name: job.request.name.clone(),
             log: job.request.output.clone().unwrap_or_default(),
+            chain: self.options.chain.unwrap_or(1),
             what: self.what.clone(),
         };
         if let Some(graph) = &self.graph {
             directory.write("graph.json", graph)?;
         }
         directory.write("run.json", &order)?;
-        let record = match send(directory, &order) {
-            Ok(record) => record,
+        let records = match chain::send(directory, &order) {
+            Ok(records) => records,
             Err(e) => {
                 job.remove(directory);
                 return Err(e);
             }
         };
-        tell(self.json, directory, &record)?;
+        tell(self.json, directory, &records)?;
         match self.options.wait {
-            true => follow::follow(self.context, directory, self.json),
+            true => follow::follow(self.context, directory, &order, self.json),
             false => Ok(0),
         }
     }
 }
 
-/// Submits a run's job and takes note of it.
-fn send(directory: &RunDirectory, order: &Order) -> Result<Record> {
-    let record = Record {
-        system: order.system,
-        id: jobs::submit(order.system, &directory.script(), &order.native)?,
-        name: order.job_name.clone(),
-        nodes: order.nodes,
-        jobs: 1,
-        submitted: directory::now(),
-        script: directory.script(),
-        log: order.log.clone(),
-        scaled: false,
-        ended: None,
-    };
-    let kept = directory.jobs().and_then(|mut all| {
-        all.push(record.clone());
-        directory.write("jobs.json", &all)
-    });
-    kept.map_err(|e| {
-        let undone = jobs::cancel(std::slice::from_ref(&record));
-        let fate = if undone.is_ok() { "it was cancelled again" } else { "cancel it yourself" };
-        Error { message: format!("{}; job {} was submitted and {fate}", e.message, record.id), ..e }
-    })?;
-    Ok(record)
-}
-
-fn tell(json: JsonOption, directory: &RunDirectory, record: &Record) -> Result<()> {
+fn tell(json: JsonOption, directory: &RunDirectory, records: &[Record]) -> Result<()> {
+    let Some(record) = records.first() else { return Ok(()) };
     let value = json!({
         "system": record.system.key(),
         "id": record.id,
@@ -215,11 +193,13 @@ fn tell(json: JsonOption, directory: &RunDirectory, record: &Record) -> Result<(
         "run-directory": directory.path(),
         "script": record.script,
         "log": record.log,
+        "chain": records.iter().map(|r| &r.id).collect::<Vec<_>>(),
     });
     Out::stdout().value(json.json, &value, |_| {
         let nodes = if record.nodes == 1 { "1 node".into() } else { format!("{} nodes", record.nodes) };
         let path = directory.path().display();
-        format!("submitted {} job {} of {nodes}, run directory {path}", record.system, record.id)
+        let names = chain::names(records);
+        format!("submitted {} {names} of {nodes}, run directory {path}", record.system)
     })
 }
 
@@ -228,17 +208,10 @@ fn tell(json: JsonOption, directory: &RunDirectory, record: &Record) -> Result<(
 const COMPLETING_TRIES: u32 = 20;
 const COMPLETING_PAUSE: Duration = Duration::from_secs(3);
 
-/// The state of a job that is not over, in words.
-fn unfinished(record: &Record) -> Result<Option<&'static str>> {
-    let statuses = jobs::status(std::slice::from_ref(record))?;
-    let goes_on = statuses.iter().flatten().any(|s| !s.state.is_over());
-    Ok(goes_on.then(|| jobs::summary(&statuses.concat()).words()))
-}
-
 /// `resume`
 pub(super) fn resume(context: &Context, args: &ResumeArgs) -> Result<u8> {
     let directory = RunDirectory::at(absolute(&args.directory)?);
-    let order = directory.order()?;
+    let mut order = directory.order()?;
     if args.here {
         return inside::run(context, args, &directory, &order);
     }
@@ -248,24 +221,41 @@ pub(super) fn resume(context: &Context, args: &ResumeArgs) -> Result<u8> {
         Out::stdout().value(args.json.json, &value, |_| "the run has ended well: nothing is left".into())?;
         return Ok(0);
     }
-    if let Some(record) = directory.jobs()?.last() {
+    let records = directory.chain(&order)?;
+    if !records.is_empty() {
         let mut tries = if end.is_some() { COMPLETING_TRIES } else { 1 };
-        while let Some(state) = unfinished(record)? {
+        while let (record, state) = chain::current(&records)?
+            && !state.is_over()
+        {
             tries -= 1;
             if args.wait && end.is_none() {
-                return follow::follow(context, &directory, args.json);
+                return follow::follow(context, &directory, &order, args.json);
             }
             if tries == 0 {
-                return Err(Error::new(Kind::Usage, format!("its job {} is {state}", record.id))
-                    .hint("--wait follows it; cancel the job first to submit it anew"));
+                let what = format!("its {}", chain::state_text(&records, &record, state));
+                return Err(Error::new(Kind::Usage, what)
+                    .hint("--wait follows it; `hpcdag cancel DIR` first to submit it anew"));
             }
             std::thread::sleep(COMPLETING_PAUSE);
         }
     }
+    if let Some(chain) = args.chain {
+        order.chain = chain;
+        directory.write("run.json", &order)?;
+    }
     directory.begin_again()?;
-    let record = send(&directory, &order)?;
-    tell(args.json, &directory, &record)?;
-    if args.wait { follow::follow(context, &directory, args.json) } else { Ok(0) }
+    // That of a job that was killed would be taken for the new one's.
+    let _ = std::fs::remove_file(directory.scheduler_file());
+    let records = chain::send(&directory, &order)?;
+    tell(args.json, &directory, &records)?;
+    if args.wait { follow::follow(context, &directory, &order, args.json) } else { Ok(0) }
+}
+
+/// `cancel` of a run that is one job, by its directory: the ids of the jobs that were cancelled.
+pub(super) fn cancel(path: &Path) -> Result<Vec<String>> {
+    let directory = RunDirectory::at(absolute(path)?);
+    let order = directory.order()?;
+    chain::cancel(&directory.chain(&order)?)
 }
 
 /// What is left of the graph of a run.
@@ -274,5 +264,5 @@ fn rest(directory: &RunDirectory) -> Result<resume::Rest> {
     let graph = graph.ok_or_else(|| {
         Error::new(Kind::NotFound, format!("{} has no graph.json", directory.path().display()))
     })?;
-    resume::rest(graph, &directory.manifest())
+    resume::rest(graph, &directory.manifest(), &directory.checkpoint())
 }

@@ -103,6 +103,11 @@ impl BenchCluster {
         self.client.ask(Question::Status).await
     }
 
+    /// The worker processes' ids.
+    pub fn workers(&self) -> Vec<u32> {
+        self.workers.children.iter().map(Child::id).collect()
+    }
+
     /// Ends it and waits for that.
     ///
     /// # Errors

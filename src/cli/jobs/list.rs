@@ -4,7 +4,7 @@
 use super::records;
 use super::start::size_text;
 use crate::base::error::Result;
-use crate::cli::output::{Align, Table};
+use crate::cli::output::{self, Align, Table};
 use crate::launch::dialect::JobStatus;
 use crate::launch::jobs::{self, Record};
 use crate::net::scheduler_file::SchedulerFile;
@@ -16,9 +16,9 @@ const REASON_MAX: usize = 60;
 
 /// A submission and what is known of its jobs.
 pub(in crate::cli) struct Known {
-    record: Record,
+    pub(super) record: Record,
     /// Or why nothing is known.
-    statuses: std::result::Result<Vec<JobStatus>, String>,
+    pub(super) statuses: std::result::Result<Vec<JobStatus>, String>,
 }
 
 /// The jobs of a cluster. A batch system that does not answer takes nothing from the list but the states.
@@ -31,8 +31,9 @@ pub(in crate::cli) fn look(path: &Path, file: &SchedulerFile) -> Result<Vec<Know
     let statuses = match jobs::status(&only) {
         Ok(all) => all.into_iter().map(Ok).collect(),
         Err(e) => {
-            tracing::warn!("{}", e.message);
-            vec![Err(e.message); only.len()]
+            let hint = e.hint.map(|hint| format!("\n  {hint}")).unwrap_or_default();
+            output::say(&format!("warning: {}; what jobs do is not known{hint}", e.message));
+            vec![Err("no answer".into()); only.len()]
         }
     };
     let mut all = Vec::new();
@@ -56,12 +57,21 @@ impl Known {
 
     /// The names of the connected workers of one of its jobs, or of all.
     fn workers<'a>(&self, status: Option<&JobStatus>, workers: &'a [Value]) -> Vec<&'a str> {
+        self.each("name", status, workers)
+    }
+
+    /// The hosts of the connected workers of one of its jobs.
+    pub(super) fn hosts<'a>(&self, status: &JobStatus, workers: &'a [Value]) -> Vec<&'a str> {
+        self.each("host", Some(status), workers)
+    }
+
+    fn each<'a>(&self, key: &str, status: Option<&JobStatus>, workers: &'a [Value]) -> Vec<&'a str> {
         let of_job = |id: &str| match status {
             Some(s) => s.inner_id.as_deref().unwrap_or(&s.id) == id || s.id == id,
             None => belongs(&self.record, self.statuses(), id),
         };
-        let named = |w: &'a Value| Some((w["job-id"].as_str()?, w["name"].as_str()?));
-        workers.iter().filter_map(named).filter(|(id, _)| of_job(id)).map(|(_, name)| name).collect()
+        let named = |w: &'a Value| Some((w["job-id"].as_str()?, w[key].as_str()?));
+        workers.iter().filter_map(named).filter(|(id, _)| of_job(id)).map(|(_, text)| text).collect()
     }
 
     /// As JSON, with the connected workers.
@@ -84,6 +94,7 @@ impl Known {
             "name": self.record.name,
             "nodes": self.record.nodes,
             "jobs": self.record.jobs,
+            "pool": self.record.pool,
             "submitted": self.record.submitted,
             "state": self.statuses.as_ref().map_or("unknown", |s| jobs::summary(s).words()),
             "why-unknown": self.statuses.as_ref().err(),

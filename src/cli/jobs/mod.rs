@@ -3,26 +3,33 @@
 
 pub(super) mod adapt;
 pub(super) mod join;
+pub(super) mod lasting;
 pub(super) mod list;
 mod pool;
+pub(super) mod pools;
 pub(super) mod records;
 pub(super) mod scale;
 pub(super) mod start;
 pub(super) mod stop;
+mod trouble;
+pub(super) mod wait;
+mod worker_settings;
 
 use super::args::LauncherName;
 use super::context::Context;
 use crate::base::error::{Error, Kind, Result};
 use crate::launch::dialect::{CommandLine, System, call, owner_of_qsub};
+use crate::launch::relay::Follow;
 use crate::launch::settings::Settings;
 use crate::net::scheduler_file::SchedulerFile;
 use crate::net::state_dir::StateDir;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The batch system that a launcher submits to; `None` for launchers without jobs.
 pub(super) fn system_of(launcher: LauncherName) -> Result<Option<System>> {
     Ok(match launcher {
-        LauncherName::Local | LauncherName::Srun => None,
+        LauncherName::Local | LauncherName::Srun | LauncherName::Ssh => None,
         LauncherName::Sbatch => Some(System::Slurm),
         LauncherName::Sge => Some(System::GridEngine),
         LauncherName::Pbs => Some(System::Pbs),
@@ -66,21 +73,43 @@ fn is_command(name: &str) -> bool {
 
 /// The settings of a batch system, with what is wrong in them said by origin.
 pub(super) fn settings(context: &Context, system: System) -> Result<Settings> {
+    Settings::read(&context.loaded.config.launch, system, &origins(context))
+}
+
+/// The least time between two questions to a batch system.
+///
+/// # Errors
+/// `Config`.
+pub(super) fn poll_interval(context: &Context, system: System) -> Result<Duration> {
+    Ok(settings(context, system)?.poll_interval_of(system))
+}
+
+/// How runs in jobs are followed.
+pub(super) fn follow(context: &Context) -> Result<Follow> {
+    Follow::read(&context.loaded.config.launch, &origins(context))
+}
+
+/// Tells where a setting, or a table of settings, comes from.
+pub(super) fn origins(context: &Context) -> impl Fn(&str) -> String {
     let origins = context.loaded.origins();
-    let origin = |key: &str| {
+    move |key: &str| {
         let inside = |k: &str| k == key || k.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
         let found = origins.iter().find(|(k, ..)| inside(k));
         found.map_or_else(|| "the configuration".into(), |(_, _, origin)| origin.to_string())
-    };
-    Settings::read(&context.loaded.config.launch, system, &origin)
+    }
 }
 
 /// Where a cluster's jobs are kept: in the cluster's directory, which is the scheduler file's if that has
 /// been put to its usual place.
 fn directory(path: &Path, file: &SchedulerFile) -> Result<PathBuf> {
+    directory_of(path, &file.id)
+}
+
+/// The same by the cluster's id.
+fn directory_of(path: &Path, id: &str) -> Result<PathBuf> {
     let home = match path.parent() {
-        Some(parent) if parent.file_name().is_some_and(|name| name == file.id.as_str()) => parent.to_owned(),
-        _ => StateDir::of_user()?.cluster(&file.id)?.path().to_owned(),
+        Some(parent) if parent.file_name().is_some_and(|name| name == id) => parent.to_owned(),
+        _ => StateDir::of_user()?.cluster(id)?.path().to_owned(),
     };
     Ok(home.join(records::DIRECTORY))
 }

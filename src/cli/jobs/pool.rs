@@ -3,13 +3,14 @@
 
 use super::records;
 use super::start::Submitter;
-use super::system_of;
+use super::{system_of, trouble};
 use crate::base::error::{Error, Kind, Result};
-use crate::cli::args::PoolOptions;
+use crate::cli::args::{LauncherName, PoolOptions};
 use crate::cli::context::{Context, absolute, run_short};
 use crate::launch::adapt::Condition;
 use crate::launch::dialect::{JobState, JobStatus, System};
 use crate::launch::jobs::{self, Record};
+use crate::launch::pools::Pool;
 use crate::net::{discovery, private_file, scheduler_file};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -20,9 +21,18 @@ use std::path::{Path, PathBuf};
 /// The lock's name in the directory of jobs.
 const LOCK: &str = "scale.lock";
 
+/// A name for the files of one of these commands, by the pool that it is about.
+pub(super) fn file_name(pool: Option<&Pool>, end: &str) -> String {
+    pool.map_or_else(|| end.to_owned(), |pool| format!("{}.{end}", pool.name))
+}
+
 /// The batch system that is meant: that of the launcher, or that of the last job.
-pub(super) fn system(context: &Context, options: &PoolOptions) -> Result<System> {
-    let launcher = match options.launcher {
+pub(super) fn system(
+    context: &Context,
+    options: &PoolOptions,
+    launcher: Option<LauncherName>,
+) -> Result<System> {
+    let launcher = match launcher {
         Some(launcher) => system_of(launcher)?,
         None => {
             let wish = context.wish(&options.scheduler)?;
@@ -45,7 +55,7 @@ pub(super) fn system(context: &Context, options: &PoolOptions) -> Result<System>
 /// had it does without.
 pub(super) fn lock(submitter: &Submitter) -> Result<Option<Flock<File>>> {
     private_file::make_directory(&submitter.directory)?;
-    let path = submitter.directory.join(LOCK);
+    let path = submitter.directory.join(file_name(submitter.pool.as_ref(), LOCK));
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(|e| Error::file("cannot write", &path, &e))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -62,10 +72,24 @@ pub(super) fn lock(submitter: &Submitter) -> Result<Option<Flock<File>>> {
     }
 }
 
-/// Jobs that may be ended again and are not known to be over.
-pub(super) fn open(directory: &Path) -> Result<Vec<(PathBuf, Record)>> {
+/// Whether one of these commands is at work on the cluster.
+pub(super) fn is_locked(directory: &Path) -> bool {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut locks = entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(LOCK));
+    locks.any(|entry| is_held(&entry.path()))
+}
+
+/// Whether somebody holds a lock.
+pub(super) fn is_held(lock: &Path) -> bool {
+    let Ok(file) = File::open(lock) else { return false };
+    matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
+}
+
+/// Jobs, of a pool or of none, that may be ended again and are not known to be over.
+pub(super) fn open(directory: &Path, pool: Option<&Pool>) -> Result<Vec<(PathBuf, Record)>> {
     let mut all = records::read(directory)?;
-    all.retain(|(_, record)| record.scaled && record.ended.is_none());
+    let name = pool.map(|pool| &pool.name);
+    all.retain(|(_, record)| record.scaled && record.ended.is_none() && record.pool.as_ref() == name);
     Ok(all)
 }
 
@@ -75,8 +99,9 @@ pub(super) fn conditions(open: &[(PathBuf, Record)]) -> Result<Vec<(String, Cond
     let statuses = jobs::status(&only)?;
     let mut all = Vec::new();
     for ((path, record), statuses) in open.iter().zip(statuses) {
-        let condition = condition(&statuses);
-        if matches!(condition, Condition::Over(_)) {
+        let mut condition = condition(&statuses);
+        if let Condition::Over { logged, .. } = &mut condition {
+            *logged = statuses.first().and_then(|s| trouble::last_word(record, s));
             records::update(path, &Record { ended: Some(statuses), ..record.clone() });
         }
         all.push((record.id.clone(), condition));
@@ -93,7 +118,8 @@ pub(super) fn condition(statuses: &[JobStatus]) -> Condition {
             let word = statuses.iter().find(|s| s.state == state).map_or("-", |s| s.word.as_str());
             let words = state.words();
             let same = word == "-" || word.eq_ignore_ascii_case(words);
-            Condition::Over(if same { words.into() } else { format!("{words} ({word})") })
+            let how = if same { words.into() } else { format!("{words} ({word})") };
+            Condition::Over { how, logged: None }
         }
         _ => Condition::Running,
     }
@@ -145,11 +171,9 @@ mod tests {
             |state, word: &str| condition(&[JobStatus { state, word: word.into(), ..JobStatus::gone("1") }]);
         assert_eq!(of(JobState::Held, "PENDING"), Condition::Waiting);
         assert_eq!(of(JobState::Completing, "COMPLETING"), Condition::Running);
-        assert_eq!(of(JobState::Failed, "FAILED"), Condition::Over("failed".into()));
-        assert_eq!(
-            of(JobState::TimeLimit, "TIMEOUT"),
-            Condition::Over("ended by time limit (TIMEOUT)".into())
-        );
-        assert_eq!(condition(&[]), Condition::Over("gone".into()));
+        let over = |how: &str| Condition::Over { how: how.into(), logged: None };
+        assert_eq!(of(JobState::Failed, "FAILED"), over("failed"));
+        assert_eq!(of(JobState::TimeLimit, "TIMEOUT"), over("ended by time limit (TIMEOUT)"));
+        assert_eq!(condition(&[]), over("gone"));
     }
 }

@@ -3,7 +3,7 @@
 //! that were submitted for this cluster.
 
 use super::list::belongs;
-use super::records;
+use super::{lasting, records};
 use crate::base::error::{Error, Kind, Result};
 use crate::cli::args::WorkersStopArgs;
 use crate::cli::context::{Context, absolute, run_short};
@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 /// Jobs that are to be cancelled, and the workers that leave.
 struct Plan {
     records: Vec<Record>,
+    /// Jobs of arrays, of which the others go on.
+    parts: Vec<(Record, JobStatus)>,
     workers: Vec<String>,
 }
 
@@ -42,13 +44,16 @@ pub(in crate::cli) fn stop(context: &Context, args: &WorkersStopArgs) -> Result<
             let names = if args.all { Vec::new() } else { plan.workers.clone() };
             stopped = client.ask(Question::StopWorkers { names }).await?;
         }
-        if !plan.records.is_empty() {
+        if !plan.records.is_empty() || !plan.parts.is_empty() {
             // A job whose workers have all left ends by itself, and what it held is safe.
             gone(&client, &plan.workers, context.loaded.config.worker.retire_timeout.0).await?;
         }
         client.close().await;
-        let ids: Vec<String> = plan.records.iter().map(|r| r.id.clone()).collect();
-        Ok((stopped, ids, jobs::cancel(&plan.records)?))
+        let whole = plan.records.iter().map(|r| r.id.clone());
+        let ids: Vec<String> = whole.chain(plan.parts.iter().map(|(_, s)| s.id.clone())).collect();
+        let mut cancelled = jobs::cancel(&plan.records)?;
+        cancelled.extend(jobs::cancel_parts(&plan.parts)?);
+        Ok((stopped, ids, cancelled))
     })?;
     let mut json = stopped;
     json["jobs"] = json!(ended);
@@ -73,7 +78,7 @@ pub(in crate::cli) fn stop(context: &Context, args: &WorkersStopArgs) -> Result<
 }
 
 fn plan(args: &WorkersStopArgs, kept: &[Record], statuses: &[Vec<JobStatus>], connected: &[&Value]) -> Plan {
-    let mut plan = Plan { records: Vec::new(), workers: Vec::new() };
+    let mut plan = Plan { records: Vec::new(), parts: Vec::new(), workers: Vec::new() };
     if args.all {
         plan.records = kept.iter().filter(|r| r.ended.is_none()).cloned().collect();
         plan.workers = connected.iter().filter_map(|w| w["name"].as_str()).map(str::to_owned).collect();
@@ -81,7 +86,15 @@ fn plan(args: &WorkersStopArgs, kept: &[Record], statuses: &[Vec<JobStatus>], co
     }
     for name in &args.workers {
         let Some(at) = kept.iter().position(|r| r.id == *name || short(&r.id) == *name) else {
-            plan.workers.push(name.clone());
+            match part(kept, statuses, name) {
+                None => plan.workers.push(name.clone()),
+                Some((record, status)) => {
+                    let inside = |w: &&&Value| is_in(w, status);
+                    let names = connected.iter().filter(inside).filter_map(|w| w["name"].as_str());
+                    plan.workers.extend(names.map(str::to_owned));
+                    plan.parts.push((record.clone(), status.clone()));
+                }
+            }
             continue;
         };
         let inside =
@@ -91,6 +104,25 @@ fn plan(args: &WorkersStopArgs, kept: &[Record], statuses: &[Vec<JobStatus>], co
         plan.records.push(kept[at].clone());
     }
     plan
+}
+
+/// A job of an array by its own id: `4_1`, `4[1]`, `4.1`.
+fn part<'a>(
+    kept: &'a [Record],
+    statuses: &'a [Vec<JobStatus>],
+    name: &str,
+) -> Option<(&'a Record, &'a JobStatus)> {
+    let named = |s: &&JobStatus| {
+        s.id == name || s.id.split_once("].").is_some_and(|(id, _)| format!("{id}]") == name)
+    };
+    let mut all = kept.iter().zip(statuses).filter(|(record, _)| record.jobs > 1);
+    all.find_map(|(record, statuses)| Some((record, statuses.iter().find(named)?)))
+}
+
+/// Whether a worker is in this job.
+fn is_in(worker: &Value, status: &JobStatus) -> bool {
+    let job = worker["job-id"].as_str();
+    job.is_some_and(|job| job == status.id || status.inner_id.as_deref() == Some(job))
 }
 
 /// `6[]` for `6[].login`, `12` for `12.server`: as people type it.
@@ -119,6 +151,8 @@ pub(super) async fn gone(client: &Client, names: &[String], patience: Duration) 
 /// `Launch` when a batch system does not answer or refuses.
 pub(in crate::cli) fn clear(home: &Path) -> Result<()> {
     let directory = home.join(records::DIRECTORY);
+    // Whoever submits jobs for it has been told; else they would come after the others were cancelled.
+    lasting::withdraw(&directory)?;
     let mut kept: Vec<Record> = records::read(&directory)?.into_iter().map(|(_, record)| record).collect();
     // The scheduler has ended, or is not to come any more.
     kept.extend(scheduler_job::of(home)?);
@@ -151,6 +185,7 @@ mod tests {
             submitted: String::new(),
             script: "s".into(),
             log: String::new(),
+            pool: None,
             scaled: false,
             ended: None,
         };
@@ -178,6 +213,12 @@ mod tests {
         assert_eq!((some.records, some.workers), (vec![first.clone()], vec!["a".into(), "c".into()]));
         let other = plan(&args(&["8"]), &kept, &statuses, &connected);
         assert_eq!((other.records, other.workers.len()), (vec![second.clone()], 0));
+        let array = [Record { jobs: 2, ..first.clone() }, second];
+        let one = plan(&args(&["7_0"]), &array, &statuses, &connected);
+        assert_eq!(
+            (one.records.len(), one.parts[0].1.id.as_str(), one.workers),
+            (0, "7_0", vec!["a".into()])
+        );
         let all = plan(&args(&[]), &kept, &statuses, &connected);
         assert_eq!((all.records.len(), all.workers.len()), (2, 3));
     }

@@ -103,12 +103,13 @@ fn other_launcher(args: &UpCommandArgs) -> bool {
 
 /// What `workers start` would be given.
 fn start_args(args: &UpCommandArgs) -> WorkersStartArgs {
-    let mut placement = args.up.placement;
+    let mut placement = args.up.placement.clone();
     // Here it is known when they are there.
     placement.min_workers = None;
     WorkersStartArgs {
         placement,
         start_timeout: args.up.timeout,
+        pool: None,
         jobs: args.jobs.clone(),
         worker: args.up.worker.clone(),
         listen: ListenOptions { interface: args.up.interface.clone(), ..ListenOptions::default() },
@@ -136,8 +137,9 @@ impl Up<'_> {
         let brought = (|| {
             signals::go_on()?;
             let place = (scheduler.path.as_path(), scheduler.file.id.as_str(), &home);
-            let workers =
-                Submitter::for_cluster(self.context, self.start, self.system, place)?.submit(false)?;
+            let submitter = Submitter::for_cluster(self.context, self.start, self.system, place)?;
+            submitter.is_allowed()?;
+            let workers = submitter.submit(false)?;
             self.told(&workers);
             let connected = self.come(&scheduler.path, None, Some(&workers))?;
             Ok((connected, workers))
@@ -187,6 +189,7 @@ impl Up<'_> {
                 signals::go_on()?;
                 let mut submitter = Submitter::for_cluster(self.context, self.start, self.system, place)?;
                 submitter.after(&scheduler.id, &home.path().join(scheduler_job::DIRECTORY));
+                submitter.is_allowed()?;
                 let workers = submitter.submit(false)?;
                 self.told(&workers);
                 Some(workers)
@@ -204,12 +207,6 @@ impl Up<'_> {
         Ok((StartedScheduler { pid: file.pid, path: path.to_owned(), file }, scheduler, workers, connected))
     }
 
-    /// How often the batch system may be asked.
-    fn poll_interval(&self) -> Result<Duration> {
-        let settings = jobs::settings(self.context, self.system)?;
-        Ok(settings.poll_interval.unwrap_or(self.system.poll_interval()))
-    }
-
     fn told(&self, workers: &Record) {
         let size = size_text(workers);
         tell(self.context, &format!("submitted {} job {} for {size} of workers", self.system, workers.id));
@@ -225,7 +222,7 @@ impl Up<'_> {
         let mut waiting = Waiting {
             context: self.context,
             path: path.to_owned(),
-            watch: Watch::new(scheduler, workers, self.poll_interval()?),
+            watch: Watch::new(scheduler, workers, jobs::poll_interval(self.context, self.system)?),
             line: Line::new(self.context.verbosity.quiet > 0),
             wanted: (expected, min),
             timeout: self.args.up.timeout.0,
@@ -506,6 +503,7 @@ mod tests {
             submitted: String::new(),
             script: "s".into(),
             log: "/l/w-%j.log".into(),
+            pool: None,
             scaled: false,
             ended: None,
         };

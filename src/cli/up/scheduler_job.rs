@@ -57,6 +57,7 @@ pub(super) fn submit(
         submitted: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         script: place.file(".sh"),
         log: request.output.clone().unwrap_or_default(),
+        pool: None,
         scaled: false,
         ended: None,
     };

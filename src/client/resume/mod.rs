@@ -4,8 +4,9 @@
 mod demand;
 mod fingerprint;
 mod manifest;
+mod stored;
 
-pub use manifest::{Line, Manifest, Recorder, Recording};
+pub use manifest::{Manifest, Recorder, Recording};
 
 use crate::base::error::Result;
 use crate::graph::spec::Kept;
@@ -24,31 +25,35 @@ pub struct Rest {
     pub recorder: Recorder,
 }
 
-/// Looks at what a manifest proves about a graph.
+/// Looks at what a manifest proves about a graph, and at what is in a checkpoint. Workers will write to that
+/// what would be lost with them.
 ///
 /// # Errors
 /// `Graph` when a path is none; `File` when the manifest cannot be used.
-pub fn rest(graph: Graph, manifest: &Path) -> Result<Rest> {
-    let mut rest = rest_as_it_is(graph, manifest)?;
+pub fn rest(graph: Graph, manifest: &Path, checkpoint: &Path) -> Result<Rest> {
+    let mut rest = rest_as_it_is(graph, manifest, Some(checkpoint))?;
     written_by_workers(&mut rest.graph);
     Ok(rest)
 }
 
-/// The same where outputs are written by whom the graph says; the client is told of what workers write.
+/// The same without a checkpoint, and where outputs are written by whom the graph says; the client is told of
+/// what workers write.
 ///
 /// # Errors
 /// As [`rest`].
 pub fn rest_beside(graph: Graph, manifest: &Path) -> Result<Rest> {
-    let mut rest = rest_as_it_is(graph, manifest)?;
+    let mut rest = rest_as_it_is(graph, manifest, None)?;
     announce(&mut rest.graph);
     Ok(rest)
 }
 
-fn rest_as_it_is(mut graph: Graph, manifest: &Path) -> Result<Rest> {
+fn rest_as_it_is(mut graph: Graph, manifest: &Path, checkpoint: Option<&Path>) -> Result<Rest> {
     let lines = manifest::read(manifest)?;
     let fingerprints = Fingerprints::of(&graph);
     let (proved, known) = manifest::proved(&graph, &fingerprints, &lines)?;
-    let plan = demand::plan(&graph, &proved);
+    let found = checkpoint.map(|directory| stored::find(&graph, &fingerprints, directory));
+    let mut stored = found.unwrap_or_default();
+    let plan = demand::plan(&graph, &proved, |ix, element| stored.contains_key(&(ix, element)));
     let mut kept = 0;
     for (family, plan) in graph.families.iter_mut().zip(&plan) {
         kept += plan.count();
@@ -59,8 +64,13 @@ fn rest_as_it_is(mut graph: Graph, manifest: &Path) -> Result<Rest> {
             let files = graph.outputs.iter().filter(|o| o.family.index() == at);
             let files = files.map(|o| (o.part.clone().unwrap_or_default(), o.path.clone(), o.skip_empty));
             let files = files.collect();
-            graph.families[at].spec.kept = Some(Kept { skip: plan.skip, load: plan.load, files });
+            let of = |element: &u32| Some((*element, stored.remove(&(at, *element))?));
+            let stored = plan.stored.iter().filter_map(of).collect();
+            graph.families[at].spec.kept = Some(Kept { skip: plan.skip, load: plan.load, files, stored });
         }
+    }
+    if let Some(directory) = checkpoint {
+        stored::order(&mut graph, &fingerprints, directory);
     }
     let recorder = Recorder::start(graph.clone(), fingerprints, known, manifest)?;
     Ok(Rest { graph, kept, recorder })

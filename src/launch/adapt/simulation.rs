@@ -90,7 +90,7 @@ impl World {
                 questions.push(now);
                 let all = (1..=self.submitted).map(|k| k.to_string()).map(|id| {
                     let condition = match self.jobs.get(&id) {
-                        None => Condition::Over("gone".into()),
+                        None => Condition::Over { how: "gone".into(), logged: None },
                         Some(job) if now >= job.starts => Condition::Running,
                         Some(_) => Condition::Waiting,
                     };

@@ -163,13 +163,29 @@ fn refusals_are_tried_again_ever_later_and_then_given_up() {
 }
 
 #[test]
+fn a_batch_system_that_is_not_reached_is_tried_for_ever() {
+    let mut adapter = Adapter::new(policy(), []);
+    let mut now = 0;
+    for k in 0..20u32 {
+        let actions = adapter.handle(want(1, 1, &[]), at(now));
+        assert!(matches!(actions[..], [Action::Submit { jobs: 1, .. }]), "{k}: {actions:?}");
+        let said = adapter.handle(Observation::Unreached { said: "no answer".into() }, at(now));
+        assert!(matches!(&said[..], [Action::Say(_)]), "{said:?}");
+        now += 300;
+    }
+    assert_eq!(adapter.handle(want(1, 1, &[]), at(now)).len(), 1);
+    assert_eq!(adapter.handle(Observation::Submitted { id: "1".into() }, at(now)), []);
+    assert_eq!(adapter.counts(), (1, 0));
+}
+
+#[test]
 fn jobs_that_die_at_once_are_failures_too() {
     let mut s = Story::new(policy());
     let mut said = Vec::new();
     for k in 0..3u32 {
         let begin = u64::from(k) * 100;
         assert_eq!(s.tell(begin, want(1, 1, &[])), ["submit 1"]);
-        let over = Condition::Over("failed".into());
+        let over = Condition::Over { how: "failed".into(), logged: Some("no such program".into()) };
         said = s.tell(begin + 1, Observation::Jobs(vec![((k + 1).to_string(), over)]));
     }
     let words =
@@ -195,7 +211,7 @@ fn questions_get_rarer_and_end_when_all_workers_are_there() {
     // Its worker is gone: what became of the job?
     assert_eq!(s.tell(4000, want(1, 1, &[])), [""; 0]);
     assert_eq!(s.tell(4030, want(1, 1, &[])), ["query"]);
-    let over = vec![("1".into(), Condition::Over("ended by time limit".into()))];
+    let over = vec![("1".into(), Condition::Over { how: "ended by time limit".into(), logged: None })];
     assert_eq!(s.tell(4030, Observation::Jobs(over)), ["say job 1 is over: ended by time limit"]);
     assert_eq!(s.tell(4031, want(1, 1, &[])), ["submit 1"]);
 }
@@ -206,6 +222,7 @@ fn jobs_by_threads_memory_resources_and_what_others_do() {
         tasks: useful + guessed,
         useful,
         guessed,
+        nodes: 1,
         threads,
         memory,
         resources: if gpus > 0.0 { [("gpus".to_owned(), gpus)].into() } else { BTreeMap::new() },
@@ -226,6 +243,8 @@ fn jobs_by_threads_memory_resources_and_what_others_do() {
     assert_eq!(jobs(&[group(6, 0, 1.0, 32 << 30, 0.0)], 1, none), (3, 3));
     assert_eq!(jobs(&[group(6, 0, 1.0, 0, 1.0)], 1, none), (3, 3));
     assert_eq!(jobs(&[group(6, 0, 1.0, 65 << 30, 0.0), group(1, 0, 9.0, 0, 0.0)], 1, none), (0, 0));
+    let wide = Group { nodes: 3, ..group(2, 0, 1.0, 0, 0.0) };
+    assert_eq!(jobs(&[wide], 1, none), (6, 6), "each takes whole workers");
     let others = Others { workers: 1, threads: 8.0 };
     assert_eq!(jobs(&[group(16, 0, 1.0, 0, 0.0), group(2, 0, 1.0, 0, 1.0)], 1, others), (2, 2));
     let unknown = |demand: &Demand, others| wanted(demand, None, 1, others).jobs;

@@ -99,6 +99,15 @@ impl System {
         line
     }
 
+    /// Options by which a job waits for the end of another one, however that ends.
+    pub fn after(self, id: &str) -> Vec<String> {
+        match self {
+            System::Slurm => vec![format!("--dependency=afterany:{id}")],
+            System::Pbs => vec!["-W".into(), format!("depend=afterany:{id}")],
+            System::GridEngine => vec!["-hold_jid".into(), id.into()],
+        }
+    }
+
     /// The id of the job that was submitted, from what the program printed.
     ///
     /// # Errors

@@ -122,6 +122,13 @@ pub fn counts(text: &str) -> Result<Vec<u32>> {
     Ok(counts)
 }
 
+/// Variables about memory as they are for the tasks of one component of a heterogeneous job: in its shells
+/// they stand with the component's number, or without and are the first one's. `None` where it has none.
+pub fn memory_of_component(variables: Variables, het_group: u32) -> [(&'static str, Option<String>); 2] {
+    ["SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU"]
+        .map(|name| (name, value(variables, &format!("{name}_HET_GROUP_{het_group}"))))
+}
+
 /// How many processors a worker in a step was meant to have, and by what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Share {

@@ -83,7 +83,8 @@ impl Core {
             self.cx.free(holder, task);
             run.lose_replica(&mut self.cx, task.index, holder);
         }
-        if run.state_of(task.index) == State::Memory {
+        // It may have been taken from another holder meanwhile.
+        if run.state_of(task.index) == State::Memory && run.state[task.index as usize].wanted() {
             run.announce(&mut self.cx, task.index);
         }
     }

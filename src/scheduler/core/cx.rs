@@ -2,6 +2,7 @@
 //! is handled. Owns gathering and batching; makes no decisions.
 
 use super::action::{Action, Batch, Output};
+use super::gangs::Gangs;
 use super::ready::Ready;
 use super::story::{Record, Story};
 use super::workers::Worker;
@@ -17,6 +18,7 @@ pub(super) struct Cx {
     pub(super) settings: Settings,
     pub(super) workers: Vec<Option<Worker>>,
     pub(super) ready: Ready,
+    pub(super) gangs: Gangs,
     pub(super) story: Story,
     pub(super) cause: &'static str,
     /// Failed tasks that are to be tried again, by when.
@@ -39,6 +41,8 @@ pub(super) struct Cx {
     /// Workers with something in their outbox.
     posted: Vec<WorkerId>,
     outputs: BTreeMap<ClientId, Vec<Output>>,
+    /// Workers that may stop, once they have been told all else.
+    pub(super) dismissed: Vec<WorkerId>,
     pub(super) actions: Vec<Action>,
     /// Reused space for walking dependents.
     pub(super) scratch: Vec<u32>,
@@ -62,6 +66,7 @@ impl Cx {
             settings,
             workers: Vec::new(),
             ready: Ready::default(),
+            gangs: Gangs::default(),
             story,
             cause: "",
             delayed: BTreeSet::new(),
@@ -76,6 +81,7 @@ impl Cx {
             outbox: Vec::new(),
             posted: Vec::new(),
             outputs: BTreeMap::new(),
+            dismissed: Vec::new(),
             actions: Vec::new(),
             scratch: Vec::new(),
         }
@@ -190,6 +196,7 @@ impl Cx {
                 actions.push(Action::Compute { worker, batch: outbox.batch });
             }
         }
+        actions.extend(self.dismissed.drain(..).map(|worker| Action::Dismiss { worker }));
         for (client, outputs) in std::mem::take(&mut self.outputs) {
             actions.push(Action::Outputs { client, outputs });
         }

@@ -130,6 +130,8 @@ pub struct WorkerSpec {
     pub name: String,
     /// Host it runs on.
     pub host: String,
+    /// The batch job it is in, if it is in one: a task on several nodes stays inside one job.
+    pub job: Option<String>,
     /// This life of the process.
     pub incarnation: Incarnation,
     /// CPU slots, 1/10,000.
@@ -143,6 +145,8 @@ pub struct WorkerSpec {
     pub memory_target: Option<u64>,
     /// When it is going to leave, if that is known.
     pub leaves: Option<Time>,
+    /// Whether it may be taken away at any time: results go elsewhere first.
+    pub preemptible: bool,
 }
 
 /// A worker's memory besides the results that the scheduler counts itself.
@@ -152,6 +156,38 @@ pub struct MemoryUse {
     pub unmanaged: u64,
     /// Bytes of results that are on disk instead of in memory.
     pub spilled: u64,
+}
+
+/// The largest size that is believed, bytes: no process can address more.
+pub const BYTES_MAX: u64 = 1 << 47;
+
+/// The longest execution that is believed.
+pub const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+impl MemoryUse {
+    /// The same within what can be.
+    pub fn believed(self) -> MemoryUse {
+        let MemoryUse { unmanaged, spilled } = self;
+        MemoryUse { unmanaged: unmanaged.min(BYTES_MAX), spilled: spilled.min(BYTES_MAX) }
+    }
+}
+
+impl Report {
+    /// Refuses figures that cannot be, before they are added to others.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(&self) -> Result<(), String> {
+        for Finished { nbytes, duration, .. } in &self.finished {
+            if *nbytes > BYTES_MAX {
+                return Err(format!("a result of {nbytes} bytes"));
+            }
+            if *duration > DURATION_MAX {
+                return Err(format!("a task that took {} s", duration.as_secs()));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What a worker reports in one message.

@@ -15,7 +15,8 @@ impl Core {
             self.check_holders(run)?;
         }
         self.check_workers()?;
-        self.check_queues()
+        self.check_queues()?;
+        self.check_gangs()
     }
 
     fn check_holders(&self, run: &Run) -> Result<(), String> {
@@ -59,7 +60,11 @@ impl Core {
                 return Err(format!("worker {w} counts its tasks wrongly"));
             }
             let keeps = self.cx.ready.keepers.contains(&WorkerId(w as u32));
-            if keeps != worker.kept_for.is_some() {
+            let is_member = worker.kept_for.is_some_and(|task| {
+                let gang = self.cx.gangs.formed.get(&task);
+                gang.is_some_and(|gang| gang.members.contains(&WorkerId(w as u32)))
+            });
+            if (keeps || is_member) != worker.kept_for.is_some() || (keeps && is_member) {
                 return Err(format!("worker {w} is kept for {:?}, the list says {keeps}", worker.kept_for));
             }
             let has = worker.kept_for.is_some_and(|t| worker.processing.contains_key(&t));
@@ -103,6 +108,18 @@ impl Core {
                 }
             }
         }
+        for run in self.runs.iter().flatten().filter(|run| !run.is_full() && !run.parked.is_empty()) {
+            let is_queued = |e: &Entry| self.tasks_of(e).iter().any(|t| queued.contains_key(t));
+            let parked = run.parked.iter().filter(|(_, e)| is_queued(e));
+            let could_go =
+                |(class, _): &&(u32, Entry)| !self.cx.ready.classes[*class as usize].open.is_empty();
+            let others = run.count(State::Queued) - parked.clone().count() as u64;
+            if parked.clone().any(|p| could_go(&p))
+                && others + run.count(State::Processing) < run.max_in_hand()
+            {
+                return Err(format!("run {} holds tasks back though it may hand out more", run.id));
+            }
+        }
         let in_heaps = self.cx.ready.classes.iter().flat_map(|c| c.entries());
         let in_local = self.cx.workers.iter().flatten().flat_map(|w| w.local.iter());
         let parked = self.runs.iter().flatten().flat_map(|run| run.parked.iter().map(|(_, entry)| entry));
@@ -111,7 +128,8 @@ impl Core {
                 queued.remove(task);
             });
         }
-        for (_, task) in &self.cx.ready.alone {
+        let in_gangs = self.cx.gangs.waiting.values().flatten();
+        for (_, task) in self.cx.ready.alone.iter().chain(in_gangs) {
             queued.remove(task);
         }
         match queued.keys().next() {
@@ -146,6 +164,9 @@ impl Run {
                 "counts {:?} should be {counts:?}, wanted {} {wanted}",
                 self.counts, self.wanted
             ));
+        }
+        if self.count(State::Processing) > self.max_in_hand() {
+            return Err(format!("{} tasks are handed out at a time", self.count(State::Processing)));
         }
         let mut ready = vec![0; self.families.len()];
         let is_ready = |i: &u32| super::demand::is_ready(self.state_of(*i));

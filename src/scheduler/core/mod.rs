@@ -11,10 +11,12 @@ mod clients;
 mod cx;
 pub mod demand;
 mod domains;
+mod empty;
 pub mod event;
 pub mod explain;
 mod families;
 mod former;
+mod gangs;
 mod invariants;
 mod place;
 mod ready;
@@ -124,6 +126,7 @@ impl Core {
         self.cx.cause = "schedule";
         self.limit_failures();
         self.schedule();
+        self.check_retiring();
         self.end_runs();
         self.cx.flush()
     }

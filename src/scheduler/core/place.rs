@@ -22,6 +22,8 @@ const LATENCY: Duration = Duration::from_micros(500);
 const INPUTS_LOOKED_AT: usize = 32;
 /// Tasks asked back in one steal request.
 const STEAL_MAX: u32 = 1024;
+/// Workers looked at for work to take, those with the most first.
+const VICTIMS_LOOKED_AT: usize = 8;
 /// Work below which a worker's queue is not worth stealing from.
 const STEAL_WAIT: Duration = Duration::from_millis(10);
 /// How long, and how often, a task waits for a host other than the one it failed on.
@@ -50,6 +52,7 @@ impl Core {
     /// Hands out work until no worker has room or nothing is ready.
     pub(super) fn schedule(&mut self) {
         self.serve_alone();
+        self.serve_gangs();
         let changed = self.cx.refresh();
         changed.iter().for_each(|w| self.serve_local(*w, true));
         while let Some(class) = self.cx.ready.next_class() {
@@ -59,6 +62,10 @@ impl Core {
         changed.iter().for_each(|w| self.serve_local(*w, false));
         self.share_local();
         self.retry_held();
+        if self.cx.in_hand == 0 {
+            // They let others go before, and there was nothing.
+            self.serve_gangs();
+        }
         self.steal();
     }
 
@@ -82,6 +89,10 @@ impl Core {
     /// Gives a task to this worker, which has room, or to another that also has the memory.
     fn place_local(&mut self, run: usize, class: u32, entry: Entry, w: WorkerId) {
         let Some(run) = self.runs[run].as_mut() else { return };
+        if run.is_full() {
+            run.parked.push((class, entry));
+            return;
+        }
         match run.admitted(&self.cx, class as usize, entry.task.index, w) {
             Ok(w) => run.assign(&mut self.cx, entry.task.index, w),
             Err(pile) => self.cx.ready.classes[class as usize].pile(pile).push(entry),
@@ -133,6 +144,10 @@ impl Core {
             return None;
         }
         let place = if queued { run.choose(&mut self.cx, class, i) } else { Place::Later };
+        if !matches!(place, Place::Here(_)) {
+            // It was let through because the run may hand out one more: another may take that place.
+            run.unpark(&mut self.cx);
+        }
         if queued && let Place::Stays(pile) = place {
             self.cx.ready.classes[class].pile(pile).push(entry);
             return Some(pile);
@@ -208,7 +223,13 @@ impl Core {
         if !idle.contains(&true) {
             return;
         }
-        let Some(&(backlog, victim)) = self.cx.backlog.last() else { return };
+        // What fits into a worker's slots is about to start, as soon as its inputs are there: taken away
+        // again and again it never would.
+        let has_more = |(_, w): &&(u32, WorkerId)| {
+            self.cx.worker(*w).is_some_and(|x| x.slots_in_hand > u64::from(x.spec.slots))
+        };
+        let mut longest = self.cx.backlog.iter().rev().take(VICTIMS_LOOKED_AT);
+        let Some(&(backlog, victim)) = longest.find(has_more) else { return };
         let now = self.cx.now;
         let Some(worker) = self.cx.workers.get_mut(victim.index()).and_then(|w| w.as_mut()) else { return };
         if worker.robbed || worker.wait() < STEAL_WAIT || worker.status == Status::Retiring {
@@ -307,7 +328,7 @@ impl Run {
     }
 
     /// How many bytes of an element's inputs each worker holds, and all of them. Large numbers are sampled.
-    fn bytes_by_worker(&self, f: FamilyIx, element: u32) -> (SmallVec<[(WorkerId, u64); 8]>, u64) {
+    pub(super) fn bytes_by_worker(&self, f: FamilyIx, element: u32) -> (SmallVec<[(WorkerId, u64); 8]>, u64) {
         let mut held: SmallVec<[(WorkerId, u64); 8]> = SmallVec::new();
         let mut total = 0u64;
         for (e, edge) in self.families[f.index()].layer.edges.iter().enumerate() {
@@ -389,15 +410,19 @@ impl Run {
         let family = &self.families[f.index()];
         let known_ns = self.expected_ns(f);
         let demand = self.demand(f, element, w);
+        let members = cx.members_of(task);
+        // A task with several workers has each of them whole.
+        let slots = members.first().map_or(family.layer.slots, |first| first.slots);
         cx.in_hand += 1;
         let hand = InHand {
-            slots: family.layer.slots,
+            slots,
             expected_ns: known_ns.unwrap_or(UNKNOWN_DURATION_NS),
             class: family.class,
             started: None,
-            // One that is to run alone stays where that was arranged.
-            stealing: self.must_be_alone(i),
+            // What has workers to itself stays where that was arranged.
+            stealing: self.must_be_alone(i) || !members.is_empty(),
             suspect: self.trouble.get(&i).is_some_and(|t| !t.lost.is_empty()),
+            keep: self.refs[i as usize] > 0,
             reserved: demand.adds,
             result: demand.result,
         };
@@ -428,6 +453,9 @@ impl Run {
                 self.each_input(f, element, e as u16, add);
             }
         }
+        if !members.is_empty() {
+            batch.gangs.push((batch.tasks.len() as u32, members));
+        }
         batch.tasks.push(Assigned {
             task,
             attempt,
@@ -435,7 +463,7 @@ impl Run {
             family: f,
             element,
             priority,
-            slots: family.layer.slots,
+            slots,
             keep: self.refs[i as usize] > 0,
             inputs_end: batch.inputs.len() as u32,
         });

@@ -42,6 +42,7 @@ impl Core {
         }
         self.cx.workers[w.index()] = Some(Worker::new(spec, self.cx.now));
         self.cx.relief = true;
+        self.cx.gangs.changed = true;
         self.cx.touch(w);
     }
 
@@ -89,13 +90,15 @@ impl Core {
                 run.blame_loss(&mut self.cx, i, &lost, &worker.spec.host);
             }
         }
+        if let Some(task) = worker.kept_for {
+            self.end_without(task, w, (!expected).then_some((&lost, &worker.spec.host)));
+        }
         for task in std::mem::take(&mut worker.has) {
             let Some(run) = self.runs.get_mut(task.run.index()).and_then(|r| r.as_deref_mut()) else {
                 continue;
             };
             run.lose_replica(&mut self.cx, task.index, w);
         }
-        self.check_retiring();
     }
 
     pub(super) fn on_report(&mut self, w: WorkerId, report: Report) {
@@ -140,7 +143,6 @@ impl Core {
             self.on_missing(w, missing);
         }
         self.on_returned(w, &report.returned, &report.kept);
-        self.check_retiring();
     }
 
     fn on_paused(&mut self, w: WorkerId, paused: bool) {
@@ -150,6 +152,7 @@ impl Core {
             Status::Paused if !paused => worker.status = Status::Running,
             _ => return,
         }
+        self.cx.gangs.changed = true;
         if paused {
             self.drain_local(w);
             self.ask_back(w);
@@ -232,7 +235,11 @@ impl Core {
             return;
         };
         let Some(run) = self.runs[run].as_deref_mut() else { return };
-        run.take_back(&mut self.cx, finished.task.index);
+        let kept = run.take_back(&mut self.cx, finished.task.index);
+        if kept && run.refs[finished.task.index as usize] == 0 {
+            // Whoever needed it has failed or vanished since the task was handed out.
+            self.cx.free(w, finished.task);
+        }
         run.learn(finished);
         if let Some(worker) = self.cx.workers[w.index()].as_mut().filter(|x| !x.guessed.is_empty()) {
             worker.estimate_anew(|task| {
@@ -374,7 +381,7 @@ impl Run {
     }
 
     /// A worker was lost while it executed this task.
-    fn blame_loss(&mut self, cx: &mut Cx, i: u32, lost: &str, host: &str) {
+    pub(super) fn blame_loss(&mut self, cx: &mut Cx, i: u32, lost: &str, host: &str) {
         let trouble = self.trouble.entry(i).or_default();
         trouble.lost.push(lost.to_string());
         if trouble.lost.len() as u32 >= cx.settings.allowed_failures {

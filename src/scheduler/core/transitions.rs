@@ -20,7 +20,16 @@ impl Run {
         if to.is_final() {
             cx.ending.insert(self.id);
         }
-        if from == State::Processing
+        if from == State::Processing {
+            // It may have been all that its run may have in hand.
+            cx.gangs.changed |= !self.max_processing_is_off();
+            self.unpark(cx);
+        }
+    }
+
+    /// Lets one task through that waits because as many as are allowed are handed out, if that is over.
+    pub(super) fn unpark(&mut self, cx: &mut Cx) {
+        if !self.is_full()
             && let Some((class, entry)) = self.parked.pop()
         {
             cx.ready.push(class, entry);
@@ -31,6 +40,10 @@ impl Run {
     pub(super) fn enqueue(&mut self, cx: &mut Cx, i: u32) {
         self.set_state(cx, i, State::Queued);
         let (f, element) = self.place_of(i);
+        if self.is_wide(f) {
+            self.wait_for_workers(cx, i);
+            return;
+        }
         if self.must_be_alone(i) {
             cx.ready.alone.insert((self.priority(f, element), self.task(i)));
             return;
@@ -344,18 +357,18 @@ impl Run {
         cx.cancel(w, self.task(i), self.attempt[i as usize]);
     }
 
-    /// Takes a task out of its worker's hands.
-    pub(super) fn take_back(&mut self, cx: &mut Cx, i: u32) {
+    /// Takes a task out of its worker's hands; whether the worker was told to keep the result.
+    pub(super) fn take_back(&mut self, cx: &mut Cx, i: u32) -> bool {
         let w = WorkerId(self.worker[i as usize]);
         let (f, _) = self.place_of(i);
         let resources = &self.families[f.index()].layer.resources;
         let task = self.task(i);
-        if let Some(worker) = cx.worker_mut(w)
-            && worker.take(task, resources).is_some()
-        {
-            cx.in_hand -= 1;
-            cx.relief = true;
-        }
+        let Some(hand) = cx.worker_mut(w).and_then(|worker| worker.take(task, resources)) else {
+            return false;
+        };
+        cx.in_hand -= 1;
+        cx.relief = true;
+        hand.keep
     }
 
     /// Computes results again that are needed and gone, and before them what they need, as far back as it

@@ -7,12 +7,14 @@ use crate::base::ids::ClientId;
 use crate::net::connection::{Connection, Sender};
 use crate::net::receiver::Receiver;
 use crate::protocol::PROTOCOL;
+use crate::protocol::credentials::Role;
 use crate::protocol::messages::client::{
     Empty, FromClient, Hello, Outputs, Reason, Rejected, Submit, ToClient, Welcome,
 };
 use crate::protocol::wire::Wire;
 use crate::scheduler::input::{ClientOrder, Input};
 use crate::scheduler::link::{Orders, link};
+use std::net::SocketAddr;
 use tokio::sync::oneshot;
 
 /// Serves a client until its connection ends.
@@ -20,14 +22,16 @@ pub async fn serve(connection: Connection<ToClient, FromClient>, shared: Shared)
     let Connection { sender, mut receiver, peer, .. } = connection;
     let hello = match tokio::time::timeout(FIRST_MESSAGE_TIMEOUT, receiver.recv()).await {
         Ok(Ok(Some(FromClient::Hello(hello)))) => hello,
-        Ok(Ok(Some(other))) => return refuse(&sender, format!("{} before Hello", other.name())).await,
+        Ok(Ok(Some(other))) => {
+            return refuse(&sender, peer, &shared, format!("{} before Hello", other.name())).await;
+        }
         Ok(Ok(None)) => return,
         // Whoever asks whether this scheduler is alive connects and says nothing.
         Ok(Err(e)) => return tracing::debug!(%peer, "dropped a client's connection: {}", e.message),
-        Err(_) => return refuse(&sender, "no greeting in time".into()).await,
+        Err(_) => return refuse(&sender, peer, &shared, "no greeting in time".into()).await,
     };
     if let Err(reason) = check(&hello) {
-        return refuse(&sender, reason).await;
+        return refuse(&sender, peer, &shared, reason).await;
     }
     receiver.welcome();
     let (link, orders) = link(sender.clone());
@@ -38,7 +42,7 @@ pub async fn serve(connection: Connection<ToClient, FromClient>, shared: Shared)
         return;
     }
     let Ok((client, connection)) = answer.await else {
-        return refuse(&sender, "the cluster ends".into()).await;
+        return refuse(&sender, peer, &shared, "the cluster ends".into()).await;
     };
     let welcome = Welcome {
         protocol: PROTOCOL,
@@ -58,8 +62,9 @@ pub async fn serve(connection: Connection<ToClient, FromClient>, shared: Shared)
     let _ = writer.await;
 }
 
-async fn refuse(sender: &Sender<ToClient>, reason: String) {
-    tracing::warn!("refused a client: {reason}");
+/// Says why to the log and to the peer, and ends the connection.
+async fn refuse(sender: &Sender<ToClient>, peer: SocketAddr, shared: &Shared, reason: String) {
+    shared.log_refusal(peer, Role::Client, &reason);
     // If it is gone meanwhile, there is nobody to tell.
     let _ = sender.send(ToClient::Refused(Reason { reason })).await;
     let _ = sender.close(LAST_WORDS_TIMEOUT).await;

@@ -9,10 +9,12 @@ mod worker;
 
 use super::input::Input;
 use crate::base::error::{Error, Kind};
+use crate::net::backoff::LogLimit;
 use crate::net::listener::Accepted;
 use crate::protocol::credentials::Role;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// How long a peer may take to introduce itself.
@@ -32,6 +34,17 @@ pub struct Shared {
     pub heartbeat: Duration,
     /// The way to the driver.
     pub driver: mpsc::Sender<Input>,
+    /// Keeps the log readable whoever knocks.
+    pub refusals: Arc<LogLimit>,
+}
+
+impl Shared {
+    /// Says in the log that somebody was not let in; of many in a short time, that there were more.
+    fn log_refusal(&self, peer: SocketAddr, role: Role, reason: &str) {
+        if let Some(omitted) = self.refusals.pass(Instant::now()) {
+            tracing::warn!(%peer, omitted, "refused a {}: {reason}", role.name());
+        }
+    }
 }
 
 /// Serves a connection until it ends.

@@ -7,11 +7,13 @@ use crate::net::address::Address;
 use crate::net::connection::{Connection, Sender};
 use crate::net::receiver::Receiver;
 use crate::protocol::PROTOCOL;
+use crate::protocol::credentials::Role;
 use crate::protocol::messages::client::Reason;
 use crate::protocol::messages::compute::Compute;
 use crate::protocol::messages::worker::{FromWorker, Register, Registered, ToWorker};
 use crate::scheduler::input::{Input, WorkerOrder};
 use crate::scheduler::link::{Orders, link};
+use std::net::SocketAddr;
 use tokio::sync::oneshot;
 
 /// The longest name, host and address of a worker, in bytes.
@@ -27,14 +29,14 @@ pub async fn serve(connection: Connection<ToWorker, FromWorker>, shared: Shared)
         Ok(Ok(Some(FromWorker::Register(register)))) => register,
         Ok(Ok(Some(other))) => {
             use crate::protocol::wire::Wire;
-            return refuse(&sender, format!("{} before registering", other.name())).await;
+            return refuse(&sender, peer, &shared, format!("{} before registering", other.name())).await;
         }
         Ok(Ok(None)) => return,
-        Ok(Err(e)) => return tracing::warn!(%peer, "dropped a worker's connection: {}", e.message),
-        Err(_) => return refuse(&sender, "no registration in time".into()).await,
+        Ok(Err(e)) => return shared.log_refusal(peer, Role::Worker, &e.message),
+        Err(_) => return refuse(&sender, peer, &shared, "no registration in time".into()).await,
     };
     if let Err(reason) = check(&register) {
-        return refuse(&sender, reason).await;
+        return refuse(&sender, peer, &shared, reason).await;
     }
     receiver.welcome();
     let (link, orders) = link(sender.clone());
@@ -45,7 +47,7 @@ pub async fn serve(connection: Connection<ToWorker, FromWorker>, shared: Shared)
         return;
     }
     let Ok(worker) = answer.await else {
-        return refuse(&sender, "the cluster ends".into()).await;
+        return refuse(&sender, peer, &shared, "the cluster ends".into()).await;
     };
     let writer = tokio::spawn(write(orders, sender.clone(), welcome(&shared, worker), shared.epoch));
     let (reason, announced) = match read(&mut receiver, worker, &shared).await {
@@ -69,8 +71,9 @@ fn welcome(shared: &Shared, worker: WorkerId) -> Registered {
     }
 }
 
-async fn refuse(sender: &Sender<ToWorker>, reason: String) {
-    tracing::warn!("refused a worker: {reason}");
+/// Says why to the log and to the peer, and ends the connection.
+async fn refuse(sender: &Sender<ToWorker>, peer: SocketAddr, shared: &Shared, reason: String) {
+    shared.log_refusal(peer, Role::Worker, &reason);
     // If it is gone meanwhile, there is nobody to tell.
     let _ = sender.send(ToWorker::Refused(Reason { reason })).await;
     let _ = sender.close(LAST_WORDS_TIMEOUT).await;
@@ -93,6 +96,9 @@ fn check(r: &Register) -> Result<(), String> {
             return Err(format!("its {what} is empty, too long or has control characters"));
         }
     }
+    if r.pool.as_ref().is_some_and(|pool| pool.len() > TEXT_BYTES_MAX || pool.chars().any(char::is_control)) {
+        return Err("its pool is too long or has control characters".into());
+    }
     r.address.parse::<Address>().map_err(|e| e.message)?;
     if r.slots == 0 || r.resources.values().any(|amount| *amount > AMOUNT_MAX) {
         return Err("it offers no threads, or more of a resource than there can be".into());
@@ -114,7 +120,9 @@ async fn read(
         for message in messages.drain(..) {
             let input = match message {
                 FromWorker::Report(report) => {
-                    Input::Report { worker, report: convert::report(report.unpack()?) }
+                    let report = convert::report(report.unpack()?);
+                    report.check().map_err(|what| super::nonsense(&what))?;
+                    Input::Report { worker, report }
                 }
                 FromWorker::Heartbeat(figures) => Input::Heartbeat { worker, figures },
                 FromWorker::Retiring(reason) => Input::Retiring { worker, reason: reason.reason },
@@ -182,6 +190,8 @@ mod tests {
             memory_limit: None,
             memory_target: None,
             job_id: None,
+            pool: None,
+            preemptible: false,
             leaves_in_ms: None,
             predecessor: None,
             holds: Vec::new(),

@@ -194,15 +194,18 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether there is nothing to tell.
-    pub fn is_empty(&self) -> bool {
-        self.started.is_empty()
-            && self.finished.is_empty()
-            && self.failed.is_empty()
+    /// Whether it says nothing but that tasks began, and ended well.
+    pub fn is_plain(&self) -> bool {
+        self.failed.is_empty()
             && self.missing.is_empty()
             && self.returned.is_empty()
             && self.kept.is_empty()
             && self.replicas.is_empty()
             && self.uncopied.is_empty()
+    }
+
+    /// Whether there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.started.is_empty() && self.finished.is_empty() && self.is_plain()
     }
 }

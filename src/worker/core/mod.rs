@@ -44,6 +44,9 @@ pub struct Core {
     room: Room,
 }
 
+/// With so many tasks ready to start, a worker has enough to do for a moment.
+const READY_MIN: usize = 16;
+
 impl Core {
     /// A worker with so many CPU slots (1/10,000).
     pub fn new(slots: u32) -> Core {
@@ -101,6 +104,11 @@ impl Core {
             }
         }
         std::mem::take(&mut self.actions)
+    }
+
+    /// Whether what there is to tell is plain, and this worker goes on for a while without an answer.
+    pub fn may_tell_later(&self) -> bool {
+        self.report.is_plain() && self.ready.len() >= READY_MIN && !self.paused
     }
 
     /// What the scheduler is to be told. Attempts that began and ended since the last time are only told as

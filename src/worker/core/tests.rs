@@ -138,6 +138,25 @@ fn what_began_and_ended_is_only_told_as_ended() {
 }
 
 #[test]
+fn only_plain_news_of_a_busy_worker_may_wait() {
+    let mut story = Story::new(1);
+    let all: Vec<_> = (0..20).map(|i| assigned(i, &[])).collect();
+    story.compute(&all);
+    story.done(0, 1);
+    assert!(story.0.may_tell_later());
+    // Whoever asked for it back waits for the answer.
+    story.tell(Event::Steal(vec![(task(19), attempt(1))]));
+    assert!(!story.0.may_tell_later());
+    let _ = story.0.take_report();
+    assert!(story.0.may_tell_later());
+    for i in 1..10 {
+        story.done(i, 1);
+    }
+    // It would soon have nothing to do.
+    assert!(!story.0.may_tell_later());
+}
+
+#[test]
 fn a_cancelled_attempt_keeps_its_slot_until_it_ends_and_its_result_is_thrown_away() {
     let mut s = Story::new(1);
     s.compute(&[assigned(1, &[])]);

@@ -30,9 +30,9 @@ fn sleep(context: &mut NativeContext<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// Computes for `seconds`, or `iterations` of a fixed piece of work.
+/// Computes for `seconds`, or `iterations` of a fixed piece of work, and makes `size` bytes (none).
 fn busy(context: &mut NativeContext<'_>) -> Result<(), String> {
-    let args = Args::of(context, &["seconds", "iterations"])?;
+    let args = Args::of(context, &["seconds", "iterations", "size"])?;
     let until = args.seconds()?.map(|time| Instant::now() + time);
     let iterations = args.number("iterations")?;
     if until.is_none() && iterations.is_none() {
@@ -48,6 +48,10 @@ fn busy(context: &mut NativeContext<'_>) -> Result<(), String> {
             value = std::hint::black_box(value.wrapping_mul(6364136223846793005).wrapping_add(1));
         }
         done += round;
+    }
+    let size = usize::try_from(args.bytes("size")?.unwrap_or(0)).map_err(|_| "`size` is too large")?;
+    if size > 0 {
+        context.alloc(size).map_err(text)?.fill(0);
     }
     Ok(())
 }

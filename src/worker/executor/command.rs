@@ -1,7 +1,6 @@
 //! Commands: one process each, in its own group, its stdout captured, its end awaited, its leftovers ended.
 //!
-//! How it is started: through the standard library's posix_spawn path (own group, directory, environment and
-//! stdio keep it; a `pre_exec` would lose it and make starting slow with a large heap).
+//! How it is started: by posix_spawn (`spawn`), which does not get slower with a large heap.
 //!
 //! What its stdout is: `Capture::File`, a memory file, exactly as with `cmd > file`: `echo a; echo b >
 //! /dev/stdout` leaves only `b`, for opening `/dev/stdout` truncates; programs may seek. `Capture::Pipe`, as
@@ -20,18 +19,18 @@ use super::cgroup::Group;
 use super::control::Control;
 use super::process::{Exit, Process};
 use super::program;
+use super::spawn::{self, Ends, Program};
 use super::streams::{PipeCapture, Pump, Tail, stdin_of};
+use super::variables::Env;
 use super::{Clock, Executor, Failure, FailureKind, Outcome};
 use crate::graph::template::quote;
 use crate::worker::store::data::{Data, TaskResult};
 use crate::worker::store::memfile::MemWriter;
 use running::Running;
-use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A command to run.
@@ -44,7 +43,7 @@ pub struct CommandJob {
     /// What users are shown as the command, cut if long; `argv` as a shell would take it if empty.
     pub shown: String,
     /// The whole environment; nothing is inherited.
-    pub env: BTreeMap<OsString, OsString>,
+    pub env: Env,
     /// Working directory; must exist.
     pub cwd: PathBuf,
     /// What it reads on stdin.
@@ -198,68 +197,56 @@ fn start(job: &mut CommandJob) -> Result<Started, FailureKind> {
             stdin_of(std::mem::take(inputs)).map_err(|e| prepare("cannot read an input", e))?
         }
         StdinSource::File(path) => match std::fs::File::open(&*path) {
-            Ok(file) => (Stdio::from(file), None),
+            Ok(file) => (Some(OwnedFd::from(file)), None),
             Err(error) => return Err(prepare(&format!("cannot read {}", path.display()), error)),
         },
     };
     let (stdout, out) = match job.capture {
         Capture::File => MemWriter::create(&job.key)
-            .and_then(|writer| Ok((Stdio::from(writer.file().try_clone()?), Stdout::File(writer)))),
-        Capture::Pipe => PipeCapture::open().map(|(pipe, end)| (Stdio::from(end), Stdout::Pipe(pipe))),
+            .and_then(|writer| Ok((writer.as_fd().try_clone_to_owned()?, Stdout::File(writer)))),
+        Capture::Pipe => PipeCapture::open().map(|(pipe, end)| (end, Stdout::Pipe(pipe))),
     }
     .map_err(|e| prepare("cannot capture stdout", e))?;
     let (stderr, end) = Tail::open().map_err(|e| prepare("cannot capture stderr", e))?;
-    let mut command = command(job).map_err(FailureKind::Spawn)?;
-    command.stdin(stdin).stdout(stdout).stderr(end);
-    let process = spawn(&mut command, job).map_err(FailureKind::Spawn)?;
-    // `command` goes here and with it our copies of the child's ends: otherwise its pipes would never end.
+    let (file, argv) = command(job).map_err(FailureKind::Spawn)?;
+    // Our copies of the child's ends go here: otherwise its pipes would never end.
+    let ends = Ends { stdin, stdout, stderr: end };
+    let process = spawn(&file, &argv, job, &ends).map_err(FailureKind::Spawn)?;
     Ok(Started { process, stdin: pump, stdout: out, stderr })
 }
 
-fn command(job: &CommandJob) -> Result<Command, String> {
+/// The file that is started, and its arguments.
+fn command(job: &CommandJob) -> Result<(PathBuf, Vec<OsString>), String> {
     let name = job.argv.first().map_or("", String::as_str);
-    let path = job.env.get(std::ffi::OsStr::new("PATH")).map(OsString::as_os_str);
-    let file = program::find(name, path, &job.cwd)?;
-    let mut command = match (job.umask, &job.group) {
-        (None, None) => {
-            let mut command = Command::new(&file);
-            command.arg0(name);
-            command
-        }
-        (mask, group) => {
-            let mask = mask.map(|mask| format!("umask {mask:03o}; ")).unwrap_or_default();
-            // It enters the group before it becomes the task: nothing of the task runs outside.
-            let (enter, zero) = match group {
-                Some(group) => ("echo 0 > \"$0\" || exit 126; ", group.entrance()),
-                None => ("", PathBuf::from("sh")),
-            };
-            let mut command = Command::new("/bin/sh");
-            command.arg("-c").arg(format!("{enter}{mask}exec \"$@\"")).arg(zero).arg(&file);
-            command
-        }
+    let file = program::find(name, job.env.get(OsStr::new("PATH")), &job.cwd)?;
+    let own = |args: &[String]| args.iter().map(OsString::from).collect::<Vec<_>>();
+    if job.umask.is_none() && job.group.is_none() {
+        return Ok((file, own(&job.argv)));
+    }
+    let mask = job.umask.map(|mask| format!("umask {mask:03o}; ")).unwrap_or_default();
+    // It enters the group before it becomes the task: nothing of the task runs outside.
+    let (enter, zero) = match &job.group {
+        Some(group) => ("echo 0 > \"$0\" || exit 126; ", group.entrance()),
+        None => ("", PathBuf::from("sh")),
     };
-    command.args(&job.argv[1..]).env_clear().envs(&job.env).current_dir(&job.cwd).process_group(0);
-    Ok(command)
+    let line = format!("{enter}{mask}exec \"$@\"");
+    let mut argv: Vec<OsString> = vec!["/bin/sh".into(), "-c".into(), line.into(), zero.into(), file.into()];
+    argv.extend(own(&job.argv[1..]));
+    Ok(("/bin/sh".into(), argv))
 }
 
-fn spawn(command: &mut Command, job: &CommandJob) -> Result<Process, String> {
+fn spawn(file: &Path, argv: &[OsString], job: &CommandJob, ends: &Ends) -> Result<Process, String> {
+    let program = Program { file, argv, env: &job.env, cwd: &job.cwd };
     let mut tries = 0;
     loop {
-        match command.spawn() {
-            Ok(child) => {
-                let process = Process::of(&child);
-                process.raise_oom_score();
-                return Ok(process);
-            }
+        match spawn::spawn(&program, ends) {
+            Ok(pid) => return Ok(Process::of(pid)),
             // Another thread's child, between its start and its exec, holds the program open for writing.
             Err(error) if error.raw_os_error() == Some(libc::ETXTBSY) && tries < 10 => {
                 tries += 1;
                 std::thread::sleep(Duration::from_millis(5 * tries));
             }
-            Err(error) => {
-                let file = PathBuf::from(command.get_program());
-                return Err(program::explain(&error, &file, &job.cwd, &job.argv));
-            }
+            Err(error) => return Err(program::explain(&error, file, &job.cwd, &job.argv)),
         }
     }
 }

@@ -11,7 +11,9 @@ pub mod pool;
 mod process;
 pub mod processes;
 mod program;
+mod spawn;
 mod streams;
+pub mod variables;
 
 use crate::base::failure::{Overrun, Shortage};
 use crate::base::ids::{Attempt, TaskRef};

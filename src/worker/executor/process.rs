@@ -27,9 +27,8 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Takes over a child that was started with `process_group(0)`.
-    pub fn of(child: &std::process::Child) -> Process {
-        let pid = i32::try_from(child.id()).unwrap_or(i32::MAX);
+    /// Takes over a child that was just started as the leader of a group.
+    pub fn of(pid: i32) -> Process {
         // SAFETY: a plain system call; the child has not been reaped, so the id is its own.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
         let fd = i32::try_from(fd).ok().filter(|&fd| fd >= 0);

@@ -1,13 +1,32 @@
 //! Finding the program of a command, and saying what is wrong when there is none. Looking it up here, in the
 //! *task's* PATH, also keeps the fast way to start a process, which the standard library leaves otherwise.
 
-use std::ffi::OsStr;
+use std::cell::RefCell;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// What programs are looked for in when there is no PATH.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// For how long a program is known to be where it was found, unless it has gone from there. Shorter than it
+/// takes anybody to install another one and count on it.
+const KNOWN_TIME: Duration = Duration::from_millis(200);
+
+thread_local! {
+    /// What was found last: tasks of a family come in a row, and a PATH is long.
+    static LAST: RefCell<Option<Known>> = const { RefCell::new(None) };
+}
+
+/// A program that was found in directories that do not depend on the task's.
+struct Known {
+    program: String,
+    path: OsString,
+    file: PathBuf,
+    since: Instant,
+}
 
 /// The file that a program's name stands for: in `path`, or relative to `cwd` if it has a slash.
 pub(super) fn find(program: &str, path: Option<&OsStr>, cwd: &Path) -> Result<PathBuf, String> {
@@ -18,6 +37,31 @@ pub(super) fn find(program: &str, path: Option<&OsStr>, cwd: &Path) -> Result<Pa
         return Ok(cwd.join(program));
     }
     let path = path.unwrap_or(OsStr::new(DEFAULT_PATH));
+    if let Some(file) = known(program, path) {
+        return Ok(file);
+    }
+    let file = look_up(program, path, cwd)?;
+    if std::env::split_paths(path).all(|dir| dir.is_absolute()) {
+        let (program, path) = (program.to_owned(), path.to_owned());
+        LAST.set(Some(Known { program, path, file: file.clone(), since: Instant::now() }));
+    }
+    Ok(file)
+}
+
+/// The same as last time, if that was just now.
+fn known(program: &str, path: &OsStr) -> Option<PathBuf> {
+    LAST.with_borrow(|last| {
+        let last = last.as_ref()?;
+        let same = last.program == program && last.path == path && last.since.elapsed() < KNOWN_TIME;
+        (same && is_executable(&last.file)).then(|| last.file.clone())
+    })
+}
+
+fn is_executable(file: &Path) -> bool {
+    std::fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+fn look_up(program: &str, path: &OsStr, cwd: &Path) -> Result<PathBuf, String> {
     let mut refused = None;
     for dir in std::env::split_paths(path) {
         let file = cwd.join(dir).join(program);
@@ -92,6 +136,28 @@ mod tests {
         let found = find("sh", Some(OsStr::new("/nowhere:/bin")), Path::new("/")).unwrap();
         assert_eq!(found, Path::new("/bin/sh"));
         assert_eq!(find("./x", None, Path::new("/d")).unwrap(), Path::new("/d/./x"));
+    }
+
+    #[test]
+    fn what_was_found_is_not_believed_in_when_it_is_gone_or_the_path_is_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, b] = ["a", "b"].map(|name| dir.path().join(name));
+        for place in [&a, &b] {
+            std::fs::create_dir(place).unwrap();
+            std::fs::write(place.join("tool"), "").unwrap();
+            std::fs::set_permissions(place.join("tool"), PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        let path = |dirs: &[&PathBuf]| std::env::join_paths(dirs).unwrap();
+        let found = |dirs: &[&PathBuf]| find("tool", Some(&path(dirs)), Path::new("/"));
+        assert_eq!(found(&[&a, &b]).unwrap(), a.join("tool"));
+        assert_eq!(found(&[&a, &b]).unwrap(), a.join("tool"));
+        assert_eq!(found(&[&b, &a]).unwrap(), b.join("tool"));
+        std::fs::remove_file(b.join("tool")).unwrap();
+        assert_eq!(found(&[&b, &a]).unwrap(), a.join("tool"));
+        // Relative to the directory that the task has.
+        let relative = |cwd: &Path| find("tool", Some(OsStr::new(".")), cwd);
+        assert_eq!(relative(&a).unwrap(), a.join("./tool"));
+        assert!(relative(&b).is_err());
     }
 
     #[test]

@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::process::Stdio;
 
 /// How much of stderr is kept.
 pub(super) const TAIL_BYTES: usize = 4 << 10;
@@ -46,11 +45,11 @@ enum Source {
     Read(File),
 }
 
-/// What a command's stdin is for these inputs, and what has to be pumped into it.
-pub(super) fn stdin_of(inputs: Vec<Data>) -> io::Result<(Stdio, Option<Pump>)> {
+/// What a command's stdin is for these inputs (`None`: nothing), and what has to be pumped into it.
+pub(super) fn stdin_of(inputs: Vec<Data>) -> io::Result<(Option<OwnedFd>, Option<Pump>)> {
     match inputs.as_slice() {
-        [] => return Ok((Stdio::null(), None)),
-        [one] => return Ok((Stdio::from(one.reopen()?), None)),
+        [] => return Ok((None, None)),
+        [one] => return Ok((Some(one.reopen()?.into()), None)),
         _ => {}
     }
     let total = inputs.iter().map(Data::len).fold(0, u64::saturating_add);
@@ -61,12 +60,12 @@ pub(super) fn stdin_of(inputs: Vec<Data>) -> io::Result<(Stdio, Option<Pump>)> {
             file.write_all(&input.bytes()?)?;
         }
         io::Seek::rewind(&mut file)?;
-        return Ok((Stdio::from(file), None));
+        return Ok((Some(file.into()), None));
     }
     let (read, write) = io::pipe()?;
     nonblocking(write.as_fd())?;
     widen(write.as_fd());
-    Ok((Stdio::from(read), Some(Pump { pipe: write, waiting: inputs.into(), current: None })))
+    Ok((Some(read.into()), Some(Pump { pipe: write, waiting: inputs.into(), current: None })))
 }
 
 impl Pump {

@@ -9,17 +9,15 @@ use crate::graph::spec::Setup;
 use crate::graph::template::{Names, Template};
 use crate::worker::executor::command::{Capture, CommandExecutor, CommandJob, StdinSource};
 use crate::worker::executor::control::Control;
+pub use crate::worker::executor::variables::Variables;
+use crate::worker::executor::variables::{Env, Shared};
 use crate::worker::executor::{Executor, Failure, FailureKind};
 use rustc_hash::FxHashMap;
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
-
-/// Variables by name.
-pub type Variables = BTreeMap<OsString, OsString>;
 
 /// What tasks and their variables need to know of the worker.
 #[derive(Clone, Debug)]
@@ -33,11 +31,22 @@ pub struct WorkerFacts {
     /// What runs `shell` lines, e.g. `bash -eo pipefail -c`; the line becomes the last argument.
     pub shell: Vec<String>,
     /// The variables that every task starts with; see `task_environment`.
-    pub env: Variables,
+    pub env: Arc<Shared>,
     /// The worker's umask.
     pub umask: u32,
-    /// The words of `{mpirun}`; empty if there is none.
+    /// This worker's host, by the batch system's name for it where there is one.
+    pub host: String,
+    /// The words of `{mpirun}`, as `worker.mpirun` has them; empty for what is usual here.
     pub launcher: Vec<String>,
+    /// How many GPUs the worker offers, 1/10,000.
+    pub gpus: u64,
+}
+
+impl WorkerFacts {
+    /// Whether tasks are inside a Slurm job.
+    pub fn is_in_slurm(&self) -> bool {
+        self.env.vars().contains_key(OsStr::new("SLURM_JOB_ID"))
+    }
 }
 
 /// Variables of a Slurm step and of process managers: they describe the *worker's* place in its step, and an
@@ -101,21 +110,23 @@ const THREAD_VARIABLES: [&str; 6] = [
 /// What one task's variables are made of.
 pub(super) struct Environment<'a> {
     pub facts: &'a WorkerFacts,
-    pub setup: Option<&'a Variables>,
+    pub setup: Option<&'a Arc<Shared>>,
     pub assignment: &'a Assignment,
     pub cwd: &'a Path,
+    /// Which GPUs it has, as variables.
+    pub devices: &'a [(&'static str, String)],
 }
 
 impl Environment<'_> {
     /// The whole environment. Later ones win: worker, `[env.X]`, hpcdag's, the task's `env`. A thread count
     /// that the `[env.X]` itself sets is kept.
-    pub fn build(&self, names: &Names, own: &[(String, Template)], place: &Place<'_>) -> Result<Variables> {
-        let mut env = self.setup.unwrap_or(&self.facts.env).clone();
+    pub fn build(&self, names: &Names, own: &[(String, Template)], place: &Place<'_>) -> Result<Env> {
+        let mut env = Env::on(self.setup.unwrap_or(&self.facts.env).clone());
         let mut set = |name: &str, value: &OsStr| env.insert(name.into(), value.into());
         let threads = self.assignment.family.spec().nthreads.max(1).to_string();
         for name in THREAD_VARIABLES {
-            let before = self.facts.env.get(OsStr::new(name));
-            if self.setup.is_none_or(|setup| setup.get(OsStr::new(name)) == before) {
+            let before = self.facts.env.vars().get(OsStr::new(name));
+            if self.setup.is_none_or(|setup| setup.vars().get(OsStr::new(name)) == before) {
                 set(name, OsStr::new(&threads));
             }
         }
@@ -130,6 +141,21 @@ impl Environment<'_> {
             set("HPCDAG_SCHEDULER_FILE", path.as_os_str());
         }
         set("PWD", self.cwd.as_os_str());
+        for (name, value) in self.devices {
+            set(name, OsStr::new(value));
+        }
+        if self.assignment.family.spec().nodes.is_some() {
+            let ranks = place.ranks();
+            let (hosts, list) = ranks.write_files(place.dir())?;
+            set("HPCDAG_NODES", OsStr::new(&self.assignment.nodes.len().max(1).to_string()));
+            set("HPCDAG_NODELIST", OsStr::new(&ranks.list()));
+            set("HPCDAG_HOSTFILE", hosts.as_os_str());
+            if self.facts.is_in_slurm() {
+                for (name, value) in ranks.slurm_variables(&list) {
+                    set(name, OsStr::new(&value));
+                }
+            }
+        }
         for (name, value) in own {
             set(name, OsStr::new(&value.render(place)?));
         }
@@ -147,7 +173,7 @@ pub(super) struct Setups {
 }
 
 /// One environment: locked while a thread sources it.
-type Slot = Arc<Mutex<Option<Arc<Variables>>>>;
+type Slot = Arc<Mutex<Option<Arc<Shared>>>>;
 
 impl Setups {
     /// The variables after a setup. The first task that wants it sources it while others wait. A failure is
@@ -160,7 +186,7 @@ impl Setups {
         facts: &WorkerFacts,
         commands: &CommandExecutor,
         control: &Control,
-    ) -> Result<Arc<Variables>, Failure> {
+    ) -> Result<Arc<Shared>, Failure> {
         let id = format!("{setup:?} {shell:?} {base_dir:?}");
         let slot = self.sourced.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default().clone();
         loop {
@@ -179,7 +205,7 @@ impl Setups {
             if let Some(env) = &*sourced {
                 return Ok(env.clone());
             }
-            let env = Arc::new(source(setup, shell, base_dir, facts, commands, control)?);
+            let env = Arc::new(Shared::of(source(setup, shell, base_dir, facts, commands, control)?));
             *sourced = Some(env.clone());
             return Ok(env);
         }
@@ -197,8 +223,8 @@ fn source(
 ) -> Result<Variables, Failure> {
     // What the lines print is no variable: it goes to stderr.
     let script = format!("exec 3>&1 1>&2\n{}\nexec 1>&3 3>&-\ncommand env -0\n", setup.lines.join("\n"));
-    let mut env = facts.env.clone();
-    env.extend(setup.vars.iter().map(|(name, value)| (name.into(), value.into())));
+    let mut env = Env::on(facts.env.clone());
+    setup.vars.iter().for_each(|(name, value)| env.insert(name.into(), value.into()));
     let job = CommandJob {
         key: format!("env.{}", setup.name),
         argv: shell.iter().cloned().chain([script]).collect(),

@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 /// How often the size of a direct capture is looked at when it has a limit.
 const SIZE_CHECK: Duration = Duration::from_millis(50);
 
+/// So long after its start the kernel is told to choose a process rather than the worker when memory runs
+/// out. Most that are short never cost that.
+const PREFER_AFTER: Duration = Duration::from_millis(10);
+
 /// How far the end has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -39,6 +43,8 @@ pub(super) struct Running<'a> {
     stopped: Option<FailureKind>,
     reason: Option<String>,
     tick: Duration,
+    /// When the kernel is told to prefer it to the worker, if that is still to be done.
+    prefer_at: Option<Instant>,
 }
 
 impl<'a> Running<'a> {
@@ -66,11 +72,14 @@ impl<'a> Running<'a> {
             stopped: None,
             reason: None,
             tick: Duration::from_millis(1),
+            prefer_at: Some(Instant::now() + PREFER_AFTER),
         }
     }
 
     /// Waits for the end, however it comes.
     pub(super) fn run(mut self) -> Ended {
+        // It has hardly ended yet.
+        self.wait();
         loop {
             if self.exit.is_none() {
                 match self.process.try_wait() {
@@ -87,10 +96,19 @@ impl<'a> Running<'a> {
                 return self.ended();
             }
             self.look_for_reasons_to_stop();
+            self.prefer();
             if self.escalate() {
                 return self.give_up();
             }
             self.wait();
+        }
+    }
+
+    /// Lets the kernel choose this process rather than the worker, once it has run for a moment.
+    fn prefer(&mut self) {
+        if self.exit.is_none() && self.prefer_at.is_some_and(|at| Instant::now() >= at) {
+            self.prefer_at = None;
+            self.process.raise_oom_score();
         }
     }
 
@@ -260,7 +278,8 @@ impl<'a> Running<'a> {
             Phase::Lingering(at) | Phase::Terminating(at) | Phase::Killing(at) => Some(at),
         };
         let deadline = self.deadline.filter(|_| self.exit.is_none() && self.stopped.is_none());
-        let at = [phase_end, deadline].into_iter().flatten().min();
+        let prefer = self.prefer_at.filter(|_| self.exit.is_none());
+        let at = [phase_end, deadline, prefer].into_iter().flatten().min();
         let mut time =
             at.map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(Instant::now()));
         // Nothing tells when a group has ended, nor on old kernels when a process has.

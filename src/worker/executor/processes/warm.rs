@@ -73,7 +73,7 @@ impl Warm {
         let child = command.spawn().map_err(say)?;
         // With it go our copies of its ends.
         drop(command);
-        let process = Process::of(&child);
+        let process = Process::of(i32::try_from(child.id()).unwrap_or(i32::MAX));
         process.raise_oom_score();
         let mut warm = Warm { channel, process, stderr, started_with: 0, occupied: 0, tasks: 0, exit: None };
         if let Err(why) = warm.greet() {
