@@ -29,6 +29,9 @@ const REPORT_GAP: Duration = Duration::from_millis(2);
 /// How long a farewell may take.
 const FAREWELL_TIME: Duration = Duration::from_secs(2);
 
+/// Why a worker leaves that is as old as it was to become.
+pub(super) const LIFETIME_OVER: &str = "its lifetime is over";
+
 /// How long a worker that is stopped still writes for a later run.
 const STOPPED_TIME: Duration = Duration::from_secs(5);
 
@@ -65,6 +68,8 @@ pub(super) struct Driver {
     notes: Vec<FromWorker>,
     retiring_until: Option<Instant>,
     idle_since: Option<Instant>,
+    /// Whether it is its lifetime that makes it leave.
+    pub is_aged: bool,
     peaks: Peaks,
 }
 
@@ -92,8 +97,20 @@ impl Driver {
         ended: Arc<Notify>,
     ) -> Driver {
         let (notes, retiring_until, idle_since) = (Vec::new(), None, None);
-        let peaks = Peaks::default();
-        Driver { link, work, terms, embedded, traffic, ended, notes, retiring_until, idle_since, peaks }
+        let (peaks, is_aged) = (Peaks::default(), false);
+        Driver {
+            link,
+            work,
+            terms,
+            embedded,
+            traffic,
+            ended,
+            notes,
+            retiring_until,
+            idle_since,
+            is_aged,
+            peaks,
+        }
     }
 
     /// Works until the end of the registration. Tasks may still be running then.
@@ -280,6 +297,7 @@ impl Driver {
             return Some(End::Over(Ending::Stopped));
         }
         if let Some((_, why)) = self.terms.until.filter(|(until, _)| *until <= now) {
+            self.is_aged = why == LIFETIME_OVER;
             self.retire(why.into(), None);
         } else if let (Some(since), Some(time)) = (self.idle_since, self.terms.idle)
             && since + time <= now
@@ -324,7 +342,7 @@ impl Driver {
         let reason = match ending {
             Ending::Dismissed => "dismissed",
             Ending::Stopped => "stopped",
-            Ending::SchedulerGone | Ending::Refused(_) => return,
+            Ending::Renewed | Ending::SchedulerGone | Ending::Refused(_) => return,
         };
         let goodbye = FromWorker::Goodbye(Reason { reason: reason.into() });
         let said = tokio::time::timeout(FAREWELL_TIME, sender.send(goodbye)).await;
