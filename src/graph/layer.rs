@@ -14,7 +14,7 @@ pub const SLOT: u32 = 10_000;
 
 /// The scheduling half of a family: how many elements, what they depend on, what each of them occupies.
 /// What they *do* is the family's `TaskSpec`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Layer {
     /// How many elements it has.
     pub size: Size,
@@ -53,7 +53,7 @@ impl Default for Layer {
 }
 
 /// How many elements a layer has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Size {
     /// So many, known at submission.
     Fixed(u32),
@@ -63,7 +63,7 @@ pub enum Size {
 }
 
 /// A dependency of every element of one family on elements of another.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Edge {
     /// The family depended on; always an earlier one, so graphs are acyclic by construction.
     pub producer: FamilyIx,
@@ -74,7 +74,7 @@ pub struct Edge {
 }
 
 /// Which elements of the producer an element of the consumer depends on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Pattern {
     /// Element i on element i.
     Each,
@@ -110,7 +110,7 @@ pub enum Pattern {
 }
 
 /// What a window does where it would reach over the ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Border {
     /// The parts outside are left out.
@@ -122,7 +122,7 @@ pub enum Border {
 }
 
 /// Edges listed one by one, compressed by row: element i depends on `targets[offsets[i]..offsets[i + 1]]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Csr {
     /// One more than there are elements, ascending, first 0.
     pub offsets: Vec<u32>,

@@ -1,6 +1,7 @@
 //! Scenarios: small stories told to the core, one expectation each. Every step checks all invariants.
 
 mod demand;
+mod individual;
 mod memory;
 mod retire;
 
@@ -113,16 +114,7 @@ impl Story {
     }
 
     fn submit_with(&mut self, layers: Vec<Layer>, outputs: &[u32], change: fn(&mut RunSpec)) -> &mut Story {
-        let mut spec = RunSpec {
-            uuid: Default::default(),
-            name: "test".into(),
-            names: Arc::new((0..layers.len()).map(|f| format!("f{f}")).collect()),
-            layers,
-            outputs: outputs.iter().map(|&f| FamilyIx(f)).collect(),
-            detached: false,
-            max_fails: None,
-            max_processing: None,
-        };
+        let mut spec = spec(layers, outputs);
         change(&mut spec);
         self.tell(Event::RunSubmitted { client: Some(CLIENT), run: RUN, spec })
     }
@@ -185,6 +177,19 @@ impl Story {
 
 fn task(index: u32) -> TaskRef {
     TaskRef { run: RUN, index }
+}
+
+fn spec(layers: Vec<Layer>, outputs: &[u32]) -> RunSpec {
+    RunSpec {
+        uuid: Default::default(),
+        name: "test".into(),
+        names: Arc::new((0..layers.len()).map(|f| format!("f{f}")).collect()),
+        layers,
+        outputs: outputs.iter().map(|&f| FamilyIx(f)).collect(),
+        detached: false,
+        max_fails: None,
+        max_processing: None,
+    }
 }
 
 fn family(n: u32) -> Layer {
