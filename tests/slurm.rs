@@ -6,6 +6,8 @@
 mod allocation;
 #[path = "slurm/networks.rs"]
 mod networks;
+#[path = "slurm/nodes.rs"]
+mod nodes;
 #[path = "slurm/steps.rs"]
 mod steps;
 mod support;

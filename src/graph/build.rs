@@ -6,7 +6,7 @@ use super::expand::Scope;
 use super::layer::{Edge, Layer, SLOT};
 use super::order::{ByName, check_names, order};
 use super::raw::{At, List, RawGraph, RawTask};
-use super::spec::{Action, Input, Output, Setup, Stdin, TaskSpec};
+use super::spec::{Action, Input, Nodes, Output, Setup, Stdin, TaskSpec};
 use super::template::{Elements, Fault, Mode, Names, Template};
 use super::wire::{Own, Side, same_as, wire};
 use super::{Family, Graph, MAX_ELEMENTS};
@@ -160,6 +160,7 @@ impl<'a> Builder<'a> {
             priority: limits.priority,
             slots: limits.nthreads.map_or(SLOT, |n| u32::try_from(n).unwrap_or(u32::MAX)),
             resources: limits.resources.clone(),
+            nodes: limits.nodes.unwrap_or(1),
             memory: limits.memory.clone(),
             output_size: limits.output_size,
             retries: limits.retries,
@@ -202,6 +203,16 @@ impl<'a> Builder<'a> {
             // The decoder has said that there is none.
             (None, _) => return Err(Vec::new()),
         };
+        if let (Action::Native { .. }, Some(at)) = (&action, &task.action)
+            && limits.nodes.is_some_and(|n| n > 1)
+        {
+            let message = "native functions run on one node; `nodes` is for commands";
+            return Err(vec![Diagnostic::new(
+                &at.span,
+                message,
+                "expected `argv` or `shell` beside `nodes`",
+            )]);
+        }
         let input = |e: &super::raw::RawEdge| Input {
             producer: e.producer.it.clone(),
             materialize: e.materialize,
@@ -214,7 +225,7 @@ impl<'a> Builder<'a> {
         };
         let setup = task.setup.as_ref().and_then(|s| self.raw.envs.iter().find(|e| e.name.it == s.it));
         let nodes = (limits.nodes.is_some() || limits.ranks.is_some())
-            .then(|| (limits.nodes.unwrap_or(1), limits.ranks.unwrap_or(1)));
+            .then(|| Nodes { count: limits.nodes.unwrap_or(1), ranks: limits.ranks });
         Ok(TaskSpec {
             name: task.name.it.clone(),
             action,
@@ -237,8 +248,10 @@ impl<'a> Builder<'a> {
             nthreads: threads(limits.nthreads),
             shell: Vec::new(),
             nodes,
+            gpus: limits.resources.get("gpus").copied().unwrap_or(0),
             params: self.scope.params.clone(),
             kept: None,
+            checkpoint: None,
         })
     }
 

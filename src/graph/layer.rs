@@ -14,7 +14,7 @@ pub const SLOT: u32 = 10_000;
 
 /// The scheduling half of a family: how many elements, what they depend on, what each of them occupies.
 /// What they *do* is the family's `TaskSpec`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Layer {
     /// How many elements it has.
     pub size: Size,
@@ -26,6 +26,8 @@ pub struct Layer {
     pub slots: u32,
     /// Named resources that an element occupies, in 1/10,000; `gpus` is one of them.
     pub resources: BTreeMap<String, u64>,
+    /// Whole workers that an element takes, on different hosts; 1 for one that takes slots of a worker.
+    pub nodes: u32,
     /// Expected peak private memory of an element, bytes (a list: by attempt); empty when not declared.
     pub memory: Vec<u64>,
     /// Expected size of a result, bytes, when declared.
@@ -44,6 +46,7 @@ impl Default for Layer {
             priority: 0,
             slots: SLOT,
             resources: BTreeMap::new(),
+            nodes: 1,
             memory: Vec::new(),
             output_size: None,
             retries: 0,
@@ -63,7 +66,7 @@ pub enum Size {
 }
 
 /// A dependency of every element of one family on elements of another.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Edge {
     /// The family depended on; always an earlier one, so graphs are acyclic by construction.
     pub producer: FamilyIx,
@@ -74,7 +77,7 @@ pub struct Edge {
 }
 
 /// Which elements of the producer an element of the consumer depends on.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Pattern {
     /// Element i on element i.
     Each,
@@ -110,7 +113,7 @@ pub enum Pattern {
 }
 
 /// What a window does where it would reach over the ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Border {
     /// The parts outside are left out.
@@ -122,7 +125,7 @@ pub enum Border {
 }
 
 /// Edges listed one by one, compressed by row: element i depends on `targets[offsets[i]..offsets[i + 1]]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Csr {
     /// One more than there are elements, ascending, first 0.
     pub offsets: Vec<u32>,

@@ -42,13 +42,36 @@ pub struct TaskSpec {
     pub nthreads: u32,
     /// Interpreter for `shell`, e.g. `bash -eo pipefail -c`; the worker's configured one if empty.
     pub shell: Vec<String>,
-    /// Nodes wanted and ranks on each, for multi-node tasks.
-    pub nodes: Option<(u32, u32)>,
+    /// Nodes wanted and ranks on each, if the graph says anything about them.
+    pub nodes: Option<Nodes>,
+    /// GPUs that an element occupies, in 1/10,000: the worker chooses the devices.
+    pub gpus: u64,
     /// Parameters of the graph: placeholders by name.
     pub params: BTreeMap<String, String>,
     /// Elements that an earlier run has done.
     #[serde(default)]
     pub kept: Option<Kept>,
+    /// Where results go that would be lost with all workers.
+    #[serde(default)]
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// Where results go that would be lost with all workers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// A directory that all nodes share.
+    pub directory: PathBuf,
+    /// Stands for what the family's tasks make: results count only as long as it is the same.
+    pub fingerprint: String,
+}
+
+/// What a task that starts an MPI program, or the like, asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nodes {
+    /// Whole nodes; 1 for a part of one.
+    pub count: u32,
+    /// Ranks on each; if it is not said, as many as its threads allow there.
+    pub ranks: Option<u32>,
 }
 
 /// Elements that do not run because an earlier run has done them. Ranges are (first, behind the last),
@@ -62,6 +85,9 @@ pub struct Kept {
     /// The files: part (empty for stdout), path template relative to `base_dir`, whether there is none when
     /// the part is empty.
     pub files: Vec<(String, String, bool)>,
+    /// Elements whose results are in a checkpoint, ascending: their parts (empty for stdout) and files.
+    #[serde(default)]
+    pub stored: Vec<(u32, Vec<(String, PathBuf)>)>,
 }
 
 /// What is executed.

@@ -534,7 +534,8 @@ fn every_key_arrives() {
         layer.resources.iter().map(|(k, v)| (k.as_str(), *v)).collect::<Vec<_>>(),
         [("gpus", 5000), ("lic", 20_000)]
     );
-    assert_eq!(spec.nodes, Some((2, 4)));
+    assert_eq!(spec.nodes, Some(super::spec::Nodes { count: 2, ranks: Some(4) }));
+    assert_eq!((layer.nodes, spec.gpus), (2, 5000));
     assert_eq!(layer.memory, [1 << 30, 2 << 30]);
     assert_eq!((layer.output_size, spec.max_output), (Some(1024), Some(2048)));
     assert_eq!((layer.retries, layer.time_limit_ms, spec.time_limit_ms), (3, Some(90_000), Some(90_000)));

@@ -145,8 +145,14 @@ impl Graph {
         if !spec.inputs.iter().map(|i| i.producer.as_str()).eq(data) {
             return Err("its inputs are not those of its edges".to_string());
         }
-        if spec.nthreads == 0 || spec.nodes.is_some_and(|(n, r)| n == 0 || r == 0) {
+        if spec.nthreads == 0 || spec.nodes.is_some_and(|n| n.count == 0 || n.ranks == Some(0)) {
             return Err("it asks for no threads, nodes or ranks".to_string());
+        }
+        if family.layer.nodes != spec.nodes.map_or(1, |n| n.count) {
+            return Err("it asks for two different numbers of nodes".to_string());
+        }
+        if family.layer.nodes > 1 && matches!(spec.action, Action::Native { .. }) {
+            return Err("native functions run on one node".to_string());
         }
         let inside = spec.outputs.iter().filter(|o| !o.in_place).map(|o| &o.path);
         let mut inside = inside.chain(spec.inputs.iter().filter_map(|i| i.file_name.as_ref()));
@@ -318,6 +324,8 @@ mod tests {
         refused("path", |g| g.families[0].spec.cwd = Some("{zz}".into()));
         refused("input's path", |g| g.families[1].spec.inputs[0].file_name = Some("../x".into()));
         refused("no threads", |g| g.families[0].spec.nthreads = 0);
+        refused("no nodes", |g| g.families[0].layer.nodes = 0);
+        refused("two numbers of nodes", |g| g.families[0].layer.nodes = 2);
         refused("output of none", |g| g.outputs[0].family = FamilyIx(7));
         refused("output part", |g| g.outputs[0].part = Some("x".into()));
         refused("output path", |g| g.outputs[0].path = "{out.x}".into());

@@ -243,12 +243,14 @@ impl Driver {
         let spec = WorkerSpec {
             name: register.name.clone(),
             host: register.host.clone(),
+            job: register.job_id.clone(),
             incarnation: register.incarnation,
             slots: register.slots,
             resources: register.resources.clone(),
             memory_limit: register.memory_limit.map(|n| n.min(BYTES_MAX)),
             memory_target: register.memory_target.map(|n| n.min(BYTES_MAX)),
             leaves: register.leaves_in_ms.map(|ms| self.now().after(Duration::from_millis(ms))),
+            preemptible: register.preemptible,
         };
         let threads = f64::from(register.slots) / f64::from(crate::graph::layer::SLOT);
         let peer = WorkerPeer::new(register, link);

@@ -95,6 +95,8 @@ fn register(name: &str) -> Register {
         memory_limit: Some(1 << 30),
         memory_target: None,
         job_id: None,
+        pool: None,
+        preemptible: false,
         leaves_in_ms: None,
         predecessor: None,
         holds: Vec::new(),
@@ -162,8 +164,10 @@ fn family(name: &str, items: Items, total: u32, edges: Vec<(Pattern, u32, &str)>
         nthreads: 1,
         shell: Vec::new(),
         nodes: None,
+        gpus: 0,
         params: Default::default(),
         kept: None,
+        checkpoint: None,
     };
     let edge = |(pattern, producer, _)| Edge { producer: FamilyIx(producer), pattern, data: true };
     let layer =
@@ -376,7 +380,7 @@ async fn graphs_that_cannot_run_are_rejected() {
     let house = house(|_| {}).await;
     let mut client = house.client().await;
     let bad: [fn(&mut Graph); 3] = [
-        |g| g.families[0].spec.nodes = Some((2, 1)),
+        |g| g.families[0].layer.nodes = 2,
         |g| g.families[1].layer.edges[0].producer = FamilyIx(7),
         |g| _ = g.families[0].layer.resources.insert("gpus".into(), u64::MAX),
     ];

@@ -98,6 +98,11 @@ impl Families {
         }
     }
 
+    /// A family that was understood.
+    pub(super) fn find(&self, run: RunId, family: FamilyIx) -> Option<&Arc<Family>> {
+        self.runs.get(&run)?.get(&family)?.as_ref().ok()
+    }
+
     /// Forgets a run.
     pub(super) fn forget(&mut self, run: RunId) {
         self.runs.remove(&run);
@@ -140,6 +145,7 @@ impl Families {
             item: item.unwrap_or_else(|| family.items.item(start.element)),
             family: family.parsed.clone(),
             inputs,
+            nodes: Vec::new(),
         };
         Ok(Job { assignment, family: family.clone(), on_disk })
     }

@@ -2,7 +2,9 @@
 //! and leaves nothing behind. Owns the order of these steps; the directory is `place`'s, variables are
 //! `environment`'s, processes and functions the executors'. Blocking code for slot threads.
 
+pub mod devices;
 pub mod environment;
+pub mod nodes;
 mod place;
 
 use crate::base::error::{Error, Kind};
@@ -17,7 +19,9 @@ use crate::worker::executor::control::Control;
 use crate::worker::executor::native::{NativeInput, NativeJob};
 use crate::worker::executor::{Clock, Executor, Failure, FailureKind, Identified, Outcome};
 use crate::worker::store::data::{Data, TaskResult};
+use devices::Devices;
 use environment::{Environment, Setups, WorkerFacts};
+use nodes::Node;
 use place::Place;
 use std::path::Path;
 use std::sync::Arc;
@@ -103,6 +107,8 @@ pub struct Assignment {
     pub family: Arc<Family>,
     /// For each of the spec's inputs, in order: the producing tasks' keys and their results.
     pub inputs: Vec<Vec<(String, Arc<TaskResult>)>>,
+    /// The workers that it has to itself, first this one; empty for a task on a part of one.
+    pub nodes: Vec<Node>,
 }
 
 impl Assignment {
@@ -125,6 +131,7 @@ pub struct Runner {
     commands: CommandExecutor,
     natives: Box<dyn Executor<NativeJob>>,
     setups: Setups,
+    devices: Devices,
     enforce: Enforce,
 }
 
@@ -148,7 +155,8 @@ impl Runner {
         natives: impl Executor<NativeJob> + 'static,
     ) -> Runner {
         let natives = Box::new(natives);
-        Runner { facts, commands, natives, setups: Setups::default(), enforce: Enforce::Never }
+        let devices = Devices::of(&facts);
+        Runner { facts, commands, natives, setups: Setups::default(), devices, enforce: Enforce::Never }
     }
 
     /// The same, with declared memory as a hard limit.
@@ -222,7 +230,11 @@ impl Runner {
             Ok(place) => place,
             Err(error) => return not_prepared(assignment, error.to_string()),
         };
-        let job = match self.prepare(assignment, &place, control) {
+        let Some(devices) = self.devices.take(assignment.family.spec.gpus, control) else {
+            let cancelled = Failure { reason: control.reason(), ..Failure::new(control.verdict()) };
+            return Outcome::failed(cancelled);
+        };
+        let job = match self.prepare(assignment, &place, &devices.variables(), control) {
             Ok(job) => job,
             Err(mut failure) => {
                 failure.command = assignment.family.shown();
@@ -251,6 +263,7 @@ impl Runner {
         &self,
         assignment: &Assignment,
         place: &Place<'_>,
+        devices: &[(&'static str, String)],
         control: &Control,
     ) -> Result<CommandJob, Box<Failure>> {
         let (family, spec) = (&*assignment.family, &assignment.family.spec);
@@ -293,7 +306,7 @@ impl Runner {
             }
         };
         let stdin = stdin_of(assignment, place).map_err(say)?;
-        let env = Environment { facts: &self.facts, setup: setup.as_ref(), assignment, cwd: &cwd };
+        let env = Environment { facts: &self.facts, setup: setup.as_ref(), assignment, cwd: &cwd, devices };
         let env = env.build(&family.names, &family.env, place).map_err(say)?;
         Ok(CommandJob {
             key: assignment.key.clone(),

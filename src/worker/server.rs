@@ -225,7 +225,7 @@ impl Life {
         tracing::debug!("{}", limit.found.join("; "));
         let memory_limit = limit.bytes;
         let memory = memory_parts(settings, memory_limit, &directory)?;
-        let facts = facts(settings, &name, &options.scheduler_file, &directory);
+        let facts = facts(settings, (&name, &host), &options.scheduler_file, &directory);
         let natives = Natives { registry: options.natives, program: options.executor };
         let runner = runner(settings, facts, natives, &memory, nthreads)?.enforcing(enforce);
         let store = memory.store.clone();
@@ -326,6 +326,8 @@ impl Life {
             memory_limit: self.memory_limit,
             memory_target: self.memory.thresholds.and_then(|t| t.admission_bound()),
             job_id: self.job_id.clone(),
+            pool: self.config.worker.pool.clone(),
+            preemptible: self.config.worker.preemptible,
             leaves_in_ms: self.until.map(|(at, _)| {
                 let left = at.saturating_duration_since(tokio::time::Instant::now());
                 u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
@@ -360,6 +362,7 @@ impl Life {
             driver.work.abort();
             match end {
                 End::Over(ending) => {
+                    driver.finish_saving(&ending).await;
                     driver.farewell(&ending).await;
                     break Ok(ending);
                 }
@@ -380,7 +383,7 @@ impl Life {
         let traffic = self.served.traffic.clone();
         let client = Client::new(link.tls.clone(), registered.epoch, patience, traffic.clone());
         let memory = Memory::new(self.memory.clone());
-        let work = Work::new(self.slots, registered, self.pool.clone(), memory, client);
+        let work = Work::new(&self.name, self.slots, registered, self.pool.clone(), memory, client);
         let terms = Terms {
             idle: settings.idle_timeout.map(|t| t.0),
             until: self.until,
@@ -434,7 +437,7 @@ fn host_name(variable: &dyn Fn(&str) -> Option<String>) -> String {
 /// What tasks are told of this worker.
 fn facts(
     settings: &Settings,
-    name: &str,
+    (name, host): (&str, &str),
     scheduler_file: &std::path::Path,
     directory: &Directory,
 ) -> WorkerFacts {
@@ -447,7 +450,9 @@ fn facts(
         shell: settings.shell.clone(),
         env: Arc::new(Shared::of(task_environment(own))),
         umask: own_umask(),
-        launcher: Vec::new(),
+        host: host.to_string(),
+        launcher: settings.mpirun.iter().filter(|_| settings.mpirun != ["auto"]).cloned().collect(),
+        gpus: settings.resources.get("gpus").map_or(0, |amount| amount.0),
     }
 }
 

@@ -151,8 +151,10 @@ fn spec(name: &str, shell: &str, inputs: &[&str]) -> TaskSpec {
         nthreads: 1,
         shell: vec![],
         nodes: None,
+        gpus: 0,
         params: BTreeMap::new(),
         kept: None,
+        checkpoint: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The core joined to what it decides about: pool, store and transfers. Turns messages into events, actions
 //! into deeds, and what the core has gathered into messages. Owns no connection and no timer.
 
+use super::checkpoint::{Counts, Order, Saver};
 use super::core::Core;
 use super::core::event::{Action, Assigned, Done, Event, Fetched, Input, Start};
 use super::executor::pool::{Finished, Pool};
@@ -8,23 +9,24 @@ use super::families::{Families, Family};
 use super::finish::{Job, to_wire};
 use super::memory::monitor::Gauge;
 use super::memory::{Memory, Results, Running};
+use super::prepare::nodes::Node;
 use super::store::Store;
 use super::store::data::TaskResult;
 use super::store::spill::DiskUse;
 use super::transfer::client::{Client, Fetched as Transferred};
 use crate::base::failure::Failure;
-use crate::base::ids::{Attempt, RunId, TaskRef, WorkerId};
+use crate::base::ids::{Attempt, FamilyIx, RunId, TaskRef, WorkerId};
 use crate::graph::items::Item;
 use crate::graph::spec;
 use crate::net::address::Address;
 use crate::protocol::framing::FrameError;
-use crate::protocol::messages::compute::Compute;
+use crate::protocol::messages::compute::{Compute, Member};
 use crate::protocol::messages::report::{News, Rare, Report};
 use crate::protocol::messages::worker::{Families as FamiliesMessage, FromWorker, Peers, Registered};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 /// Slot threads at most. Tasks that occupy a small part of a slot each share threads beyond this.
@@ -46,6 +48,10 @@ type Arrived = (WorkerId, Vec<(TaskRef, Transferred)>);
 
 /// A worker's tasks and results within one registration.
 pub(super) struct Work {
+    /// This worker's name.
+    name: String,
+    /// What writes results for a later run.
+    saver: Option<Saver>,
     core: Core,
     epoch: u32,
     pool: Arc<Pool<Job>>,
@@ -58,6 +64,8 @@ pub(super) struct Work {
     families: Families,
     /// Values of elements that came with their tasks, until these start.
     items: FxHashMap<TaskRef, (Attempt, Item)>,
+    /// The same of the workers of tasks that have several.
+    gangs: FxHashMap<TaskRef, (Attempt, Vec<Member>)>,
     /// What was given to the pool: family and element.
     running: FxHashMap<Id, (Arc<Family>, u32)>,
     /// Results of attempts that have ended, until the core says what becomes of them.
@@ -76,6 +84,7 @@ pub(super) struct Work {
 
 impl Work {
     pub(super) fn new(
+        name: &str,
         slots: u32,
         registered: &Registered,
         pool: Arc<Pool<Job>>,
@@ -83,6 +92,8 @@ impl Work {
         client: Client,
     ) -> Work {
         Work {
+            name: name.to_owned(),
+            saver: None,
             core: Core::new(slots),
             epoch: registered.epoch,
             pool,
@@ -92,6 +103,7 @@ impl Work {
             here: registered.worker,
             families: Families::default(),
             items: FxHashMap::default(),
+            gangs: FxHashMap::default(),
             running: FxHashMap::default(),
             pending: FxHashMap::default(),
             addresses: FxHashMap::default(),
@@ -115,6 +127,7 @@ impl Work {
     pub(super) fn forget_run(&mut self, run: RunId) {
         self.families.forget(run);
         self.items.retain(|task, _| task.run != run);
+        self.gangs.retain(|task, _| task.run != run);
         self.core.forget_run(run);
     }
 
@@ -133,6 +146,10 @@ impl Work {
         for (at, item) in tasks.items {
             let task = &tasks.tasks[at as usize];
             self.items.insert(task.task, (task.attempt, item));
+        }
+        for (at, members) in tasks.gangs {
+            let task = &tasks.tasks[at as usize];
+            self.gangs.insert(task.task, (task.attempt, members));
         }
         let mut inputs = tasks.inputs.iter();
         let (mut taken, mut held) = (0, 0);
@@ -163,14 +180,57 @@ impl Work {
         Ok(())
     }
 
-    /// Attempts are not wanted any more, or wanted back.
-    pub(super) fn on_withdrawn(&mut self, attempts: Vec<Id>, steal: bool) {
-        for (task, attempt) in &attempts {
-            if self.items.get(task).is_some_and(|(a, _)| a == attempt) {
-                self.items.remove(task);
+    /// Results are to be written for a later run, if their families say where.
+    pub(super) fn save(&mut self, tasks: Vec<(TaskRef, FamilyIx, u32, u64)>, until: Instant) {
+        let order = |(task, family, element, cost_ms): (TaskRef, FamilyIx, u32, u64)| {
+            let family = self.families.find(task.run, family)?;
+            let checkpoint = family.spec().checkpoint.clone()?;
+            let result = self.store().find(task)?.clone();
+            let cost = Duration::from_millis(cost_ms);
+            Some(Order { checkpoint, key: family.key(element), result, cost })
+        };
+        let orders: Vec<Order> = tasks.into_iter().filter_map(order).collect();
+        if orders.is_empty() {
+            return;
+        }
+        tracing::info!("writing up to {} results for a later run", orders.len());
+        if self.saver.is_none() {
+            match Saver::start(&self.name) {
+                Ok(saver) => self.saver = Some(saver),
+                Err(error) => return tracing::warn!("nothing is written for a later run: {error}"),
             }
         }
+        if let Some(saver) = &self.saver {
+            saver.save(orders, until);
+        }
+    }
+
+    /// Waits until what was to be written is, but not longer than `limit`.
+    pub(super) async fn finish_saving(&mut self, limit: Duration) {
+        let Some(saver) = self.saver.take() else { return };
+        match tokio::task::spawn_blocking(move || saver.finish(limit)).await {
+            Ok(Some(Counts { written, cheap, late, failed })) => {
+                tracing::info!(written, cheap, late, failed, "results for a later run");
+            }
+            Ok(None) => tracing::warn!("the time to write results for a later run is over"),
+            Err(error) => tracing::error!("writing results came to grief: {error}"),
+        }
+    }
+
+    /// Attempts are not wanted any more, or wanted back.
+    pub(super) fn on_withdrawn(&mut self, attempts: Vec<Id>, steal: bool) {
+        attempts.iter().for_each(|id| self.forget_extras(id));
         self.handle(if steal { Event::Steal(attempts) } else { Event::Cancel(attempts) });
+    }
+
+    /// Forgets what came with an attempt that will not start.
+    fn forget_extras(&mut self, (task, attempt): &Id) {
+        if self.items.get(task).is_some_and(|(a, _)| a == attempt) {
+            self.items.remove(task);
+        }
+        if self.gangs.get(task).is_some_and(|(a, _)| a == attempt) {
+            self.gangs.remove(task);
+        }
     }
 
     /// Attempts ended in the pool.
@@ -374,8 +434,12 @@ impl Work {
 
     fn job(&mut self, start: &Start) -> Result<Job, Failure> {
         let item = self.items.remove(&start.task).filter(|(attempt, _)| *attempt == start.attempt);
+        let gang = self.gangs.remove(&start.task).filter(|(attempt, _)| *attempt == start.attempt);
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        self.families.job(start, item.map(|(_, item)| item), &mut store)
+        let mut job = self.families.job(start, item.map(|(_, item)| item), &mut store)?;
+        let nodes = gang.map(|(_, members)| members).unwrap_or_default();
+        job.assignment.nodes = nodes.into_iter().map(|m| Node { host: m.host, slots: m.slots }).collect();
+        Ok(job)
     }
 
     fn submit(&mut self, jobs: Vec<Job>) {
@@ -418,11 +482,7 @@ impl Work {
         if report.is_empty() && paused.is_none() {
             return Vec::new();
         }
-        for (task, attempt, _) in &report.missing {
-            if self.items.get(task).is_some_and(|(a, _)| a == attempt) {
-                self.items.remove(task);
-            }
-        }
+        report.missing.iter().for_each(|(task, attempt, _)| self.forget_extras(&(*task, *attempt)));
         let ns = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
         let finished = report.finished.into_iter().map(|(t, a, bytes, d)| (t, a, bytes, ns(d)));
         let mut failed = report.failed.into_iter().map(|(t, a, f)| (t, a, Arc::unwrap_or_clone(f)));

@@ -292,6 +292,18 @@ pub fn random(rng: &mut fastrand::Rng) -> Graph {
     Graph::new(layers, &outputs)
 }
 
+/// The same with families of which each element takes two or three workers.
+pub fn random_wide(rng: &mut fastrand::Rng) -> Graph {
+    let mut graph = random(rng);
+    let sure = rng.usize(0..graph.layers.len());
+    for (f, layer) in graph.layers.iter_mut().enumerate() {
+        if f == sure || rng.u32(0..3) == 0 {
+            layer.nodes = rng.u32(2..4);
+        }
+    }
+    graph
+}
+
 fn explicit(rng: &mut fastrand::Rng, producer: u32, n: u32) -> Layer {
     let rows = rng.u32(1..10);
     let (mut offsets, mut targets) = (vec![0], Vec::new());

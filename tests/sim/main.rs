@@ -96,6 +96,21 @@ fn random_graphs_with_everything() {
     check(seeds(120), faults, graphs::random);
 }
 
+/// Five workers, of which at most two leave for good: there are always three for a task on three nodes.
+#[test]
+fn random_graphs_with_tasks_on_several_nodes() {
+    let faults = |seed| Faults {
+        workers: 5,
+        losses: seed as u32 % 5,
+        retirements: seed as u32 % 3,
+        fetch_failures: if seed % 2 == 0 { 0.0 } else { 0.05 },
+        task_failures: if seed % 4 < 2 { 0.0 } else { 0.05 },
+        memory_target: (seed % 5 == 4).then_some(seed % 7 * 2000),
+        ..Faults::default()
+    };
+    check(seeds(300), faults, graphs::random_wide);
+}
+
 #[test]
 fn chains_survive_the_loss_of_all_workers_at_once() {
     let faults = |_| Faults { losses: 2, all_at_once: true, ..Faults::default() };

@@ -98,6 +98,8 @@ impl Sim {
         let spec = sched::event::WorkerSpec {
             host: format!("h{name}"),
             name,
+            job: None,
+            preemptible: false,
             incarnation: Default::default(),
             slots: threads * SLOT,
             resources: BTreeMap::new(),

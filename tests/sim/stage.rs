@@ -72,6 +72,8 @@ impl Stage {
         let spec = sched::event::WorkerSpec {
             name: name.into(),
             host: format!("host-of-{name}"),
+            job: None,
+            preemptible: false,
             incarnation: Default::default(),
             slots: SLOT,
             resources: BTreeMap::new(),
@@ -252,7 +254,7 @@ impl Stage {
     }
 
     /// From here on everything goes as it should: every run has to end, and nothing may be left.
-    pub fn to_the_end(&mut self) {
+    pub fn goes_well(&mut self) {
         for _ in 0..2000 {
             let workers: Vec<u32> = self.workers.keys().map(|w| w.0).collect();
             for w in workers {

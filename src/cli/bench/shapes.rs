@@ -115,8 +115,10 @@ fn spec(name: String, inputs: Vec<Input>, work: &Work) -> TaskSpec {
         nthreads: 1,
         shell: Vec::new(),
         nodes: None,
+        gpus: 0,
         params: BTreeMap::new(),
         kept: None,
+        checkpoint: None,
     }
 }
 

@@ -27,6 +27,9 @@ pub struct Group {
     pub useful: u64,
     /// How many more would be if they take long.
     pub guessed: u64,
+    /// Whole workers that each takes; 0 and 1 for those that take a part of one.
+    #[serde(default)]
+    pub nodes: u32,
     /// Threads of each.
     pub threads: f64,
     /// Bytes of each.
@@ -122,5 +125,5 @@ fn tasks_of_a_worker(group: &Group, shape: &Shape) -> Option<f64> {
     }
     // What takes nothing at all is run by one.
     let most = if most.is_finite() { (most + 1e-9).floor() } else { group.tasks.max(1) as f64 };
-    (most >= 1.0).then_some(most)
+    (most >= 1.0).then_some(if group.nodes > 1 { 1.0 / f64::from(group.nodes) } else { most })
 }

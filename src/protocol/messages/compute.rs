@@ -16,6 +16,8 @@ pub struct Compute {
     epoch: u32,
     /// Values of the elements, for tasks of families that list them: position in the batch and value.
     items: Vec<(u32, Item)>,
+    /// Workers of tasks that have several: position in the batch, and these.
+    gangs: Vec<(u32, Vec<Member>)>,
     /// The columns.
     #[serde(skip)]
     body: Bytes,
@@ -33,6 +35,18 @@ pub struct Tasks {
     pub holders: Vec<WorkerId>,
     /// Values of elements, for tasks of families that list them: position in `tasks` and value, ascending.
     pub items: Vec<(u32, Item)>,
+    /// Of tasks that have several workers: position in `tasks`, and the workers, first the one that is
+    /// told this.
+    pub gangs: Vec<(u32, Vec<Member>)>,
+}
+
+/// One of the workers that a task has to itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its host.
+    pub host: String,
+    /// Its slots, 1/10,000.
+    pub slots: u32,
 }
 
 /// One task.
@@ -96,7 +110,7 @@ impl Compute {
         w.push(&i.iter().map(|i| i.edge).collect::<Vec<u32>>());
         w.push(&i.iter().map(|i| i.holders_end).collect::<Vec<u32>>());
         w.push(&tasks.holders.iter().map(|h| h.0).collect::<Vec<u32>>());
-        Compute { epoch, items: tasks.items.clone(), body: w.finish() }
+        Compute { epoch, items: tasks.items.clone(), gangs: tasks.gangs.clone(), body: w.finish() }
     }
 
     /// Unpacks and checks: columns of equal length, ends that ascend and stay inside.
@@ -122,6 +136,9 @@ impl Compute {
         if self.items.iter().any(|(at, _)| *at as usize >= n) {
             return Err(FrameError::Columns("an item of no task".into()));
         }
+        if self.gangs.iter().any(|(at, members)| *at as usize >= n || members.is_empty()) {
+            return Err(FrameError::Columns("workers of no task".into()));
+        }
         let tasks = (0..n).map(|k| Task {
             task: TaskRef { run: RunId(run[k]), index: index[k] },
             attempt: Attempt { epoch: self.epoch, n: attempt[k] },
@@ -139,7 +156,13 @@ impl Compute {
             edge: edge[k],
             holders_end: holders_end[k],
         });
-        Ok(Tasks { tasks: tasks.collect(), inputs: inputs.collect(), holders, items: self.items })
+        Ok(Tasks {
+            tasks: tasks.collect(),
+            inputs: inputs.collect(),
+            holders,
+            items: self.items,
+            gangs: self.gangs,
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 
 mod golden;
 
-use super::compute::{Compute, Input, Task, Tasks};
+use super::compute::{Compute, Input, Member, Task, Tasks};
 use super::report::{News, Rare, Report};
 use crate::base::ids::{Attempt, FamilyIx, RunId, TaskRef, WorkerId};
 use crate::graph::items::Item;
@@ -31,6 +31,7 @@ fn batch() -> Tasks {
         inputs: vec![input],
         holders: vec![WorkerId(1), WorkerId(6)],
         items: vec![(1, Item::Text("x".into()))],
+        gangs: vec![(1, vec![Member { host: "n1".into(), slots: 20_000 }])],
     }
 }
 
@@ -47,6 +48,8 @@ fn ends_that_do_not_fit_are_refused() {
         |b: &mut Tasks| b.tasks[1].inputs_end = 0,
         |b: &mut Tasks| b.inputs[0].holders_end = 3,
         |b: &mut Tasks| b.items[0].0 = 2,
+        |b: &mut Tasks| b.gangs[0].0 = 2,
+        |b: &mut Tasks| b.gangs[0].1.clear(),
         |b: &mut Tasks| b.tasks.clear(),
     ] {
         let mut batch = batch();

@@ -48,6 +48,13 @@ pub enum Action {
         /// From whom.
         from: WorkerId,
     },
+    /// Tell a worker that leaves, as all do, to write results where it was told to, for a later run.
+    Save {
+        /// Whom.
+        worker: WorkerId,
+        /// Which.
+        tasks: Vec<Saved>,
+    },
     /// Nothing holds a retiring worker any more: it may stop.
     Dismiss {
         /// Which.
@@ -78,6 +85,19 @@ pub enum Action {
     },
 }
 
+/// A result that would be lost with all workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// The task.
+    pub task: TaskRef,
+    /// Its family.
+    pub family: FamilyIx,
+    /// Its element.
+    pub element: u32,
+    /// How long it would take to make it again, at least, nanoseconds.
+    pub cost_ns: u64,
+}
+
 /// Tasks for one worker, as columns.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
@@ -87,6 +107,17 @@ pub struct Batch {
     pub inputs: Vec<Input>,
     /// Holders of the inputs, one after the other.
     pub holders: Vec<WorkerId>,
+    /// Of tasks that have several workers: position in `tasks`, and the workers, first the one that runs it.
+    pub gangs: Vec<(u32, Vec<Member>)>,
+}
+
+/// One of the workers that a task has to itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its host.
+    pub host: String,
+    /// Its slots, 1/10,000.
+    pub slots: u32,
 }
 
 /// One task in a batch.

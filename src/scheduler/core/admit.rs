@@ -67,7 +67,7 @@ impl Run {
     }
 
     /// Memory that a task says it needs while it executes, bytes; the list goes by attempt.
-    fn declared_memory(&self, i: u32) -> u64 {
+    pub(super) fn declared_memory(&self, i: u32) -> u64 {
         let declared = &self.families[self.place_of(i).0.index()].layer.memory;
         let tries = self.trouble.get(&i).map_or(0, |t| t.tries() as usize);
         declared.get(tries).or(declared.last()).copied().unwrap_or(0)

@@ -53,7 +53,7 @@ impl Run {
         }
     }
 
-    fn give_up_outgrown(&mut self, cx: &mut Cx, i: u32, end: NoMoreRoom, last: &Failure) {
+    pub(super) fn give_up_outgrown(&mut self, cx: &mut Cx, i: u32, end: NoMoreRoom, last: &Failure) {
         let attempts = self.trouble.get(&i).map(|t| t.outgrown.clone()).unwrap_or_default();
         let kind = FailureKind::Outgrown(Box::new(Outgrown { attempts, end }));
         self.give_up(cx, i, Arc::new(Failure { kind, ..last.clone() }));
@@ -67,7 +67,7 @@ impl Run {
     }
 
     /// Whether a worker could give a task more room than it had.
-    fn could_give_room(&self, worker: &Worker, i: u32) -> bool {
+    pub(super) fn could_give_room(&self, worker: &Worker, i: u32) -> bool {
         let layer = &self.families[self.place_of(i).0.index()].layer;
         let last = self.trouble.get(&i).and_then(|t| t.outgrown.last());
         let had_all = last.is_some_and(|a| a.at == label(worker) && had_all(&a.shortage));
@@ -79,7 +79,7 @@ impl Run {
 
     /// Why no worker could give a task more room than it had; `None` if one could, or if there is no worker
     /// now that could run it at all.
-    fn no_more_room(&self, cx: &Cx, i: u32) -> Option<NoMoreRoom> {
+    pub(super) fn no_more_room(&self, cx: &Cx, i: u32) -> Option<NoMoreRoom> {
         let layer = &self.families[self.place_of(i).0.index()].layer;
         let (mut largest, mut any) = (0, false);
         for worker in cx.workers.iter().flatten() {
@@ -182,6 +182,7 @@ impl Core {
     /// Keeps a worker no longer.
     fn let_go(&mut self, w: WorkerId) {
         self.cx.ready.keepers.remove(&w);
+        self.cx.gangs.changed = true;
         if let Some(worker) = self.cx.worker_mut(w) {
             worker.kept_for = None;
         }

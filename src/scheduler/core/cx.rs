@@ -2,6 +2,7 @@
 //! is handled. Owns gathering and batching; makes no decisions.
 
 use super::action::{Action, Batch, Output};
+use super::gangs::Gangs;
 use super::ready::Ready;
 use super::story::{Record, Story};
 use super::workers::Worker;
@@ -17,6 +18,7 @@ pub(super) struct Cx {
     pub(super) settings: Settings,
     pub(super) workers: Vec<Option<Worker>>,
     pub(super) ready: Ready,
+    pub(super) gangs: Gangs,
     pub(super) story: Story,
     pub(super) cause: &'static str,
     /// Failed tasks that are to be tried again, by when.
@@ -64,6 +66,7 @@ impl Cx {
             settings,
             workers: Vec::new(),
             ready: Ready::default(),
+            gangs: Gangs::default(),
             story,
             cause: "",
             delayed: BTreeSet::new(),

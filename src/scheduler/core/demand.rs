@@ -14,6 +14,8 @@ use std::time::Duration;
 pub struct Group {
     /// What each occupies, in 1/10,000 threads.
     pub slots: u32,
+    /// Whole workers that each takes; 1 for those that take slots of one.
+    pub nodes: u32,
     /// Named resources of each, in 1/10,000.
     pub resources: BTreeMap<String, u64>,
     /// Bytes that each declares or is expected to leave behind.
@@ -38,7 +40,10 @@ pub struct Demand {
 impl Demand {
     /// Slots (1/10,000) that could be used now, whatever there is.
     pub fn slots(&self) -> u64 {
-        let of = |g: &Group| (g.useful + g.guessed).saturating_mul(u64::from(g.slots));
+        let of = |g: &Group| {
+            let each = u64::from(g.slots).saturating_mul(u64::from(g.nodes.max(1)));
+            (g.useful + g.guessed).saturating_mul(each)
+        };
         self.groups.iter().map(of).fold(0, u64::saturating_add)
     }
 
@@ -65,7 +70,7 @@ impl Core {
     /// place that is not used for so long is not worth its making.
     pub fn demand(&self, min_work: Duration) -> Demand {
         let min_ns = min_work.as_nanos().max(1);
-        let mut sums: BTreeMap<(u32, u64), Sum> = BTreeMap::new();
+        let mut sums: BTreeMap<(u32, u32, u64), Sum> = BTreeMap::new();
         for run in self.runs.iter().flatten().filter(|run| run.cancelled.is_none()) {
             run.add_demand(min_ns, &mut sums);
         }
@@ -84,7 +89,7 @@ impl Core {
 }
 
 impl Run {
-    fn add_demand(&self, min_ns: u128, sums: &mut BTreeMap<(u32, u64), Sum>) {
+    fn add_demand(&self, min_ns: u128, sums: &mut BTreeMap<(u32, u32, u64), Sum>) {
         let mut left = self.max_in_hand();
         let worth = self.worth();
         for (f, family) in self.families.iter().enumerate().filter(|(_, family)| family.ready > 0) {
@@ -96,9 +101,9 @@ impl Run {
             let declared = family.layer.memory.first().copied().unwrap_or(0);
             let result = self.expected_bytes(FamilyIx(f as u32)).unwrap_or(0);
             let memory = declared.saturating_add(result);
-            let sum = sums.entry((family.class, memory)).or_default();
+            let sum = sums.entry((family.class, family.layer.nodes, memory)).or_default();
             let group = &mut sum.group;
-            (group.slots, group.memory) = (family.layer.slots, memory);
+            (group.slots, group.nodes, group.memory) = (family.layer.slots, family.layer.nodes, memory);
             group.resources.clone_from(&family.layer.resources);
             group.tasks += n;
             if family.duration_ns.is_none() {

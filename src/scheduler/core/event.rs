@@ -130,6 +130,8 @@ pub struct WorkerSpec {
     pub name: String,
     /// Host it runs on.
     pub host: String,
+    /// The batch job it is in, if it is in one: a task on several nodes stays inside one job.
+    pub job: Option<String>,
     /// This life of the process.
     pub incarnation: Incarnation,
     /// CPU slots, 1/10,000.
@@ -143,6 +145,8 @@ pub struct WorkerSpec {
     pub memory_target: Option<u64>,
     /// When it is going to leave, if that is known.
     pub leaves: Option<Time>,
+    /// Whether it may be taken away at any time: results go elsewhere first.
+    pub preemptible: bool,
 }
 
 /// A worker's memory besides the results that the scheduler counts itself.

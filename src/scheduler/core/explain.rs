@@ -162,6 +162,13 @@ impl Core {
             let need = r.time_needed(f).unwrap_or_default().as_secs_f64();
             return Some(format!("{name} may take {need:.0} s, and every worker leaves before"));
         }
+        for (run, f) in self.cx.gangs.waiting.keys().filter(|(x, _)| *x == run) {
+            let mut waiting = self.cx.gangs.waiting[&(*run, *f)].iter();
+            let queued = waiting.find(|(_, t)| r.state_of(t.index) == State::Queued);
+            if let Some(why) = queued.and_then(|(_, t)| self.lacking_nodes(r, t.index)) {
+                return Some(format!("{} {why}", r.names.get(f.index()).map_or("a task", String::as_str)));
+            }
+        }
         let unable = |c: &&super::ready::Class| !workers().any(|w| w.could_run(c.slots, &c.resources));
         self.cx.ready.classes.iter().filter(unable).find_map(|class| {
             let entries = class.entries().take(ENTRIES_LOOKED_AT);
@@ -232,15 +239,23 @@ impl Core {
     fn why_not(&self, run: &Run, f: FamilyIx, i: u32) -> Vec<(WorkerId, String)> {
         let layer = &run.families[f.index()].layer;
         let hosts = run.trouble.get(&i).map(|t| t.hosts.clone()).unwrap_or_default();
+        let lacking = self.lacking_nodes(run, i);
         let threads = |n: u64| n as f64 / f64::from(crate::graph::layer::SLOT);
         let reason = |w: &super::workers::Worker| {
             if w.status != Status::Running {
                 return format!("is {}", w.status.name());
             }
+            if let Some(kept) = w.kept_for
+                && self.cx.gangs.formed.contains_key(&kept)
+            {
+                let own = kept == run.task(i);
+                let whose = if own { "this task" } else { "another task on several nodes" };
+                return format!("is kept for {whose}: {} executing there", w.started);
+            }
             if w.kept_for.is_some_and(|kept| kept != run.task(i)) {
                 return "is kept for a task that ran out of memory and is to be alone".into();
             }
-            if run.must_be_alone(i) {
+            if run.must_be_alone(i) && layer.nodes == 1 {
                 return "the task ran out of memory: it waits for a worker to itself".into();
             }
             if layer.slots > w.spec.slots {
@@ -259,6 +274,9 @@ impl Core {
                 let left = w.spec.leaves.map_or(0, |at| at.since(self.cx.now).as_secs());
                 let need = run.time_needed(f).unwrap_or_default().as_secs();
                 return format!("leaves in {left} s, the task may take {need} s");
+            }
+            if let Some(lacking) = &lacking {
+                return format!("would be one of several: the task {lacking}");
             }
             if hosts.contains(&w.spec.host) {
                 return "the task failed on this host".into();

@@ -48,7 +48,11 @@ impl Run {
         self.hold_elements(f, 0..shape.total);
         self.wire(cx, f);
         if from == State::Queued {
-            if self.is_pooled(f) {
+            if self.is_wide(f) {
+                for element in 0..shape.total {
+                    self.wait_for_workers(cx, self.index_of(f, element));
+                }
+            } else if self.is_pooled(f) {
                 if let Some(number) = self.pool(f) {
                     let entry = Entry::pool(self.id, number, self.pool_priority(number));
                     cx.ready.push(self.families[f.index()].class, entry);

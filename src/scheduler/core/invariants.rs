@@ -15,7 +15,8 @@ impl Core {
             self.check_holders(run)?;
         }
         self.check_workers()?;
-        self.check_queues()
+        self.check_queues()?;
+        self.check_gangs()
     }
 
     fn check_holders(&self, run: &Run) -> Result<(), String> {
@@ -59,7 +60,11 @@ impl Core {
                 return Err(format!("worker {w} counts its tasks wrongly"));
             }
             let keeps = self.cx.ready.keepers.contains(&WorkerId(w as u32));
-            if keeps != worker.kept_for.is_some() {
+            let is_member = worker.kept_for.is_some_and(|task| {
+                let gang = self.cx.gangs.formed.get(&task);
+                gang.is_some_and(|gang| gang.members.contains(&WorkerId(w as u32)))
+            });
+            if (keeps || is_member) != worker.kept_for.is_some() || (keeps && is_member) {
                 return Err(format!("worker {w} is kept for {:?}, the list says {keeps}", worker.kept_for));
             }
             let has = worker.kept_for.is_some_and(|t| worker.processing.contains_key(&t));
@@ -123,7 +128,8 @@ impl Core {
                 queued.remove(task);
             });
         }
-        for (_, task) in &self.cx.ready.alone {
+        let in_gangs = self.cx.gangs.waiting.values().flatten();
+        for (_, task) in self.cx.ready.alone.iter().chain(in_gangs) {
             queued.remove(task);
         }
         match queued.keys().next() {

@@ -17,6 +17,7 @@ pub mod event;
 pub mod explain;
 mod families;
 mod former;
+mod gangs;
 mod invariants;
 mod place;
 mod ready;

@@ -52,6 +52,7 @@ impl Core {
     /// Hands out work until no worker has room or nothing is ready.
     pub(super) fn schedule(&mut self) {
         self.serve_alone();
+        self.serve_gangs();
         let changed = self.cx.refresh();
         changed.iter().for_each(|w| self.serve_local(*w, true));
         while let Some(class) = self.cx.ready.next_class() {
@@ -61,6 +62,10 @@ impl Core {
         changed.iter().for_each(|w| self.serve_local(*w, false));
         self.share_local();
         self.retry_held();
+        if self.cx.in_hand == 0 {
+            // They let others go before, and there was nothing.
+            self.serve_gangs();
+        }
         self.steal();
     }
 
@@ -323,7 +328,7 @@ impl Run {
     }
 
     /// How many bytes of an element's inputs each worker holds, and all of them. Large numbers are sampled.
-    fn bytes_by_worker(&self, f: FamilyIx, element: u32) -> (SmallVec<[(WorkerId, u64); 8]>, u64) {
+    pub(super) fn bytes_by_worker(&self, f: FamilyIx, element: u32) -> (SmallVec<[(WorkerId, u64); 8]>, u64) {
         let mut held: SmallVec<[(WorkerId, u64); 8]> = SmallVec::new();
         let mut total = 0u64;
         for (e, edge) in (0..).zip(self.edges.of(f)) {
@@ -405,14 +410,17 @@ impl Run {
         let family = &self.families[f.index()];
         let known_ns = self.expected_ns(f);
         let demand = self.demand(f, element, w);
+        let members = cx.members_of(task);
+        // A task with several workers has each of them whole.
+        let slots = members.first().map_or(family.layer.slots, |first| first.slots);
         cx.in_hand += 1;
         let hand = InHand {
-            slots: family.layer.slots,
+            slots,
             expected_ns: known_ns.unwrap_or(UNKNOWN_DURATION_NS),
             class: family.class,
             started: None,
-            // One that is to run alone stays where that was arranged.
-            stealing: self.must_be_alone(i),
+            // What has workers to itself stays where that was arranged.
+            stealing: self.must_be_alone(i) || !members.is_empty(),
             suspect: self.trouble.get(&i).is_some_and(|t| !t.lost.is_empty()),
             keep: self.refs[i as usize] > 0,
             reserved: demand.adds,
@@ -445,6 +453,9 @@ impl Run {
                 self.each_input(f, element, e, add);
             }
         }
+        if !members.is_empty() {
+            batch.gangs.push((batch.tasks.len() as u32, members));
+        }
         batch.tasks.push(Assigned {
             task,
             attempt,
@@ -452,7 +463,7 @@ impl Run {
             family: f,
             element,
             priority,
-            slots: family.layer.slots,
+            slots,
             keep: self.refs[i as usize] > 0,
             inputs_end: batch.inputs.len() as u32,
         });

@@ -42,6 +42,7 @@ impl Core {
         }
         self.cx.workers[w.index()] = Some(Worker::new(spec, self.cx.now));
         self.cx.relief = true;
+        self.cx.gangs.changed = true;
         self.cx.touch(w);
     }
 
@@ -88,6 +89,9 @@ impl Core {
             } else {
                 run.blame_loss(&mut self.cx, i, &lost, &worker.spec.host);
             }
+        }
+        if let Some(task) = worker.kept_for {
+            self.end_without(task, w, (!expected).then_some((&lost, &worker.spec.host)));
         }
         for task in std::mem::take(&mut worker.has) {
             let Some(run) = self.runs.get_mut(task.run.index()).and_then(|r| r.as_deref_mut()) else {
@@ -148,6 +152,7 @@ impl Core {
             Status::Paused if !paused => worker.status = Status::Running,
             _ => return,
         }
+        self.cx.gangs.changed = true;
         if paused {
             self.drain_local(w);
             self.ask_back(w);
@@ -376,7 +381,7 @@ impl Run {
     }
 
     /// A worker was lost while it executed this task.
-    fn blame_loss(&mut self, cx: &mut Cx, i: u32, lost: &str, host: &str) {
+    pub(super) fn blame_loss(&mut self, cx: &mut Cx, i: u32, lost: &str, host: &str) {
         let trouble = self.trouble.entry(i).or_default();
         trouble.lost.push(lost.to_string());
         if trouble.lost.len() as u32 >= cx.settings.allowed_failures {

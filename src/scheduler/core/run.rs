@@ -117,8 +117,8 @@ pub(super) struct Stats {
 
 /// A family of the run.
 pub(super) struct Family {
-    /// What an element occupies; many families share one. Its edges are the run's.
-    pub(super) layer: Arc<Layer>,
+    /// What an element occupies; many families share one.
+    pub(super) layer: Arc<Needs>,
     /// Known once the family is instantiated. For groups by bytes it grows until `closed`.
     pub(super) shape: Option<Shape>,
     pub(super) closed: bool,
@@ -139,6 +139,28 @@ pub(super) struct Family {
     pub(super) done: u32,
     /// Elements that are ready, handed out or about to be tried again.
     pub(super) ready: u32,
+}
+
+/// What remains of a layer without its edges, which are the run's.
+#[derive(PartialEq, Eq, Hash)]
+pub(super) struct Needs {
+    pub(super) size: Size,
+    pub(super) priority: i32,
+    pub(super) slots: u32,
+    pub(super) resources: BTreeMap<String, u64>,
+    pub(super) nodes: u32,
+    pub(super) memory: Vec<u64>,
+    pub(super) output_size: Option<u64>,
+    pub(super) retries: u32,
+    pub(super) time_limit_ms: Option<u64>,
+}
+
+impl Needs {
+    fn of(layer: Layer) -> Needs {
+        let Layer { size, edges: _, priority, slots, resources, nodes, memory, .. } = layer;
+        let Layer { output_size, retries, time_limit_ms, .. } = layer;
+        Needs { size, priority, slots, resources, nodes, memory, output_size, retries, time_limit_ms }
+    }
 }
 
 /// Indices by element.
@@ -411,7 +433,7 @@ impl Run {
 }
 
 impl Family {
-    fn new(layer: Arc<Layer>, grows: bool, depth: u16, place: Option<u32>) -> Family {
+    fn new(layer: Arc<Needs>, grows: bool, depth: u16, place: Option<u32>) -> Family {
         Family {
             layer,
             shape: None,
@@ -448,12 +470,13 @@ fn families(mut layers: Vec<Layer>, outputs: &[FamilyIx]) -> (Vec<Family>, Edges
     let edges = Edges::take(&mut layers, &single);
     let places = super::singles::places(&edges, &single);
     let mut families: Vec<Family> = Vec::with_capacity(layers.len());
-    let mut shared: FxHashSet<Arc<Layer>> = FxHashSet::default();
+    let mut shared: FxHashSet<Arc<Needs>> = FxHashSet::default();
     for ((ix, layer), place) in (0..).map(FamilyIx).zip(layers).zip(places) {
-        let layer = match shared.get(&layer) {
+        let needs = Needs::of(layer);
+        let layer = match shared.get(&needs) {
             Some(layer) => layer.clone(),
             None => {
-                let layer = Arc::new(layer);
+                let layer = Arc::new(needs);
                 shared.insert(layer.clone());
                 layer
             }

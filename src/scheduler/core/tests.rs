@@ -1,6 +1,7 @@
 //! Scenarios: small stories told to the core, one expectation each. Every step checks all invariants.
 
 mod demand;
+mod gangs;
 mod individual;
 mod memory;
 mod retire;
@@ -84,12 +85,31 @@ impl Story {
         let spec = WorkerSpec {
             name: format!("w{w}"),
             host: host.into(),
+            job: None,
             incarnation: Default::default(),
             slots: threads * SLOT,
             resources: resources.iter().map(|(n, x)| ((*n).into(), *x)).collect(),
             memory_limit: target.map(|bytes| bytes * 2),
             memory_target: target,
             leaves: None,
+            preemptible: false,
+        };
+        self.tell(Event::WorkerRegistered { worker: WorkerId(w), spec })
+    }
+
+    /// A worker of one thread that may be taken away at any time.
+    fn preemptible(&mut self, w: u32) -> &mut Story {
+        let spec = WorkerSpec {
+            name: format!("w{w}"),
+            host: "a".into(),
+            job: None,
+            incarnation: Default::default(),
+            slots: SLOT,
+            resources: Default::default(),
+            memory_limit: None,
+            memory_target: None,
+            leaves: None,
+            preemptible: true,
         };
         self.tell(Event::WorkerRegistered { worker: WorkerId(w), spec })
     }
@@ -99,12 +119,14 @@ impl Story {
         let spec = WorkerSpec {
             name: format!("w{w}"),
             host: "a".into(),
+            job: None,
             incarnation: Default::default(),
             slots: SLOT,
             resources: Default::default(),
             memory_limit: None,
             memory_target: None,
             leaves: Some(Time::ZERO.after(Duration::from_secs(seconds))),
+            preemptible: false,
         };
         self.tell(Event::WorkerRegistered { worker: WorkerId(w), spec })
     }

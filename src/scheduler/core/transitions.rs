@@ -21,6 +21,8 @@ impl Run {
             cx.ending.insert(self.id);
         }
         if from == State::Processing {
+            // It may have been all that its run may have in hand.
+            cx.gangs.changed |= !self.max_processing_is_off();
             self.unpark(cx);
         }
     }
@@ -38,6 +40,10 @@ impl Run {
     pub(super) fn enqueue(&mut self, cx: &mut Cx, i: u32) {
         self.set_state(cx, i, State::Queued);
         let (f, element) = self.place_of(i);
+        if self.is_wide(f) {
+            self.wait_for_workers(cx, i);
+            return;
+        }
         if self.must_be_alone(i) {
             cx.ready.alone.insert((self.priority(f, element), self.task(i)));
             return;

@@ -40,11 +40,15 @@ pub fn tasks(batch: &Batch, runs: &[Arc<RunInfo>]) -> compute::Tasks {
         edge: i.edge,
         holders_end: i.holders_end,
     };
+    let member =
+        |m: &crate::scheduler::core::action::Member| compute::Member { host: m.host.clone(), slots: m.slots };
+    let gangs = batch.gangs.iter().map(|(at, members)| (*at, members.iter().map(member).collect()));
     compute::Tasks {
         tasks: batch.tasks.iter().map(task).collect(),
         inputs: batch.inputs.iter().map(input).collect(),
         holders: batch.holders.clone(),
         items,
+        gangs: gangs.collect(),
     }
 }
 

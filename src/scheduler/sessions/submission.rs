@@ -48,9 +48,6 @@ pub fn prepare(submit: Submit) -> Result<Submission, String> {
 /// What is valid and cannot run yet, or nowhere.
 fn possible(graph: &Graph, ix: usize) -> Result<(), String> {
     let family = &graph.families[ix];
-    if family.spec.nodes.is_some_and(|(nodes, _)| nodes > 1) {
-        return Err("tasks on several nodes cannot run yet; ask for one node".into());
-    }
     if u64::from(family.layer.slots) > AMOUNT_MAX
         || family.layer.resources.values().any(|amount| *amount > AMOUNT_MAX)
     {

@@ -34,8 +34,19 @@ pub struct WorkerFacts {
     pub env: Arc<Shared>,
     /// The worker's umask.
     pub umask: u32,
-    /// The words of `{mpirun}`; empty if there is none.
+    /// This worker's host, by the batch system's name for it where there is one.
+    pub host: String,
+    /// The words of `{mpirun}`, as `worker.mpirun` has them; empty for what is usual here.
     pub launcher: Vec<String>,
+    /// How many GPUs the worker offers, 1/10,000.
+    pub gpus: u64,
+}
+
+impl WorkerFacts {
+    /// Whether tasks are inside a Slurm job.
+    pub fn is_in_slurm(&self) -> bool {
+        self.env.vars().contains_key(OsStr::new("SLURM_JOB_ID"))
+    }
 }
 
 /// Variables of a Slurm step and of process managers: they describe the *worker's* place in its step, and an
@@ -102,6 +113,8 @@ pub(super) struct Environment<'a> {
     pub setup: Option<&'a Arc<Shared>>,
     pub assignment: &'a Assignment,
     pub cwd: &'a Path,
+    /// Which GPUs it has, as variables.
+    pub devices: &'a [(&'static str, String)],
 }
 
 impl Environment<'_> {
@@ -128,6 +141,21 @@ impl Environment<'_> {
             set("HPCDAG_SCHEDULER_FILE", path.as_os_str());
         }
         set("PWD", self.cwd.as_os_str());
+        for (name, value) in self.devices {
+            set(name, OsStr::new(value));
+        }
+        if self.assignment.family.spec().nodes.is_some() {
+            let ranks = place.ranks();
+            let (hosts, list) = ranks.write_files(place.dir())?;
+            set("HPCDAG_NODES", OsStr::new(&self.assignment.nodes.len().max(1).to_string()));
+            set("HPCDAG_NODELIST", OsStr::new(&ranks.list()));
+            set("HPCDAG_HOSTFILE", hosts.as_os_str());
+            if self.facts.is_in_slurm() {
+                for (name, value) in ranks.slurm_variables(&list) {
+                    set(name, OsStr::new(&value));
+                }
+            }
+        }
         for (name, value) in own {
             set(name, OsStr::new(&value.render(place)?));
         }

@@ -6,6 +6,7 @@
 //! extensions), and moved there when the attempt is accepted: `Unpublished`.
 
 use super::environment::WorkerFacts;
+use super::nodes::Ranks;
 use super::{Assignment, check_inside};
 use crate::base::error::{Error, Kind, Result};
 use crate::graph::items::Item;
@@ -69,6 +70,11 @@ impl<'a> Place<'a> {
 
     pub fn error_file(&self) -> PathBuf {
         self.dir.join(".hpcdag-error")
+    }
+
+    /// What ranks it would start, and where.
+    pub fn ranks(&self) -> Ranks {
+        Ranks::of(self.spec(), &self.assignment.nodes, &self.facts.host)
     }
 
     fn spec(&self) -> &'a TaskSpec {
@@ -292,11 +298,9 @@ impl Context for Place<'_> {
     }
 
     fn launcher(&self) -> Result<Vec<String>> {
-        if self.facts.launcher.is_empty() {
-            let error = Error::new(Kind::Config, "this worker knows no MPI launcher for {mpirun}");
-            return Err(error.hint("set worker.mpirun in the configuration of the workers"));
-        }
-        Ok(self.facts.launcher.clone())
+        let ranks = self.ranks();
+        let (hosts, _) = ranks.write_files(&self.dir)?;
+        ranks.launcher(&self.facts.launcher, self.facts.is_in_slurm(), &hosts)
     }
 }
 

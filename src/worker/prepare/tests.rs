@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::base::ids::RunId;
-use crate::graph::spec::{Input, Output, Setup};
+use crate::graph::spec::{Input, Nodes, Output, Setup};
 use crate::worker::executor::native::NativeExecutor;
 use crate::worker::executor::variables::Shared;
 use std::collections::BTreeMap;
@@ -23,7 +23,9 @@ fn world() -> World {
         shell: ["bash", "-eo", "pipefail", "-c"].map(String::from).to_vec(),
         env: Arc::new(Shared::of(environment::task_environment(std::env::vars_os()))),
         umask: environment::own_umask(),
+        host: "n1".into(),
         launcher: vec![],
+        gpus: 0,
     };
     let runner = Runner::new(facts, CommandExecutor::default(), NativeExecutor::new(Arc::default()));
     World { dir, runner }
@@ -53,8 +55,10 @@ impl World {
             nthreads: 3,
             shell: vec![],
             nodes: None,
+            gpus: 0,
             params: [("day".to_string(), "monday".to_string())].into(),
             kept: None,
+            checkpoint: None,
         }
     }
 
@@ -73,6 +77,7 @@ impl World {
             item,
             family: Arc::new(Family::parse(spec).unwrap()),
             inputs: inputs.iter().map(|results| results.iter().map(own).collect()).collect(),
+            nodes: vec![],
         };
         let outcome = self.runner.run(assignment, &Control::new().unwrap());
         let left = std::fs::read_dir(self.dir.path().join("local")).map_or(0, |entries| entries.count());
@@ -257,8 +262,13 @@ fn programs_run_without_a_shell_in_their_directory() {
     let out = part(&world.run_item(spec, Item::Text("a 'b'".into()), &[]), "");
     assert_eq!(out, "a 'b'|$HOME|{print $1}|");
     assert!(world.base().join("made/4").is_dir());
-    let text = said(world.run(world.spec(argv(&["{mpirun}", "x"])), &[]));
-    assert!(text.contains("no MPI launcher"), "{text}");
+    let mut site = world.spec(argv(&["sh", "-c", "echo \"$@\"", "x", "{mpirun}"]));
+    site.nodes = Some(Nodes { count: 1, ranks: Some(2) });
+    let mut world = world;
+    world.runner.facts.launcher = ["run", "-n{ranks}", "{nodelist}"].map(String::from).to_vec();
+    assert_eq!(part(&world.run(site.clone(), &[]), ""), "run -n2 n1\n");
+    site.action = Action::Shell("echo $HPCDAG_NODES $HPCDAG_NODELIST; cat $HPCDAG_HOSTFILE".into());
+    assert_eq!(part(&world.run(site, &[]), ""), "1 n1\nn1 slots=2\n");
 }
 
 #[test]
