@@ -118,6 +118,8 @@ impl Stage {
                 }
             };
             match action {
+                // Nobody goes on with a simulated run later.
+                Action::Save { .. } => {}
                 Action::Compute { worker, batch } => post(worker, ToWorker::Compute(unpack(&batch))),
                 Action::Free { worker, tasks } => post(worker, ToWorker::Free(tasks)),
                 Action::Cancel { worker, attempts } => post(worker, ToWorker::Cancel(attempts)),
