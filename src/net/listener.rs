@@ -19,7 +19,7 @@ use tokio_rustls::TlsStream;
 
 /// Handshakes that are begun side by side: enough to keep the processors busy while peers answer, few enough
 /// that each is over soon, however many wait. All at once, they would all come too late on a slow machine.
-pub const HANDSHAKES_MAX: usize = 256;
+pub const HANDSHAKES_MAX: usize = 64;
 
 /// After so long a handshake counts no longer among them, though it goes on: whoever begins one and does not
 /// answer keeps nobody waiting.
