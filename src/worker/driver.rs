@@ -19,6 +19,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 
+/// How often tasks that wait in line behind others are looked after.
+const LINE_LOOK: Duration = Duration::from_millis(20);
+
 /// Between two reports, where the second one may wait: at thousands of commands a second, one report for each
 /// costs as much as a tenth of what a short command itself does.
 const REPORT_GAP: Duration = Duration::from_millis(2);
@@ -81,6 +84,7 @@ enum Woken {
     Timer,
     Room,
     Report,
+    Line,
 }
 
 impl Driver {
@@ -120,6 +124,8 @@ impl Driver {
         let gauge = self.work.gauge();
         let mut held_back = false;
         let (mut told, mut later) = (Instant::now(), None);
+        let mut look = tokio::time::interval(LINE_LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = loop {
             let timer = self.next_timer();
             let ended = self.ended.clone();
@@ -133,15 +139,20 @@ impl Driver {
                 () = tokio::time::sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {
                     Woken::Timer
                 }
+                _ = look.tick(), if self.work.has_line() => Woken::Line,
                 () = tokio::time::sleep_until(later.unwrap_or(told)), if later.is_some() => Woken::Report,
                 // An error means that the connection is broken, which the receiver finds too.
                 Ok(_) = reporter.reserve(), if held_back => Woken::Room,
             };
+            let is_line = matches!(woken, Woken::Line);
             self.note_peaks();
             if let Some(end) = self.on_woken(woken, &mut inbox) {
                 break end;
             }
             self.work.on_finished();
+            if is_line {
+                self.work.look_at_line();
+            }
             self.note_peaks();
             self.work.on_growth();
             later = self.report_at(told);
@@ -193,7 +204,7 @@ impl Driver {
                 }
             }
             Woken::Timer => return self.on_timer(),
-            Woken::Ended | Woken::Room | Woken::Report => {}
+            Woken::Ended | Woken::Line | Woken::Room | Woken::Report => {}
         }
         None
     }
