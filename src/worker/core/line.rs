@@ -68,7 +68,7 @@ impl Line {
         let threads = (all / SLOT) as usize;
         let has_room = match ns {
             0..=SHORT_NS => self.tasks < WAIT_TASKS * threads && self.ns + ns <= WAIT_NS * threads as u64,
-            ..=BRIEF_NS => self.tasks < threads,
+            _ if ns <= BRIEF_NS => self.tasks < threads,
             _ => false,
         };
         has_room && slots == SLOT && !self.divided
