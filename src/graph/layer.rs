@@ -56,7 +56,7 @@ impl Default for Layer {
 }
 
 /// How many elements a layer has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Size {
     /// So many, known at submission.
     Fixed(u32),

@@ -91,9 +91,10 @@ impl Graph {
                 }
             }
         }
+        let shaped = family.shaping().is_some();
         for edge in &layer.edges {
             let n = shapes[edge.producer.index()].map(|s| s.exports());
-            check_edge(&edge.pattern, n, shape, family.shaping().is_some())?;
+            check_edge(&edge.pattern, n, shape, shaped)?;
         }
         Ok(shape)
     }

@@ -122,17 +122,14 @@ impl Families {
         let mut inputs: Vec<Vec<(String, Arc<TaskResult>)>> = vec![Vec::new(); producers.len()];
         let mut on_disk = Vec::new();
         for (edge, task) in &start.inputs {
-            let Some(results) = inputs.get_mut(usize::from(*edge)) else {
+            let Some(results) = inputs.get_mut(*edge as usize) else {
                 return Err(fail(format!("input {edge} is none of the {} of its family", producers.len())));
             };
             let Some((result, recall)) = store.use_input(*task) else {
-                return Err(fail(format!(
-                    "the result of {} is gone",
-                    producers[usize::from(*edge)].producer
-                )));
+                return Err(fail(format!("the result of {} is gone", producers[*edge as usize].producer)));
             };
             if recall {
-                on_disk.push((*task, usize::from(*edge), results.len()));
+                on_disk.push((*task, *edge as usize, results.len()));
             }
             results.push((String::new(), result));
         }

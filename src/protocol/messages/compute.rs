@@ -80,7 +80,7 @@ pub struct Input {
     /// Its size in bytes.
     pub nbytes: u64,
     /// Which data edge of the family it belongs to.
-    pub edge: u16,
+    pub edge: u32,
     /// End of its holders.
     pub holders_end: u32,
 }
@@ -107,7 +107,7 @@ impl Compute {
         w.push(&i.iter().map(|i| i.task.run.0).collect::<Vec<u32>>());
         w.push(&i.iter().map(|i| i.task.index).collect::<Vec<u32>>());
         w.push(&i.iter().map(|i| i.nbytes).collect::<Vec<u64>>());
-        w.push(&i.iter().map(|i| u32::from(i.edge)).collect::<Vec<u32>>());
+        w.push(&i.iter().map(|i| i.edge).collect::<Vec<u32>>());
         w.push(&i.iter().map(|i| i.holders_end).collect::<Vec<u32>>());
         w.push(&tasks.holders.iter().map(|h| h.0).collect::<Vec<u32>>());
         Compute { epoch, items: tasks.items.clone(), gangs: tasks.gangs.clone(), body: w.finish() }
@@ -153,7 +153,7 @@ impl Compute {
         let inputs = (0..m).map(|k| Input {
             task: TaskRef { run: RunId(input_run[k]), index: input_index[k] },
             nbytes: nbytes[k],
-            edge: edge[k] as u16,
+            edge: edge[k],
             holders_end: holders_end[k],
         });
         Ok(Tasks {

@@ -151,7 +151,7 @@ pub struct Input {
     /// Its size in bytes.
     pub nbytes: u64,
     /// Which data edge of the family it belongs to.
-    pub edge: u16,
+    pub edge: u32,
     /// End of its holders in the batch.
     pub holders_end: u32,
 }

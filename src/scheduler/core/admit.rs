@@ -43,13 +43,12 @@ impl Run {
 
     /// What element `element` does to the memory of worker `w`.
     pub(super) fn demand(&self, f: FamilyIx, element: u32, w: WorkerId) -> Demand {
-        let family = &self.families[f.index()];
         let i = self.index_of(f, element);
         let declared = self.declared_memory(i);
         let result = self.expected_bytes(f).unwrap_or(0).min(DEMAND_MAX);
         let mut demand = Demand { adds: result.saturating_add(declared).min(DEMAND_MAX), result, frees: 0 };
-        for (e, edge) in family.layer.edges.iter().enumerate().filter(|(_, e)| e.data) {
-            let last = family.edges[e].gate.is_none_or(|gate| gate.unfinished == 1);
+        for (e, edge) in (0..).zip(self.edges.of(f)).filter(|(_, e)| e.data) {
+            let last = edge.gate().is_none_or(|gate| gate.unfinished == 1);
             let mut look = |j: u32| {
                 let nbytes = self.nbytes[j as usize];
                 if !self.is_held_by(j, w) {
@@ -58,10 +57,10 @@ impl Run {
                     demand.frees = demand.frees.saturating_add(nbytes);
                 }
             };
-            if family.edges[e].gate.is_some() {
+            if edge.gate().is_some() {
                 (0..self.exports(edge.producer)).for_each(|j| look(self.export(edge.producer, j)));
             } else {
-                self.each_input(f, element, e as u16, look);
+                self.each_input(f, element, e, look);
             }
         }
         demand

@@ -124,14 +124,15 @@ impl Run {
     /// place, as far as is known.
     fn worth(&self) -> Vec<u64> {
         let along = |p: &Pattern| matches!(p, Pattern::Each | Pattern::Window { .. });
+        let shared =
+            |f: u32| self.edges.of(FamilyIx(f)).iter().filter(|edge| along(edge.pattern())).count() as u64;
+        let shared: Vec<u64> = (0..self.families.len() as u32).map(shared).collect();
         let mut worth = vec![0u64; self.families.len()];
         for (f, family) in self.families.iter().enumerate().rev() {
             let mut sum = family.duration_ns.unwrap_or(0);
-            for &(c, e) in &family.consumers {
-                let edges = &self.families[c.index()].layer.edges;
-                if along(&edges[e as usize].pattern) {
-                    let shared = edges.iter().filter(|edge| along(&edge.pattern)).count() as u64;
-                    sum = sum.saturating_add(worth[c.index()] / shared.max(1));
+            for &(c, e) in self.edges.behind(FamilyIx(f as u32)) {
+                if along(self.edges.get(c, e).pattern()) {
+                    sum = sum.saturating_add(worth[c.index()] / shared[c.index()].max(1));
                 }
             }
             worth[f] = sum;

@@ -125,7 +125,7 @@ impl Run {
     /// of them meet.
     pub(super) fn is_pooled(&self, f: FamilyIx) -> bool {
         let family = &self.families[f.index()];
-        family.layer.edges.is_empty()
+        self.edges.of(f).is_empty()
             && family.shape.is_some_and(|s| s.total > 1)
             && self.max_processing_is_off()
             && self.meets(f)
@@ -134,14 +134,14 @@ impl Run {
     fn meets(&self, f: FamilyIx) -> bool {
         let (mut stack, mut seen) = (vec![f], vec![f]);
         while let Some(f) = stack.pop() {
-            for &(c, e) in &self.families[f.index()].consumers {
-                let edges = &self.families[c.index()].layer.edges;
+            for &(c, e) in self.edges.behind(f) {
+                let edges = self.edges.of(c);
                 let edge = &edges[e as usize];
-                if !edge.data || edge.pattern == Pattern::All {
+                if !edge.data || *edge.pattern() == Pattern::All {
                     continue;
                 }
-                let beside = |e: &&crate::graph::layer::Edge| e.data && e.pattern != Pattern::All;
-                if edge.pattern != Pattern::Each || edges.iter().filter(beside).count() > 1 {
+                let beside = |e: &&super::edges::Edge| e.data && *e.pattern() != Pattern::All;
+                if *edge.pattern() != Pattern::Each || edges.iter().filter(beside).count() > 1 {
                     return true;
                 }
                 if !seen.contains(&c) {

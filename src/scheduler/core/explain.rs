@@ -324,8 +324,8 @@ impl Run {
 
     fn missing_inputs(&self, f: FamilyIx, element: u32) -> (u64, Vec<TaskRef>) {
         let (mut n, mut first) = (0, Vec::new());
-        for (e, edge) in self.families[f.index()].layer.edges.iter().enumerate() {
-            self.each_input(f, element, e as u16, |j| {
+        for (e, edge) in (0..).zip(self.edges.of(f)) {
+            self.each_input(f, element, e, |j| {
                 let packed = self.state[j as usize];
                 let there = if edge.data { packed.state() == State::Memory } else { packed.done_once() };
                 if !there {

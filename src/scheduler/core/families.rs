@@ -2,9 +2,10 @@
 //! order in which that happens and the growing of groups by bytes.
 
 use super::cx::Cx;
+use super::edges::Gate;
 use super::former::Former;
 use super::ready::Entry;
-use super::run::{Gate, Run};
+use super::run::Run;
 use super::state::State;
 use crate::base::ids::{FamilyIx, WorkerId};
 use crate::graph::layer::{Pattern, Shape, Size};
@@ -17,8 +18,9 @@ impl Run {
             if family.shape.is_some() || self.cancelled.is_some() {
                 continue;
             }
-            if family.layer.edges.iter().all(|e| self.families[e.producer.index()].closed) {
-                self.instantiate(cx, FamilyIx(f as u32));
+            let f = FamilyIx(f as u32);
+            if self.edges.of(f).iter().all(|e| self.families[e.producer.index()].closed) {
+                self.instantiate(cx, f);
             }
         }
     }
@@ -40,7 +42,7 @@ impl Run {
             self.cancel(cx, reason);
             return;
         }
-        let from = if layer_is_root(self, f) { State::Queued } else { State::Waiting };
+        let from = if self.edges.of(f).is_empty() { State::Queued } else { State::Waiting };
         let first = self.add_tasks(f, shape.total, from, 0);
         self.families[f.index()].shape = Some(shape);
         self.hold_elements(f, 0..shape.total);
@@ -71,11 +73,10 @@ impl Run {
     /// Says so if an edge needs another number of elements than the family has. Sizes known at submission
     /// were checked then; these are the ones that came out while running.
     fn misfit(&self, f: FamilyIx, total: u32) -> Option<String> {
-        let layer = &self.families[f.index()].layer;
         let name = |f: FamilyIx| self.names.get(f.index()).map_or("?", String::as_str);
-        layer.edges.iter().find_map(|e| {
+        self.edges.of(f).iter().find_map(|e| {
             let n = self.exports(e.producer);
-            let needs = match &e.pattern {
+            let needs = match e.pattern() {
                 Pattern::Explicit(csr) => {
                     return (!csr.is_valid(total, n)).then(|| {
                         format!("{} lists elements that {} does not have", name(f), name(e.producer))
@@ -95,11 +96,14 @@ impl Run {
 
     fn size(&self, f: FamilyIx) -> Shape {
         let family = &self.families[f.index()];
-        let edge = family.shaping_edge().map(|e| &family.layer.edges[e as usize]);
+        let follows = family.layer.size == Size::Follows;
+        let shapes = |p: &Pattern| follows && !matches!(p, Pattern::All | Pattern::Explicit(_));
+        let edges = self.edges.of(f);
+        let edge = edges.iter().find(|e| shapes(e.pattern()));
         // A tree has its levels whatever size was written down for it.
-        let tree = family.layer.edges.iter().find(|e| matches!(e.pattern, Pattern::Tree { .. }));
+        let tree = edges.iter().find(|e| matches!(e.pattern(), Pattern::Tree { .. }));
         if let Some(e) = tree.or(edge)
-            && let Some(shape) = e.pattern.shape(self.exports(e.producer))
+            && let Some(shape) = e.pattern().shape(self.exports(e.producer))
         {
             return shape;
         }
@@ -113,8 +117,8 @@ impl Run {
     /// (until that one exists and says how many it really needs), one for an output nobody has taken.
     fn hold_elements(&mut self, f: FamilyIx, elements: std::ops::Range<u32>) {
         let family = &self.families[f.index()];
-        let carries = |&&(c, e): &&(FamilyIx, u16)| self.families[c.index()].layer.edges[e as usize].data;
-        let consumers = family.consumers.iter().filter(carries).count() as u32;
+        let carries = |&&(c, e): &&(FamilyIx, u32)| self.edges.get(c, e).data;
+        let consumers = self.edges.behind(f).iter().filter(carries).count() as u32;
         let output = family.output;
         let first_export = family.shape.map_or(0, |s| s.first_export);
         for element in elements {
@@ -136,22 +140,25 @@ impl Run {
     /// ones.
     fn wire(&mut self, cx: &mut Cx, f: FamilyIx) {
         let total = self.families[f.index()].shape.map_or(0, |s| s.total);
-        for e in 0..self.families[f.index()].layer.edges.len() {
-            let edge = &self.families[f.index()].layer.edges[e];
+        for e in 0..self.edges.count(f) {
+            let edge = self.edges.get(f, e);
+            if edge.is_pair() {
+                continue;
+            }
             let (producer, data) = (edge.producer, edge.data);
             let n = self.exports(producer);
-            if edge.pattern == Pattern::All {
+            if *edge.pattern() == Pattern::All {
                 let gate = self.new_gate(producer, data, total);
-                self.families[f.index()].edges[e].gate = Some(gate);
+                self.edges.get_mut(f, e).set_gate(gate);
                 if data && total == 0 {
                     let unneeded = (0..n).map(|j| self.export(producer, j)).collect();
                     self.drop_refs(cx, unneeded);
                 }
                 continue;
             }
-            self.families[f.index()].invert(e as u16, n);
+            self.edges.get_mut(f, e).invert(n);
             if data {
-                self.count_exactly(cx, f, e as u16, producer);
+                self.count_exactly(cx, f, e, producer);
             }
         }
     }
@@ -171,8 +178,8 @@ impl Run {
     }
 
     /// Replaces the one reference held for a family to come by as many as it has dependents.
-    fn count_exactly(&mut self, cx: &mut Cx, f: FamilyIx, e: u16, producer: FamilyIx) {
-        let pattern = &self.families[f.index()].layer.edges[e as usize].pattern;
+    fn count_exactly(&mut self, cx: &mut Cx, f: FamilyIx, e: u32, producer: FamilyIx) {
+        let pattern = self.edges.get(f, e).pattern();
         if matches!(pattern, Pattern::Each | Pattern::Group { .. } | Pattern::Tree { .. }) {
             return;
         }
@@ -202,11 +209,11 @@ impl Run {
     fn start_growing(&mut self, cx: &mut Cx, f: FamilyIx) {
         self.families[f.index()].shape = Some(Shape::default());
         let Some(e) = self.growing_edge(f) else { return };
-        let edge = &self.families[f.index()].layer.edges[e];
-        let (producer, Pattern::GroupBytes { bytes }) = (edge.producer, &edge.pattern) else { return };
+        let edge = self.edges.get(f, e);
+        let (producer, Pattern::GroupBytes { bytes }) = (edge.producer, edge.pattern()) else { return };
         let n = self.exports(producer);
         let former = Former::new(*bytes, n);
-        self.families[f.index()].edges[e].former = Some(former);
+        self.edges.get_mut(f, e).set_former(former);
         self.wire_besides(f, e);
         if n == 0 {
             self.close(cx, f);
@@ -223,46 +230,46 @@ impl Run {
     }
 
     /// Gates of the other edges of a growing family; only all-to-all ones make sense there.
-    fn wire_besides(&mut self, f: FamilyIx, growing: usize) {
-        for e in 0..self.families[f.index()].layer.edges.len() {
-            let edge = &self.families[f.index()].layer.edges[e];
+    fn wire_besides(&mut self, f: FamilyIx, growing: u32) {
+        for e in 0..self.edges.count(f) {
+            let edge = self.edges.get(f, e);
             if e != growing {
                 // The family as a whole holds it until it is closed: one unit, dropped then.
                 let gate = self.new_gate(edge.producer, edge.data, 1);
-                self.families[f.index()].edges[e].gate = Some(gate);
+                self.edges.get_mut(f, e).set_gate(gate);
             }
         }
     }
 
-    fn growing_edge(&self, f: FamilyIx) -> Option<usize> {
-        let edges = &self.families[f.index()].layer.edges;
-        edges.iter().position(|e| matches!(e.pattern, Pattern::GroupBytes { .. }))
+    fn growing_edge(&self, f: FamilyIx) -> Option<u32> {
+        let grows = |p: &Pattern| matches!(p, Pattern::GroupBytes { .. });
+        self.edges.of(f).iter().position(|e| grows(e.pattern())).map(|e| e as u32)
     }
 
     /// Tells the families that group this one's results by bytes that one of them is known.
     pub(super) fn feed_formers(&mut self, cx: &mut Cx, f: FamilyIx, element: u32, bytes: u64) {
-        for k in 0..self.families[f.index()].consumers.len() {
-            let (c, e) = self.families[f.index()].consumers[k];
-            if self.families[c.index()].edges[e as usize].former.is_some() {
+        for k in 0..self.edges.behind(f).len() {
+            let (c, e) = self.edges.behind(f)[k];
+            if self.edges.get(c, e).former().is_some() {
                 let first = self.families[f.index()].shape.map_or(0, |s| s.first_export);
                 if let Some(j) = element.checked_sub(first) {
-                    self.feed_former(cx, c, e as usize, j, bytes);
+                    self.feed_former(cx, c, e, j, bytes);
                 }
             }
         }
     }
 
-    fn feed_former(&mut self, cx: &mut Cx, f: FamilyIx, e: usize, j: u32, bytes: u64) {
-        let Some(former) = &mut self.families[f.index()].edges[e].former else { return };
+    fn feed_former(&mut self, cx: &mut Cx, f: FamilyIx, e: u32, j: u32, bytes: u64) {
+        let Some(former) = self.edges.get_mut(f, e).former_mut() else { return };
         if former.is_complete() {
             return;
         }
         let before = former.grouped();
         let formed = former.note(j, bytes);
         let (after, complete) = (former.grouped(), former.is_complete());
-        let producer = self.families[f.index()].layer.edges[e].producer;
+        let producer = self.edges.get(f, e).producer;
         if after > before {
-            let former = self.families[f.index()].edges[e].former.as_ref();
+            let former = self.edges.get(f, e).former();
             let empty = |&j: &u32| former.is_some_and(|former| former.is_empty(j));
             let unneeded = (before..after).filter(empty).map(|j| self.export(producer, j)).collect();
             self.drop_refs(cx, unneeded);
@@ -279,20 +286,20 @@ impl Run {
         let element = self.families[f.index()].shape.map_or(0, |s| s.total);
         let i = self.add_tasks(f, 1, State::Waiting, 0);
         self.hold_elements(f, element..element + 1);
-        for edge in &mut self.families[f.index()].edges {
-            if let Some(gate) = &mut edge.gate {
+        for edge in self.edges.of_mut(f) {
+            if let Some(gate) = edge.gate_mut() {
                 gate.unfinished += 1;
             }
         }
         self.settle(cx, i);
     }
 
-    fn finish_growing(&mut self, cx: &mut Cx, f: FamilyIx, growing: usize) {
+    fn finish_growing(&mut self, cx: &mut Cx, f: FamilyIx, growing: u32) {
         self.close(cx, f);
-        for e in 0..self.families[f.index()].edges.len() {
-            let edge = &self.families[f.index()].layer.edges[e];
+        for e in 0..self.edges.count(f) {
+            let edge = self.edges.get_mut(f, e);
             let (producer, data) = (edge.producer, edge.data);
-            let Some(gate) = &mut self.families[f.index()].edges[e].gate else { continue };
+            let Some(gate) = edge.gate_mut() else { continue };
             if e == growing {
                 continue;
             }
@@ -304,8 +311,4 @@ impl Run {
         }
         self.grow(cx);
     }
-}
-
-fn layer_is_root(run: &Run, f: FamilyIx) -> bool {
-    run.families[f.index()].layer.edges.is_empty()
 }

@@ -220,14 +220,14 @@ impl Run {
         }
         for (c, family) in self.families.iter().enumerate() {
             let f = FamilyIx(c as u32);
-            for (e, edge) in family.layer.edges.iter().enumerate().filter(|(_, e)| e.data) {
+            for (e, edge) in (0..).zip(self.edges.of(f)).filter(|(_, e)| e.data) {
                 let exports: Vec<u32> =
                     (0..self.exports(edge.producer)).map(|j| self.export(edge.producer, j)).collect();
                 let holds = |&x: &u32| !self.state_of(self.index_of(f, x)).is_final();
                 let unfinished = self.elements(f).filter(holds).count() as u32;
                 if family.shape.is_none() {
                     exports.iter().for_each(|&i| refs[i as usize] += 1);
-                } else if let Some(gate) = family.edges[e].gate {
+                } else if let Some(gate) = edge.gate() {
                     let missing =
                         exports.iter().filter(|&&i| self.state_of(i) != State::Memory).count() as u32;
                     let growing = u32::from(family.grows() && !family.closed);
@@ -239,9 +239,9 @@ impl Run {
                     exports.iter().for_each(|&i| refs[i as usize] += u32::from(unfinished + growing > 0));
                 } else {
                     for x in self.elements(f).filter(holds) {
-                        self.each_input(f, x, e as u16, |i| refs[i as usize] += 1);
+                        self.each_input(f, x, e, |i| refs[i as usize] += 1);
                     }
-                    if let Some(former) = &family.edges[e].former {
+                    if let Some(former) = edge.former() {
                         let ungrouped = former.grouped()..exports.len() as u32;
                         ungrouped.for_each(|j| refs[exports[j as usize] as usize] += 1);
                     }

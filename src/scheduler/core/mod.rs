@@ -11,6 +11,7 @@ mod clients;
 mod cx;
 pub mod demand;
 mod domains;
+mod edges;
 mod empty;
 pub mod event;
 pub mod explain;

@@ -305,7 +305,7 @@ impl Run {
             return self.choose_avoiding(cx, class, i);
         }
         let (f, element) = self.place_of(i);
-        if self.families[f.index()].layer.edges.iter().all(|e| !e.data) {
+        if self.edges.of(f).iter().all(|e| !e.data) {
             return Place::Here(idlest);
         }
         let (held, total) = self.bytes_by_worker(f, element);
@@ -333,13 +333,13 @@ impl Run {
     pub(super) fn bytes_by_worker(&self, f: FamilyIx, element: u32) -> (SmallVec<[(WorkerId, u64); 8]>, u64) {
         let mut held: SmallVec<[(WorkerId, u64); 8]> = SmallVec::new();
         let mut total = 0u64;
-        for (e, edge) in self.families[f.index()].layer.edges.iter().enumerate() {
+        for (e, edge) in (0..).zip(self.edges.of(f)) {
             if !edge.data {
                 continue;
             }
-            let n = match self.families[f.index()].edges[e].gate {
+            let n = match edge.gate() {
                 Some(_) => self.exports(edge.producer) as usize,
-                None => self.input_count(f, element, e as u16),
+                None => self.input_count(f, element, e),
             };
             let step = n.div_ceil(INPUTS_LOOKED_AT).max(1);
             let mut look = |j: u32| {
@@ -353,11 +353,11 @@ impl Run {
                     }
                 }
             };
-            if self.families[f.index()].edges[e].gate.is_some() {
+            if edge.gate().is_some() {
                 (0..n as u32).step_by(step).for_each(|j| look(self.export(edge.producer, j)));
             } else {
                 let mut k = 0;
-                self.each_input(f, element, e as u16, |j| {
+                self.each_input(f, element, e, |j| {
                     if k % step == 0 {
                         look(j);
                     }
@@ -438,8 +438,8 @@ impl Run {
         let attempt = Attempt { epoch: cx.epoch, n: self.attempt[i as usize] };
         let priority = self.priority(f, element);
         let batch = cx.batch(w);
-        for (e, edge) in family.layer.edges.iter().enumerate().filter(|(_, e)| e.data) {
-            let ordinal = family.data_ordinal[e];
+        let edges = (0..).zip(self.edges.of(f)).filter(|(_, e)| e.data);
+        for (ordinal, (e, edge)) in (0..).zip(edges) {
             let mut add = |j: u32| {
                 batch.holders.extend(self.holders(j));
                 batch.inputs.push(Input {
@@ -449,10 +449,10 @@ impl Run {
                     holders_end: batch.holders.len() as u32,
                 });
             };
-            if family.edges[e].gate.is_some() {
+            if edge.gate().is_some() {
                 (0..self.exports(edge.producer)).for_each(|j| add(self.export(edge.producer, j)));
             } else {
-                self.each_input(f, element, e as u16, add);
+                self.each_input(f, element, e, add);
             }
         }
         if !members.is_empty() {

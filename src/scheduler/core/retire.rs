@@ -146,8 +146,8 @@ fn recomputing(run: &Run, index: u32) -> u64 {
         let family = &run.families[f.index()];
         let duration = family.duration_ns.or(run.stats.duration_ns).unwrap_or(UNKNOWN_DURATION_NS);
         cost = cost.saturating_add(duration);
-        for edge in (0..family.layer.edges.len()).filter(|e| family.layer.edges[*e].data) {
-            run.each_input(f, element, edge as u16, |input| {
+        for (e, _) in (0..).zip(run.edges.of(f)).filter(|(_, e)| e.data) {
+            run.each_input(f, element, e, |input| {
                 let is_dropped = run.state_of(input) == State::Released;
                 if is_dropped && seen.len() < ANCESTORS_MAX && seen.insert(input) {
                     next.push(input);

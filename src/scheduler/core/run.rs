@@ -3,13 +3,15 @@
 //! `transitions`.
 
 use super::action::TaskFailure;
+use super::edges::Edges;
 use super::event::RunSpec;
 use super::state::{Packed, State};
 use crate::base::failure::OutgrownAttempt;
 use crate::base::ids::{ClientId, FamilyIx, RunId, TaskRef, WorkerId};
 use crate::base::priority::Priority;
 use crate::base::time::Time;
-use crate::graph::layer::{Csr, Layer, Pattern, Shape, Size};
+use crate::graph::layer::{Layer, Pattern, Shape, Size};
+use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -37,6 +39,7 @@ pub(super) struct Run {
     pub(super) generation: u32,
     pub(super) submitted: Time,
     pub(super) families: Vec<Family>,
+    pub(super) edges: Edges,
     /// Which family each stretch of indices belongs to: first index, family, first element.
     segments: Vec<(u32, FamilyIx, u32)>,
 
@@ -114,19 +117,15 @@ pub(super) struct Stats {
 
 /// A family of the run.
 pub(super) struct Family {
-    pub(super) layer: Layer,
+    /// What an element occupies; many families share one.
+    pub(super) layer: Arc<Needs>,
     /// Known once the family is instantiated. For groups by bytes it grows until `closed`.
     pub(super) shape: Option<Shape>,
     pub(super) closed: bool,
     /// Index of element 0 (contiguous families).
     base: u32,
-    /// Indices by element (families that grow).
-    list: Vec<u32>,
-    /// Later families that depend on this one, and by which of their edges.
-    pub(super) consumers: Vec<(FamilyIx, u16)>,
-    pub(super) edges: Vec<EdgeState>,
-    /// Edges that carry data, before each edge: the ordinal users count.
-    pub(super) data_ordinal: Vec<u16>,
+    /// Families whose elements come into being one by one (groups by bytes).
+    grown: Option<Box<Grown>>,
     depth: u16,
     /// Where a task of its own stands in the run's order, spread over the width of `u32`.
     pub(super) place: Option<u32>,
@@ -142,44 +141,38 @@ pub(super) struct Family {
     pub(super) ready: u32,
 }
 
-/// What is kept about an edge while the run lasts.
-#[derive(Default)]
-pub(super) struct EdgeState {
-    /// `All`: counted once for the whole edge instead of once per pair.
-    pub(super) gate: Option<Gate>,
-    /// `Explicit`: dependents by producer element.
-    inverse: Csr,
-    /// `GroupBytes`: the groups formed so far.
-    pub(super) former: Option<super::former::Former>,
+/// What remains of a layer without its edges, which are the run's.
+#[derive(PartialEq, Eq, Hash)]
+pub(super) struct Needs {
+    pub(super) size: Size,
+    pub(super) priority: i32,
+    pub(super) slots: u32,
+    pub(super) resources: BTreeMap<String, u64>,
+    pub(super) nodes: u32,
+    pub(super) memory: Vec<u64>,
+    pub(super) output_size: Option<u64>,
+    pub(super) retries: u32,
+    pub(super) time_limit_ms: Option<u64>,
 }
 
-/// The state of an all-to-all edge.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Gate {
-    /// Producer elements that are not there.
-    pub(super) missing: u32,
-    /// Consumer elements that are not finished.
-    pub(super) unfinished: u32,
-    /// A producer element that failed: then the gate never opens.
-    pub(super) failed: Option<u32>,
+impl Needs {
+    fn of(layer: Layer) -> Needs {
+        let Layer { size, edges: _, priority, slots, resources, nodes, memory, .. } = layer;
+        let Layer { output_size, retries, time_limit_ms, .. } = layer;
+        Needs { size, priority, slots, resources, nodes, memory, output_size, retries, time_limit_ms }
+    }
+}
+
+/// Indices by element.
+#[derive(Default)]
+struct Grown {
+    list: Vec<u32>,
 }
 
 impl Run {
     pub(super) fn new(id: RunId, owner: Option<ClientId>, generation: u32, now: Time, spec: RunSpec) -> Run {
-        let mut families: Vec<Family> = spec.layers.into_iter().map(Family::new).collect();
-        for f in 0..families.len() {
-            let mut depth = 0;
-            for e in 0..families[f].layer.edges.len() {
-                let producer = families[f].layer.edges[e].producer.index();
-                depth = depth.max(families[producer].depth.saturating_add(1));
-                families[producer].consumers.push((FamilyIx(f as u32), e as u16));
-            }
-            families[f].depth = depth;
-        }
-        for output in &spec.outputs {
-            families[output.index()].output = true;
-        }
-        super::singles::give_places(&mut families);
+        let (families, edges) = families(spec.layers, &spec.outputs);
+        let tasks = families.iter().map(Family::size_at_submission).sum();
         let unsized_families = families.len() as u32;
         Run {
             id,
@@ -195,14 +188,15 @@ impl Run {
             pools: Vec::new(),
             generation,
             submitted: now,
+            segments: Vec::with_capacity(families.len()),
             families,
-            segments: Vec::new(),
-            state: Vec::new(),
-            waiting: Vec::new(),
-            refs: Vec::new(),
-            attempt: Vec::new(),
-            worker: Vec::new(),
-            nbytes: Vec::new(),
+            edges,
+            state: Vec::with_capacity(tasks),
+            waiting: Vec::with_capacity(tasks),
+            refs: Vec::with_capacity(tasks),
+            attempt: Vec::with_capacity(tasks),
+            worker: Vec::with_capacity(tasks),
+            nbytes: Vec::with_capacity(tasks),
             replicas: BTreeMap::new(),
             trouble: BTreeMap::new(),
             counts: [0; State::ALL.len()],
@@ -255,8 +249,8 @@ impl Run {
         if family.shape.is_none() {
             family.base = first;
         }
-        if family.grows() {
-            family.list.extend(first..end as u32);
+        if let Some(grown) = &mut family.grown {
+            grown.list.extend(first..end as u32);
         }
         family.shape.get_or_insert_default().total += n;
         if n > 0 {
@@ -302,7 +296,10 @@ impl Run {
     /// Index of a family's element.
     pub(super) fn index_of(&self, f: FamilyIx, element: u32) -> u32 {
         let family = &self.families[f.index()];
-        if family.grows() { family.list[element as usize] } else { family.base + element }
+        match &family.grown {
+            Some(grown) => grown.list[element as usize],
+            None => family.base + element,
+        }
     }
 
     /// Priority of an element: by position along the family, so that what is begun is finished first; at the
@@ -321,11 +318,12 @@ impl Run {
             return u64::from(place);
         }
         let total = family.shape.map_or(1, |s| s.total).max(1);
-        if family.layer.edges.is_empty() && total == 1 {
+        let edges = self.edges.of(f);
+        if edges.is_empty() && total == 1 {
             return 0;
         }
-        let tree = family.layer.edges.iter().find(|e| matches!(e.pattern, Pattern::Tree { .. }));
-        if let Some((edge, Pattern::Tree { fan_in })) = tree.map(|e| (e, &e.pattern)) {
+        let tree = edges.iter().find(|e| matches!(e.pattern(), Pattern::Tree { .. }));
+        if let Some((edge, Pattern::Tree { fan_in })) = tree.map(|e| (e, e.pattern())) {
             let n = self.exports(edge.producer).max(1);
             return (u64::from(last_leaf(element, n, *fan_in)) << 32) / u64::from(n);
         }
@@ -344,16 +342,17 @@ impl Run {
     }
 
     /// Calls `visit(input index)` for each input of an element over one edge, in order.
-    pub(super) fn each_input(&self, f: FamilyIx, element: u32, edge: u16, mut visit: impl FnMut(u32)) {
-        let layer = &self.families[f.index()].layer;
-        let e = &layer.edges[edge as usize];
-        match &e.pattern {
+    pub(super) fn each_input(&self, f: FamilyIx, element: u32, edge: u32, mut visit: impl FnMut(u32)) {
+        let e = self.edges.get(f, edge);
+        if e.is_pair() {
+            return visit(self.families[e.producer.index()].base);
+        }
+        match e.pattern() {
             Pattern::Explicit(csr) => {
                 csr.row(element).iter().for_each(|&j| visit(self.export(e.producer, j)));
             }
             Pattern::GroupBytes { .. } => {
-                let former = self.families[f.index()].edges[edge as usize].former.as_ref();
-                let Some(former) = former else { return };
+                let Some(former) = e.former() else { return };
                 let filled = former.group(element).filter(|&j| !former.is_empty(j));
                 filled.for_each(|j| visit(self.export(e.producer, j)));
             }
@@ -367,27 +366,30 @@ impl Run {
     }
 
     /// Number of inputs of an element over one edge.
-    pub(super) fn input_count(&self, f: FamilyIx, element: u32, edge: u16) -> usize {
+    pub(super) fn input_count(&self, f: FamilyIx, element: u32, edge: u32) -> usize {
         let mut n = 0;
         self.each_input(f, element, edge, |_| n += 1);
         n
     }
 
     /// Tasks that depend on element `element` of `f` over one edge of consumer `c`, except over gates.
-    pub(super) fn dependents(&self, f: FamilyIx, element: u32, (c, e): (FamilyIx, u16), into: &mut Vec<u32>) {
+    pub(super) fn dependents(&self, f: FamilyIx, element: u32, (c, e): (FamilyIx, u32), into: &mut Vec<u32>) {
         let consumer = &self.families[c.index()];
         let Some(shape) = consumer.shape else { return };
         let first = self.families[f.index()].shape.map_or(0, |s| s.first_export);
         let Some(j) = element.checked_sub(first) else { return };
-        match &consumer.layer.edges[e as usize].pattern {
+        let edge = self.edges.get(c, e);
+        if edge.is_pair() {
+            return into.push(consumer.base);
+        }
+        match edge.pattern() {
             Pattern::All => {}
             Pattern::Explicit(_) => {
-                let inverse = &consumer.edges[e as usize].inverse;
-                into.extend(inverse.row(j).iter().map(|&i| self.index_of(c, i)));
+                let row = edge.inverse().map_or(&[][..], |inverse| inverse.row(j));
+                into.extend(row.iter().map(|&i| self.index_of(c, i)));
             }
             Pattern::GroupBytes { .. } => {
-                let former = consumer.edges[e as usize].former.as_ref();
-                let group = former.filter(|f| !f.is_empty(j)).and_then(|f| f.group_of(j));
+                let group = edge.former().filter(|f| !f.is_empty(j)).and_then(|f| f.group_of(j));
                 into.extend(group.filter(|&g| g < shape.total).map(|g| self.index_of(c, g)));
             }
             pattern => {
@@ -400,12 +402,10 @@ impl Run {
 
     /// The task of the same family that a tree element feeds.
     pub(super) fn tree_parent(&self, f: FamilyIx, element: u32) -> Option<u32> {
-        let family = &self.families[f.index()];
-        family
-            .layer
-            .edges
+        self.edges
+            .of(f)
             .iter()
-            .find_map(|e| match &e.pattern {
+            .find_map(|e| match e.pattern() {
                 pattern @ Pattern::Tree { .. } => pattern.parent(element, self.exports(e.producer)),
                 _ => None,
             })
@@ -433,28 +433,15 @@ impl Run {
 }
 
 impl Family {
-    fn new(layer: Layer) -> Family {
-        let mut ordinal = 0;
-        let data_ordinal = layer
-            .edges
-            .iter()
-            .map(|e| {
-                let this = ordinal;
-                ordinal += u16::from(e.data);
-                this
-            })
-            .collect();
+    fn new(layer: Arc<Needs>, grows: bool, depth: u16, place: Option<u32>) -> Family {
         Family {
-            edges: layer.edges.iter().map(|_| EdgeState::default()).collect(),
-            data_ordinal,
             layer,
             shape: None,
             closed: false,
             base: 0,
-            list: Vec::new(),
-            consumers: Vec::new(),
-            depth: 0,
-            place: None,
+            grown: grows.then(Box::default),
+            depth,
+            place,
             class: 0,
             output: false,
             duration_ns: None,
@@ -466,24 +453,44 @@ impl Family {
 
     /// Whether its elements come into being one by one (groups by bytes).
     pub(super) fn grows(&self) -> bool {
-        self.layer.edges.iter().any(|e| matches!(e.pattern, Pattern::GroupBytes { .. }))
+        self.grown.is_some()
     }
 
-    /// The edge that gives it its size, if its size is not its own.
-    pub(super) fn shaping_edge(&self) -> Option<u16> {
-        if self.layer.size != Size::Follows {
-            return None;
+    fn size_at_submission(&self) -> usize {
+        match self.layer.size {
+            Size::Fixed(total) => total as usize,
+            Size::Follows => 0,
         }
-        let shapes = |p: &Pattern| !matches!(p, Pattern::All | Pattern::Explicit(_));
-        self.layer.edges.iter().position(|e| shapes(&e.pattern)).map(|e| e as u16)
     }
+}
 
-    /// Prepares walking listed edges backwards, once the producer's size is known.
-    pub(super) fn invert(&mut self, edge: u16, producers: u32) {
-        if let Pattern::Explicit(csr) = &self.layer.edges[edge as usize].pattern {
-            self.edges[edge as usize].inverse = csr.inverse(producers);
-        }
+/// Families and their edges, out of layers. What families share is kept once.
+fn families(mut layers: Vec<Layer>, outputs: &[FamilyIx]) -> (Vec<Family>, Edges) {
+    let single: Vec<bool> = layers.iter().map(super::edges::is_single).collect();
+    let edges = Edges::take(&mut layers, &single);
+    let places = super::singles::places(&edges, &single);
+    let mut families: Vec<Family> = Vec::with_capacity(layers.len());
+    let mut shared: FxHashSet<Arc<Needs>> = FxHashSet::default();
+    for ((ix, layer), place) in (0..).map(FamilyIx).zip(layers).zip(places) {
+        let needs = Needs::of(layer);
+        let layer = match shared.get(&needs) {
+            Some(layer) => layer.clone(),
+            None => {
+                let layer = Arc::new(needs);
+                shared.insert(layer.clone());
+                layer
+            }
+        };
+        let edges = edges.of(ix);
+        let depths = edges.iter().map(|e| families[e.producer.index()].depth.saturating_add(1));
+        let depth = depths.max().unwrap_or(0);
+        let grows = edges.iter().any(|e| matches!(e.pattern(), Pattern::GroupBytes { .. }));
+        families.push(Family::new(layer, grows, depth, place));
     }
+    for output in outputs {
+        families[output.index()].output = true;
+    }
+    (families, edges)
 }
 
 /// The last leaf (producer element, counted from 1) under element `i` of a tree over `n`.

@@ -7,41 +7,44 @@
 //! comes up when its part of the graph does. One that all elements of such a family wait for is not delayed:
 //! it has no place and goes first, as ever.
 
-use super::run::Family;
-use crate::graph::layer::{Csr, Layer, Pattern, Size};
+use super::edges::Edges;
+use crate::base::ids::FamilyIx;
+use crate::graph::layer::Csr;
 use crate::graph::sequence::{Dag, sequence};
 
 /// Runs with fewer tasks of their own are not worth an order.
 const FEW: usize = 4;
 
-/// Gives each task of its own its place.
-pub(super) fn give_places(families: &mut [Family]) {
-    if families.iter().filter(|f| is_single(&f.layer)).count() < FEW {
-        return;
+/// The place of each task of its own; `single` says which families are.
+pub(super) fn places(edges: &Edges, single: &[bool]) -> Vec<Option<u32>> {
+    let mut places = vec![None; single.len()];
+    if single.iter().filter(|&&one| one).count() < FEW {
+        return places;
     }
-    let mut inputs = Csr { offsets: vec![0], targets: Vec::new() };
-    for family in families.iter() {
-        let start = inputs.targets.len();
-        inputs.targets.extend(family.layer.edges.iter().map(|e| e.producer.0));
-        inputs.targets[start..].sort_unstable();
-        let mut row = inputs.targets.split_off(start);
-        row.dedup();
-        inputs.targets.append(&mut row);
-        inputs.offsets.push(inputs.targets.len() as u32);
-    }
-    let order = sequence(&Dag::new(inputs));
+    let order = sequence(&Dag::new(inputs(edges, single.len())));
     for (at, &f) in order.iter().enumerate() {
-        let family = &families[f as usize];
-        let feeds_many = || family.consumers.iter().any(|(c, _)| !is_single(&families[c.index()].layer));
-        if is_single(&family.layer) && !(family.layer.edges.is_empty() && feeds_many()) {
+        let ix = FamilyIx(f);
+        let feeds_many = || edges.behind(ix).iter().any(|(c, _)| !single[c.index()]);
+        if single[ix.index()] && !(edges.of(ix).is_empty() && feeds_many()) {
             let place = ((at as u64) << 32) / order.len() as u64;
-            families[f as usize].place = u32::try_from(place).ok();
+            places[ix.index()] = u32::try_from(place).ok();
         }
     }
+    places
 }
 
-/// Whether a family has one element, whatever its inputs turn out to be.
-fn is_single(layer: &Layer) -> bool {
-    let shaped = |p: &Pattern| matches!(p, Pattern::Tree { .. } | Pattern::GroupBytes { .. });
-    layer.size == Size::Fixed(1) && !layer.edges.iter().any(|e| shaped(&e.pattern))
+/// What each family depends on, each once.
+fn inputs(edges: &Edges, families: usize) -> Csr {
+    let mut inputs = Csr { offsets: Vec::with_capacity(families + 1), targets: Vec::new() };
+    inputs.offsets.push(0);
+    let mut row: Vec<u32> = Vec::new();
+    for f in (0..families as u32).map(FamilyIx) {
+        row.clear();
+        row.extend(edges.of(f).iter().map(|e| e.producer.0));
+        row.sort_unstable();
+        row.dedup();
+        inputs.targets.extend(&row);
+        inputs.offsets.push(inputs.targets.len() as u32);
+    }
+    inputs
 }

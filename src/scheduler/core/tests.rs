@@ -2,6 +2,7 @@
 
 mod demand;
 mod gangs;
+mod individual;
 mod memory;
 mod retire;
 
@@ -135,16 +136,7 @@ impl Story {
     }
 
     fn submit_with(&mut self, layers: Vec<Layer>, outputs: &[u32], change: fn(&mut RunSpec)) -> &mut Story {
-        let mut spec = RunSpec {
-            uuid: Default::default(),
-            name: "test".into(),
-            names: Arc::new((0..layers.len()).map(|f| format!("f{f}")).collect()),
-            layers,
-            outputs: outputs.iter().map(|&f| FamilyIx(f)).collect(),
-            detached: false,
-            max_fails: None,
-            max_processing: None,
-        };
+        let mut spec = spec(layers, outputs);
         change(&mut spec);
         self.tell(Event::RunSubmitted { client: Some(CLIENT), run: RUN, spec })
     }
@@ -207,6 +199,19 @@ impl Story {
 
 fn task(index: u32) -> TaskRef {
     TaskRef { run: RUN, index }
+}
+
+fn spec(layers: Vec<Layer>, outputs: &[u32]) -> RunSpec {
+    RunSpec {
+        uuid: Default::default(),
+        name: "test".into(),
+        names: Arc::new((0..layers.len()).map(|f| format!("f{f}")).collect()),
+        layers,
+        outputs: outputs.iter().map(|&f| FamilyIx(f)).collect(),
+        detached: false,
+        max_fails: None,
+        max_processing: None,
+    }
 }
 
 fn family(n: u32) -> Layer {

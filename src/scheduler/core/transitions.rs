@@ -57,14 +57,13 @@ impl Run {
     pub(super) fn unmet(&self, f: FamilyIx, element: u32) -> Result<u32, u32> {
         let mut unmet = 0;
         let mut failed = None;
-        let family = &self.families[f.index()];
-        for (e, edge) in family.layer.edges.iter().enumerate() {
-            if let Some(gate) = family.edges[e].gate {
+        for (e, edge) in (0..).zip(self.edges.of(f)) {
+            if let Some(gate) = edge.gate() {
                 unmet += u32::from(gate.missing > 0);
                 failed = failed.or(gate.failed);
                 continue;
             }
-            self.each_input(f, element, e as u16, |j| {
+            self.each_input(f, element, e, |j| {
                 let packed = self.state[j as usize];
                 let there = if edge.data { packed.state() == State::Memory } else { packed.done_once() };
                 unmet += u32::from(!there);
@@ -126,13 +125,14 @@ impl Run {
     fn tell_dependents(&mut self, cx: &mut Cx, f: FamilyIx, element: u32, data: bool, order: bool) {
         let exported = self.families[f.index()].shape.is_some_and(|s| element >= s.first_export);
         let mut ready = std::mem::take(&mut cx.scratch);
-        for k in 0..self.families[f.index()].consumers.len() {
-            let (c, e) = self.families[f.index()].consumers[k];
-            let carries = self.families[c.index()].layer.edges[e as usize].data;
+        for k in 0..self.edges.behind(f).len() {
+            let (c, e) = self.edges.behind(f)[k];
+            let edge = self.edges.get_mut(c, e);
+            let carries = edge.data;
             if !(if carries { data } else { order }) || !exported {
                 continue;
             }
-            match &mut self.families[c.index()].edges[e as usize].gate {
+            match edge.gate_mut() {
                 Some(gate) => {
                     gate.missing -= 1;
                     if gate.missing == 0 {
@@ -166,13 +166,13 @@ impl Run {
     /// Collects the tasks on which task `i` holds (or lets go of) a reference.
     fn holds_of(&mut self, i: u32, change: i32, into: &mut Vec<u32>) {
         let (f, element) = self.place_of(i);
-        for e in 0..self.families[f.index()].layer.edges.len() {
-            let edge = &self.families[f.index()].layer.edges[e];
+        for e in 0..self.edges.count(f) {
+            let edge = self.edges.get_mut(f, e);
             let producer = edge.producer;
             if !edge.data {
                 continue;
             }
-            if let Some(gate) = &mut self.families[f.index()].edges[e].gate {
+            if let Some(gate) = edge.gate_mut() {
                 let before = gate.unfinished;
                 gate.unfinished = gate.unfinished.wrapping_add_signed(change);
                 if (change > 0 && before == 0) || (change < 0 && gate.unfinished == 0) {
@@ -180,7 +180,7 @@ impl Run {
                 }
                 continue;
             }
-            self.each_input(f, element, e as u16, |j| into.push(j));
+            self.each_input(f, element, e, |j| into.push(j));
         }
     }
 
@@ -248,13 +248,13 @@ impl Run {
         if self.families[f.index()].shape.is_none_or(|s| element < s.first_export) {
             return closed;
         }
-        for k in 0..self.families[f.index()].consumers.len() {
-            let (c, e) = self.families[f.index()].consumers[k];
-            let consumer = &mut self.families[c.index()];
-            if !consumer.layer.edges[e as usize].data {
+        for k in 0..self.edges.behind(f).len() {
+            let (c, e) = self.edges.behind(f)[k];
+            let edge = self.edges.get_mut(c, e);
+            if !edge.data {
                 continue;
             }
-            if let Some(gate) = &mut consumer.edges[e as usize].gate {
+            if let Some(gate) = edge.gate_mut() {
                 gate.missing += 1;
                 if gate.missing == 1 {
                     closed.push(c);
@@ -313,9 +313,9 @@ impl Run {
         for c in self.count_behind_gates(i) {
             affected.extend(self.elements(c).map(|x| self.index_of(c, x)));
         }
-        for k in 0..self.families[f.index()].consumers.len() {
-            let (c, e) = self.families[f.index()].consumers[k];
-            if self.families[c.index()].layer.edges[e as usize].data {
+        for k in 0..self.edges.behind(f).len() {
+            let (c, e) = self.edges.behind(f)[k];
+            if self.edges.get(c, e).data {
                 self.dependents(f, element, (c, e), &mut affected);
             }
         }
@@ -421,9 +421,9 @@ impl Run {
             self.drop_holds(cx, i);
             let (f, element) = self.place_of(i);
             let mut next = Vec::new();
-            for k in 0..self.families[f.index()].consumers.len() {
-                let (c, e) = self.families[f.index()].consumers[k];
-                match &mut self.families[c.index()].edges[e as usize].gate {
+            for k in 0..self.edges.behind(f).len() {
+                let (c, e) = self.edges.behind(f)[k];
+                match self.edges.get_mut(c, e).gate_mut() {
                     Some(gate) if gate.failed.is_some() => {}
                     Some(gate) => {
                         gate.failed = Some(i);

@@ -247,7 +247,7 @@ impl Core {
             self.room.unspare(&mut datum.spare);
             // No attempt has this number: only the hole counts.
             self.report.missing.push((task, Attempt::default(), vec![(task, here)]));
-            let reads = |inputs: &[(u16, TaskRef)]| inputs.iter().any(|(_, input)| *input == task);
+            let reads = |inputs: &[(u32, TaskRef)]| inputs.iter().any(|(_, input)| *input == task);
             let users: Vec<_> =
                 self.hands.iter().filter(|(_, h)| reads(&h.inputs)).map(|(t, h)| (*t, h.attempt)).collect();
             for (user, attempt) in users {

@@ -82,7 +82,7 @@ pub struct Input {
     /// Its size, bytes.
     pub nbytes: u64,
     /// Which data edge of the family it belongs to.
-    pub edge: u16,
+    pub edge: u32,
     /// Who holds it.
     pub holders: Vec<WorkerId>,
 }
@@ -168,7 +168,7 @@ pub struct Start {
     /// Whether anybody will need its result.
     pub keep: bool,
     /// Its inputs: data edge and task, in order.
-    pub inputs: Vec<(u16, TaskRef)>,
+    pub inputs: Vec<(u32, TaskRef)>,
     /// Whether it waits behind busy slots, because it is so short.
     pub in_line: bool,
 }

@@ -18,7 +18,7 @@ pub(super) struct Hand {
     pub(super) slots: u32,
     pub(super) keep: bool,
     /// Inputs: data edge and task.
-    pub(super) inputs: Vec<(u16, TaskRef)>,
+    pub(super) inputs: Vec<(u32, TaskRef)>,
     /// Inputs that are not here.
     pub(super) missing: u32,
     pub(super) executing: bool,
