@@ -20,7 +20,7 @@ hpcdag scheduler --scheduler-file "$HPCDAG_SCHEDULER_FILE" --detach || exit
 # One worker on each host that the parallel environment gave, with the slots of that host. qrsh hands its arguments to
 # a shell there.
 while read -r host slots _; do
-    command=$(printf '%q ' /bin/bash -c 'exec "$@"' - \
+    command=$(printf '%q ' /bin/bash -c 'trap : TERM USR1 USR2 XCPU; "$@"; code=$?; [ $code -le 128 ] || code=1; exit $code' - \
         "$(command -v hpcdag)" worker --scheduler-file "$HPCDAG_SCHEDULER_FILE" --nthreads "$slots")
     qrsh -inherit -nostdin "$host" "$command" &
 done < "$PE_HOSTFILE"

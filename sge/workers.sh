@@ -28,7 +28,7 @@ status=0
 pids=()
 trap : TERM USR1 USR2
 while read -r host slots _; do
-    command=$(printf '%q ' /bin/bash -c 'exec "$@"' - \
+    command=$(printf '%q ' /bin/bash -c 'trap : TERM USR1 USR2 XCPU; "$@"; code=$?; [ $code -le 128 ] || code=1; exit $code' - \
         "$(command -v hpcdag)" worker --scheduler-file "$scheduler_file" --nthreads "$slots")
     qrsh -inherit -nostdin "$host" "$command" &
     pids+=($!)

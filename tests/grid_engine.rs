@@ -17,6 +17,7 @@ job() {
     qsub -sync y -cwd -V -S /bin/bash -N job -j y -o job.out -l h_rt=600 "$@" job.sh > qsub.out 2>&1 ||
         say job-code $?
     cat job.out
+    sed 's/^/qsub: /' qsub.out
 }
 "#;
 
@@ -56,9 +57,11 @@ hpcdag up
 say workers $(hpcdag workers list --json)
 where='echo $(hostname) $JOB_ID $MODULES; sleep 0.1'
 say ran $(hpcdag submit --array 1-24 -- sh -c "$where" | sort -u | tr '\n' ,)
-pkill -KILL -f 'hpcdag worker --scheduler-file'
+# Nannies and workers; not the shells around them.
+pkill -KILL -f '^[^ ]*hpcdag worker --scheduler-file'
 for host in n1 n2 n3; do
-    [ $host = $(hostname) ] || qrsh -inherit $host "pkill -KILL -f '[h]pcdag worker --scheduler-file'" || true
+    [ $host = $(hostname) ] ||
+        qrsh -inherit $host "pkill -KILL -f '^[^ ]*hpcdag worker --scheduler-file'" || true
 done
 for i in $(seq 1 200); do hpcdag workers list --json | grep -q joined || break; sleep 0.1; done
 say died $(hpcdag workers list --json | grep -c joined || true)
@@ -124,6 +127,8 @@ json array start -N 2 --per-job 1 -c 1 --json
 json never start -N 5 -c 2 --json
 say wrong $(start -N 1 -c 1 -- -l nosuch=1 2>&1 || say code $?)
 hpcdag workers wait 4 > /dev/null
+# Grid Engine says `t` until the host has told that it runs.
+until_ok sh -c '! qstat | grep -q " t "'
 json jobs hpcdag workers list --jobs --json
 say ran $(hpcdag submit --array 1-40 -- sh -c 'echo $JOB_ID; sleep 0.1' | sort -u | tr '\n' ' ')
 say left-in $(hpcdag workers list --json)

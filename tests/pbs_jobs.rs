@@ -173,6 +173,49 @@ say files "$(find "$XDG_STATE_HOME"/hpcdag/*/jobs -type f | wc -l)"
     assert_eq!((after(&output, "jobs"), after(&output, "files")), ("0", "0"));
 }
 
+/// Without work there is no job; a graph brings two, and afterwards they go. Never more than the maximum, of
+/// which one waits at a time, and another job of the same user goes on.
+#[test]
+fn from_nothing_to_two_jobs_and_back() {
+    let sandbox = Sandbox::new();
+    let output = in_pbs(
+        &sandbox,
+        r#"
+hpcdag scheduler --detach > /dev/null
+printf '#!/bin/sh\nexec sleep 300\n' > other.sh
+other=$(qsub -l select=1:ncpus=1 other.sh)
+timing=(--interval 300ms --shrink-after 2s --min-work 500ms)
+hpcdag workers adapt --launcher qsub --max 2 -c 1 -t 10m "${timing[@]}" 2> adapt.log &
+adapt=$!
+until_ok grep -q '0 there; Ctrl-C' adapt.log
+hpcdag submit --array 1-16 -- sh -c 'sleep 0.5; echo $PBS_JOBID' > ran
+say ran $(wc -l < ran) $(sort -u ran | wc -l)
+until_ok workers_are 0
+until_ok sh -c "[ \$(grep -c 'cancelling job' adapt.log) = 2 ]"
+kill -INT $adapt
+wait $adapt && say code 0 || say code $?
+say states $(cat pbs/[2-9]*/state | sort -u)
+say other $(cat pbs/$other/state)
+json scaled hpcdag workers scale 2 --json --launcher pbs -c 1 -t 10m
+hpcdag workers wait 2
+HPCDAG_LAUNCH__PBS__MAX_JOBS=2 hpcdag workers scale 3 -c 1 -t 10m 2> refused || say limit $? $(cat refused)
+json down hpcdag workers scale 0 --json -c 1
+say left $(workers)
+qdel $other
+cat adapt.log
+"#,
+    );
+    assert_eq!(after(&output, "ran"), "16 2", "two jobs have worked: {output}");
+    assert_eq!((after(&output, "code"), after(&output, "states")), ("0", "F"), "{output}");
+    assert_eq!(after(&output, "other"), "R", "the user's other job is not ours");
+    assert_eq!(output.lines().filter(|line| line.contains("Z submitted job")).count(), 2, "{output}");
+    assert_eq!(json(&output, "scaled")["submitted"].as_array().map(Vec::len), Some(2));
+    let limit = after(&output, "limit");
+    assert!(limit.starts_with("11 ") && limit.contains("launch.pbs.max-jobs"), "{limit}");
+    assert_eq!(json(&output, "down")["ended"].as_array().map(Vec::len), Some(2), "{output}");
+    assert_eq!(after(&output, "left"), "0");
+}
+
 /// The ready scripts in `pbs/`, submitted as they are: a whole run as one job, and workers for a cluster.
 #[test]
 fn ready_scripts() {

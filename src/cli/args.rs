@@ -5,6 +5,7 @@
 mod adapt;
 mod batch;
 mod bench;
+mod bench_commands;
 mod cluster;
 mod doctor;
 mod jobs;
@@ -16,6 +17,7 @@ mod value;
 pub use adapt::{PoolOptions, WorkersAdaptArgs, WorkersScaleArgs};
 pub use batch::{BatchName, BatchOptions, RelayArgs, ResumeArgs, RunArgs};
 pub use bench::*;
+pub use bench_commands::*;
 pub use cluster::{
     ClustersArgs, DownArgs, ListenOptions, LogOptions, SchedulerArgs, StopArgs, UpArgs, WorkerArgs,
     WorkerOptions, WorkersArgs, WorkersCommand, WorkersListArgs, WorkersStartArgs, WorkersStopArgs,

@@ -11,6 +11,7 @@ use super::processes::{self, HOSTS_PREFIX, Record};
 use crate::base::error::{Error, Kind, Result};
 use crate::launch::hosts::{Host, Hosts, Means, hosts_of_host_file, hosts_of_list, is_handed_over};
 use crate::launch::settings::SshSettings;
+use crate::launch::template::not_ended_by_a_signal;
 use crate::launch::template::shell_quoted;
 use crate::net::private_file;
 use crate::net::state_dir::ClusterDir;
@@ -64,7 +65,7 @@ fn named(placement: &PlacementOptions) -> Result<Option<Vec<Host>>> {
 }
 
 fn settings(context: &Context) -> Result<SshSettings> {
-    SshSettings::read(&context.loaded.config.launch, &|key| super::jobs::origin(context, key))
+    SshSettings::read(&context.loaded.config.launch, &super::jobs::origins(context))
 }
 
 /// Workers to start on hosts.
@@ -217,7 +218,10 @@ impl Order<'_> {
         words.extend(["--name".into(), shell_quoted(&place.name)]);
         words.extend(place.threads.into_iter().flat_map(|n| ["--nthreads".into(), n.to_string()]));
         words.extend(place.memory.into_iter().flat_map(|n| ["--memory-limit".into(), format!("{n}B")]));
-        lines.push(format!("exec {}", words.join(" ")));
+        match self.hosts.means {
+            Means::Qrsh => lines.extend(not_ended_by_a_signal(&words.join(" "))),
+            _ => lines.push(format!("exec {}", words.join(" "))),
+        }
         Ok(lines.join("\n"))
     }
 }

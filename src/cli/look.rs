@@ -11,9 +11,11 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::units::{ByteSize, Span};
 use crate::client::{Client, Files};
 use crate::graph::file::umask;
-use crate::net::discovery;
+use crate::net::discovery::{self, Wish};
+use crate::net::scheduler_file::SchedulerFile;
 use crate::protocol::messages::client::Question;
 use serde_json::{Value, json};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,9 +58,22 @@ fn list(value: &Value) -> &[Value] {
 
 /// `status`
 pub fn status(context: &Context, args: &StatusArgs) -> Result<u8> {
-    let status = ask(context, &args.scheduler, Question::Status)?;
+    let wish = context.wish(&args.scheduler)?;
+    let (mut status, path, file) = run_short(here(context, &wish))?;
+    let adapted = jobs::lasting::lines(&path, &file.id);
+    status["adapted"] = json!(adapted);
     Out::stdout().value(args.json.json, &status, status_text)?;
     Ok(0)
+}
+
+/// What the scheduler says of the cluster, its file, and what that says.
+async fn here(context: &Context, wish: &Wish) -> Result<(Value, PathBuf, SchedulerFile)> {
+    let path = absolute(&discovery::find(wish).await?.path)?;
+    let client = Client::open(&path, wish, &context.loaded.config).await?;
+    let status = client.ask(Question::Status).await?;
+    let file = client.scheduler().clone();
+    client.close().await;
+    Ok((status, path, file))
 }
 
 fn status_text(status: &Value) -> String {
@@ -75,6 +90,7 @@ fn status_text(status: &Value) -> String {
     if let Some(url) = status["dashboard"].as_str() {
         lines.push(format!("dashboard: {url}"));
     }
+    lines.extend(list(&status["adapted"]).iter().filter_map(Value::as_str).map(str::to_owned));
     let runs = list(&status["runs"]);
     if !runs.is_empty() {
         let mut table = Table::new([
@@ -111,6 +127,7 @@ fn workers_table(workers: &[Value]) -> Table {
     let mut table = Table::new([
         ("worker", Align::Left),
         ("host", Align::Left),
+        ("pool", Align::Left),
         ("state", Align::Left),
         ("threads", Align::Right),
         ("executing", Align::Right),
@@ -122,6 +139,7 @@ fn workers_table(workers: &[Value]) -> Table {
         table.row([
             text(worker, "name"),
             text(worker, "host"),
+            text(worker, "pool"),
             text(worker, "state"),
             format!("{}", worker["threads"].as_f64().unwrap_or(0.0)),
             text(worker, "executing"),
@@ -136,14 +154,7 @@ fn workers_table(workers: &[Value]) -> Table {
 /// `workers list`: the jobs that were submitted for workers, and the workers.
 pub fn workers_list(context: &Context, args: &WorkersListArgs) -> Result<u8> {
     let wish = context.wish(&args.scheduler)?;
-    let (status, path, file) = run_short(async {
-        let path = absolute(&discovery::find(&wish).await?.path)?;
-        let client = Client::open(&path, &wish, &context.loaded.config).await?;
-        let status = client.ask(Question::Status).await?;
-        let file = client.scheduler().clone();
-        client.close().await;
-        Ok((status, path, file))
-    })?;
+    let (status, path, file) = run_short(here(context, &wish))?;
     let workers = list(&status["workers"]);
     let mut out = Out::stdout();
     if args.json.json && !args.jobs {
@@ -154,6 +165,9 @@ pub fn workers_list(context: &Context, args: &WorkersListArgs) -> Result<u8> {
     if args.json.json {
         out.json(&all.iter().map(|known| known.json(workers)).collect::<Vec<_>>())?;
         return Ok(0);
+    }
+    for line in jobs::lasting::lines(&path, &file.id) {
+        out.line(output::harmless(&line))?;
     }
     let table = jobs::list::table(&all, workers);
     match table.is_empty() {

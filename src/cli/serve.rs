@@ -7,10 +7,13 @@ use super::background::{self, SchedulerOrder};
 use super::context::{Context, Logger, run_long, run_short};
 use super::jobs;
 use super::output::{self, Out};
-use super::signals::Requests;
+use super::signals::{Requests, SAME_REQUEST};
+use super::steer::let_workers_go;
 use crate::base::error::{Error, Kind, Result};
+use crate::client::{Client, ConnectOptions};
+use crate::config::Config;
 use crate::launch::slurm::environment::{self, Share};
-use crate::net::{discovery, state_dir};
+use crate::net::{discovery, scheduler_file, state_dir};
 use crate::scheduler::{self, Scheduler};
 use crate::worker;
 use crate::worker::executor::native::Registry;
@@ -18,10 +21,9 @@ use crate::worker::executor::processes::{self, Program};
 use crate::worker::nanny::{self, NannyOptions};
 use crate::worker::process;
 use crate::worker::supervision::Supervision;
-use std::time::{Duration, SystemTime};
-
-/// In a batch job, requests to end that come so soon after one another are one.
-const SAME_REQUEST: Duration = Duration::from_secs(2);
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 /// `scheduler`: in the foreground until its end, or started in the background.
 ///
@@ -45,27 +47,50 @@ pub fn scheduler(context: &Context, args: &SchedulerArgs) -> Result<u8> {
         job_id: state_dir::batch_job_id(),
         embedded: false,
     };
+    let grace = options.job_id.as_ref().map(|_| context.config());
     run_long(async {
         let mut requests = Requests::listen()?;
         let mut scheduler = tokio::select! {
             started = Scheduler::start(options) => started?,
             signal = requests.next() => return Err(ended_by(signal)),
         };
-        let mut ending = false;
+        let mut ending: Option<Instant> = None;
+        let mut leaving = tokio::task::JoinSet::new();
+        let (file, cluster) = (scheduler.file.clone(), scheduler.cluster.clone());
+        let following = jobs::lasting::follow(&file, &cluster);
+        tokio::pin!(following);
         loop {
             tokio::select! {
+                never = &mut following => match never {},
                 ended = scheduler.wait() => return ended.map(|()| 0),
+                Some(_) = leaving.join_next() => scheduler.stop(),
                 signal = requests.next() => match ending {
-                    false => {
+                    Some(since) if grace.is_some() && since.elapsed() < SAME_REQUEST => {}
+                    None => {
                         tracing::info!("{signal}: ending the cluster; once more ends at once");
-                        ending = true;
-                        scheduler.stop();
+                        ending = Some(Instant::now());
+                        match &grace {
+                            None => scheduler.stop(),
+                            Some(grace) => drop(leaving.spawn(part(scheduler.file.clone(), grace.clone()))),
+                        }
                     }
-                    true => return Err(ended_by(signal)),
+                    Some(_) => return Err(ended_by(signal)),
                 },
             }
         }
     })
+}
+
+/// Lets the workers of a job that is being ended write what would be lost with them.
+async fn part(file: PathBuf, config: Arc<Config>) {
+    let connected = match scheduler_file::read(&file) {
+        Ok(file) => Client::connect(file, ConnectOptions::of(&config)).await,
+        Err(error) => Err(error.into()),
+    };
+    match connected {
+        Ok(client) => let_workers_go(client, config.worker.signal_grace.0).await,
+        Err(error) => tracing::warn!("workers are not waited for: {}", error.message),
+    }
 }
 
 fn ended_by(signal: &str) -> Error {

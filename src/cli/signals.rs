@@ -2,7 +2,12 @@
 //! them is the commands' business.
 
 use crate::base::error::{Error, Result};
+use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// In a batch job, requests to end that come so soon after one another are one: batch systems signal every
+/// process, and may do it twice.
+pub const SAME_REQUEST: Duration = Duration::from_secs(2);
 
 /// SIGINT, SIGTERM and SIGHUP, from now on no longer deadly.
 pub struct Requests {

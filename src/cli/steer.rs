@@ -152,6 +152,23 @@ async fn open_runs(client: &Client) -> Result<Vec<(RunUuid, bool)>> {
         .collect())
 }
 
+/// Asks all workers to leave, so that they write what would be lost with them, and waits until they are gone,
+/// but not longer than `patience`.
+pub(super) async fn let_workers_go(client: Client, patience: Duration) {
+    let gone = async {
+        client.ask(Question::StopWorkers { names: Vec::new() }).await?;
+        loop {
+            let status = client.ask(Question::Status).await?;
+            if status["workers"].as_array().is_none_or(Vec::is_empty) {
+                return Ok::<(), Error>(());
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    // If the scheduler ends first, or they take too long, there is nothing more to be had.
+    let _ = tokio::time::timeout(patience, gone).await;
+}
+
 /// A cluster that was told to end.
 pub(super) struct Stopped {
     pub(super) path: PathBuf,

@@ -259,6 +259,8 @@ impl Workers<'_> {
 /// `workers start`
 pub fn workers_start(context: &Context, args: &WorkersStartArgs) -> Result<u8> {
     let deadline = Instant::now() + args.start_timeout.0;
+    let in_pool = jobs::pools::apply(context, args)?;
+    let args = in_pool.as_ref().unwrap_or(args);
     let system = args.placement.launcher.map(jobs::system_of).transpose()?.flatten();
     if let Some(system) = system {
         return jobs::start::start(context, args, system);

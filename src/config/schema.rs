@@ -277,6 +277,10 @@ table! {
         death_timeout: Span,
         /// Idleness after which the worker leaves.
         idle_timeout: Option<Span>,
+        /// The pool of jobs that the worker belongs to.
+        pool: Option<String>,
+        /// Whether the worker may be taken away at any time.
+        preemptible: bool,
         /// Age at which the worker leaves.
         lifetime: Option<Span>,
         /// By how much the lifetime varies in both directions.

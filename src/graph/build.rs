@@ -251,6 +251,7 @@ impl<'a> Builder<'a> {
             gpus: limits.resources.get("gpus").copied().unwrap_or(0),
             params: self.scope.params.clone(),
             kept: None,
+            checkpoint: None,
         })
     }
 

@@ -18,6 +18,7 @@ pub mod layer;
 mod order;
 mod outputs;
 mod placeholder;
+pub mod proof;
 mod raw;
 pub mod sequence;
 pub mod single;

@@ -75,6 +75,7 @@ pub fn command(argv: Vec<String>, each: Each, origin: &Origin) -> Result<Graph> 
         gpus: 0,
         params: BTreeMap::new(),
         kept: None,
+        checkpoint: None,
     };
     let layer = Layer { size: Size::Fixed(total), ..Layer::default() };
     let graph = Graph { name, families: vec![Family { layer, spec, items }], ..Graph::default() };

@@ -51,6 +51,18 @@ pub struct TaskSpec {
     /// Elements that an earlier run has done.
     #[serde(default)]
     pub kept: Option<Kept>,
+    /// Where results go that would be lost with all workers.
+    #[serde(default)]
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// Where results go that would be lost with all workers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// A directory that all nodes share.
+    pub directory: PathBuf,
+    /// Stands for what the family's tasks make: results count only as long as it is the same.
+    pub fingerprint: String,
 }
 
 /// What a task that starts an MPI program, or the like, asks for.
@@ -73,6 +85,9 @@ pub struct Kept {
     /// The files: part (empty for stdout), path template relative to `base_dir`, whether there is none when
     /// the part is empty.
     pub files: Vec<(String, String, bool)>,
+    /// Elements whose results are in a checkpoint, ascending: their parts (empty for stdout) and files.
+    #[serde(default)]
+    pub stored: Vec<(u32, Vec<(String, PathBuf)>)>,
 }
 
 /// What is executed.

@@ -7,6 +7,7 @@ pub mod dialect;
 pub mod hosts;
 pub mod jobs;
 pub mod own_job;
+pub mod pools;
 pub mod relay;
 pub mod scripts;
 pub mod settings;

@@ -3,6 +3,7 @@
 //! options win over them.
 
 use super::dialect::System;
+use super::pools::{self, Pool};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::units::{ByteSize, Span, parse_walltime};
 use serde::de::{self, Deserialize, Deserializer};
@@ -40,6 +41,8 @@ pub struct Settings {
     pub gpu_resource: Option<String>,
     /// Jobs of a cluster that may wait in the queue at a time, for `workers scale` and `workers adapt`.
     pub max_pending: Option<u32>,
+    /// Jobs that a cluster may have at a time, waiting ones included.
+    pub max_jobs: Option<u32>,
     /// Further options of the head.
     pub directives: Vec<String>,
     /// Options left out of the head.
@@ -70,6 +73,7 @@ const COMMON: &[&str] = &[
     "memory",
     "gpus",
     "max-pending",
+    "max-jobs",
     "directives",
     "remove-directives",
     "options",
@@ -97,11 +101,27 @@ impl Settings {
     /// # Errors
     /// `Config`, with the origin: a name that there is not, or a value that does not fit.
     pub fn read(launch: &Table, system: System, origin: &dyn Fn(&str) -> String) -> Result<Settings> {
-        let place = format!("launch.{}", system.key());
-        match table(launch, system.key(), &place, &names(system), origin)? {
-            None => Ok(Settings::default()),
-            Some(table) => Reading { table, place: &place, origin }.all(),
+        Settings::of_pool(launch, system, None, origin)
+    }
+
+    /// The same for jobs of a pool, whose own settings win.
+    ///
+    /// # Errors
+    /// As [`Settings::read`].
+    pub fn of_pool(
+        launch: &Table,
+        system: System,
+        pool: Option<&Pool>,
+        origin: &dyn Fn(&str) -> String,
+    ) -> Result<Settings> {
+        let (place, names, empty) = (format!("launch.{}", system.key()), names(system), Table::new());
+        let table = table(launch, system.key(), &place, &names, origin)?.unwrap_or(&empty);
+        if let Some(pool) = pool {
+            pools::check(pool, &names, origin)?;
         }
+        let over = pool.map(|pool| (format!("launch.{}.{}", pools::TABLE, pool.name), &pool.table));
+        let over = over.as_ref().map(|(place, table)| (place.as_str(), *table));
+        Reading { table, place: &place, over, origin }.all()
     }
 }
 
@@ -135,7 +155,7 @@ impl SshSettings {
         let Some(table) = table(launch, SSH, &place, &names, origin)? else {
             return Ok(SshSettings::default());
         };
-        let read = Reading { table, place: &place, origin };
+        let read = Reading { table, place: &place, over: None, origin };
         let text = |name| -> Result<_> { Ok(read.get::<Text>(name)?.map(|Text(text)| text)) };
         let lines =
             |name| -> Result<Vec<String>> { Ok(read.get::<Lines>(name)?.map(|l| l.0).unwrap_or_default()) };
@@ -156,7 +176,7 @@ fn table<'a>(
     names: &[&str],
     origin: &dyn Fn(&str) -> String,
 ) -> Result<Option<&'a Table>> {
-    let known: Vec<&str> = System::ALL.iter().map(|s| s.key()).chain([SSH, FOLLOW]).collect();
+    let known: Vec<&str> = System::ALL.iter().map(|s| s.key()).chain([SSH, FOLLOW, pools::TABLE]).collect();
     if let Some(name) = launch.keys().find(|name| !known.contains(&name.as_str())) {
         return Err(unknown("launch", name, &known, origin));
     }
@@ -174,7 +194,7 @@ fn table<'a>(
     }
 }
 
-fn unknown(place: &str, name: &str, known: &[&str], origin: &dyn Fn(&str) -> String) -> Error {
+pub(super) fn unknown(place: &str, name: &str, known: &[&str], origin: &dyn Fn(&str) -> String) -> Error {
     let key = format!("{place}.{name}");
     let error = Error::new(Kind::Config, format!("{}: there is no setting '{key}'", origin(&key)));
     let near = known
@@ -188,10 +208,12 @@ fn unknown(place: &str, name: &str, known: &[&str], origin: &dyn Fn(&str) -> Str
     })
 }
 
-struct Reading<'a> {
-    table: &'a Table,
-    place: &'a str,
-    origin: &'a dyn Fn(&str) -> String,
+/// A table that is read, with another one, of a pool, whose values win.
+pub(super) struct Reading<'a> {
+    pub(super) table: &'a Table,
+    pub(super) place: &'a str,
+    pub(super) over: Option<(&'a str, &'a Table)>,
+    pub(super) origin: &'a dyn Fn(&str) -> String,
 }
 
 impl Reading<'_> {
@@ -200,10 +222,7 @@ impl Reading<'_> {
         let lines = |name| -> Result<Vec<String>> {
             Ok(self.get::<Lines>(name)?.map(|Lines(lines)| lines).unwrap_or_default())
         };
-        let count = |name| match self.get::<u32>(name)? {
-            Some(0) => Err(self.wrong(name, "must be at least 1")),
-            count => Ok(count),
-        };
+        let count = |name| self.count(name);
         Ok(Settings {
             account: text("account")?,
             queue: match text("partition")? {
@@ -216,7 +235,7 @@ impl Reading<'_> {
             walltime: text("walltime")?
                 .map(|text| parse_walltime(&text).map_err(|e| self.wrong("walltime", &e.0)))
                 .transpose()?,
-            warning: match self.table.get("warning") {
+            warning: match self.find("warning").map(|(_, value)| value) {
                 Some(Value::Boolean(false)) => None,
                 _ => self.get::<Span>("warning")?.map(|span| span.0),
             },
@@ -224,6 +243,7 @@ impl Reading<'_> {
             memory: self.get::<ByteSize>("memory")?.map(|size| size.0),
             gpus: count("gpus")?,
             max_pending: count("max-pending")?,
+            max_jobs: count("max-jobs")?,
             parallel_environment: text("parallel-environment")?,
             memory_resource: text("memory-resource")?,
             gpu_resource: text("gpu-resource")?,
@@ -237,13 +257,28 @@ impl Reading<'_> {
         })
     }
 
-    fn get<T: for<'de> Deserialize<'de>>(&self, name: &str) -> Result<Option<T>> {
-        let Some(value) = self.table.get(name) else { return Ok(None) };
+    /// A number that is not 0.
+    pub(super) fn count(&self, name: &str) -> Result<Option<u32>> {
+        match self.get::<u32>(name)? {
+            Some(0) => Err(self.wrong(name, "must be at least 1")),
+            count => Ok(count),
+        }
+    }
+
+    /// A value, and the place of the table that has it.
+    fn find(&self, name: &str) -> Option<(&str, &Value)> {
+        let over = self.over.and_then(|(place, table)| Some((place, table.get(name)?)));
+        over.or_else(|| Some((self.place, self.table.get(name)?)))
+    }
+
+    pub(super) fn get<T: for<'de> Deserialize<'de>>(&self, name: &str) -> Result<Option<T>> {
+        let Some((_, value)) = self.find(name) else { return Ok(None) };
         T::deserialize(value.clone()).map(Some).map_err(|e| self.wrong(name, e.message()))
     }
 
     fn wrong(&self, name: &str, why: &str) -> Error {
-        let key = format!("{}.{name}", self.place);
+        let place = self.find(name).map_or(self.place, |(place, _)| place);
+        let key = format!("{place}.{name}");
         Error::new(Kind::Config, format!("{}: '{key}': {}", (self.origin)(&key), why.trim_end()))
     }
 }

@@ -81,10 +81,20 @@ impl Context {
             lines.push(self.prologue.clone());
         }
         lines.extend(self.settings_file.iter().map(|f| format!("export HPCDAG_CONFIG={}", shell_quoted(f))));
-        lines.push("exec \"$@\"".into());
+        match self.system == System::GridEngine.key() {
+            true => lines.push(not_ended_by_a_signal("\"$@\"").join("; ")),
+            false => lines.push("exec \"$@\"".into()),
+        }
         self.node_prologue = lines.join("\n");
         self
     }
+}
+
+/// Lines of the shell that run a command and never end by a signal, nor as if by one: Grid Engine kills the
+/// whole job when a part of it does that `qrsh -inherit` has started, and a worker may well be killed.
+pub fn not_ended_by_a_signal(command: &str) -> [String; 4] {
+    let lines = ["trap : TERM USR1 USR2 XCPU", command, "code=$?", "[ $code -le 128 ] || code=1; exit $code"];
+    lines.map(str::to_owned)
 }
 
 /// The built-in template.

@@ -135,6 +135,8 @@ impl Driver {
             "address": peer.map(|p| p.address.as_str()),
             "pid": peer.map(|p| p.pid),
             "job-id": peer.and_then(|p| p.job_id.as_deref()),
+            "pool": peer.and_then(|p| p.pool.as_deref()),
+            "preemptible": w.spec.preemptible,
             "state": w.status.name(),
             "leaving-because": w.retiring,
             "leaves-in": w.spec.leaves.map(|at| at.since(self.now()).as_secs_f64()),

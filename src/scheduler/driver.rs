@@ -250,6 +250,7 @@ impl Driver {
             memory_limit: register.memory_limit.map(|n| n.min(BYTES_MAX)),
             memory_target: register.memory_target.map(|n| n.min(BYTES_MAX)),
             leaves: register.leaves_in_ms.map(|ms| self.now().after(Duration::from_millis(ms))),
+            preemptible: register.preemptible,
         };
         let threads = f64::from(register.slots) / f64::from(crate::graph::layer::SLOT);
         let peer = WorkerPeer::new(register, link);

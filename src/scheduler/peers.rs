@@ -39,6 +39,8 @@ pub struct WorkerPeer {
     pub pid: u32,
     /// The batch job it belongs to.
     pub job_id: Option<String>,
+    /// The pool of jobs that it belongs to.
+    pub pool: Option<String>,
     /// This life of its process.
     pub incarnation: Incarnation,
     /// When it registered.
@@ -64,6 +66,7 @@ impl WorkerPeer {
             address: register.address,
             pid: register.pid,
             job_id: register.job_id,
+            pool: register.pool,
             incarnation: register.incarnation,
             joined: SystemTime::now(),
             figures: Heartbeat::default(),

@@ -1,14 +1,14 @@
 //! Carries out what the core decides: actions become orders for sessions, in pieces that fit into frames,
 //! preceded by what the peer has to know first. Owns these pieces' sizes.
 
-use super::core::action::{Action, Batch, Input, Output, Summary};
+use super::core::action::{Action, Batch, Input, Output, Saved, Summary};
 use super::driver::Driver;
 use super::input::{ClientOrder, RunInfo, WorkerOrder};
 use super::requests::SMALL_MESSAGE_BYTES;
 use crate::base::ids::{ClientId, FamilyIx, RunId, WorkerId};
 use crate::graph::layer::Shape;
 use crate::protocol::messages::client::{self, FailedTask, Reason, RunDone, ToClient};
-use crate::protocol::messages::worker::{Attempts, Peers, Replicate, Tasks, ToWorker};
+use crate::protocol::messages::worker::{Attempts, Peers, Replicate, Save, Tasks, ToWorker};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -59,6 +59,13 @@ impl Driver {
                     self.introduce(worker, &[from]);
                     for tasks in tasks.chunks(NAMES_AT_ONCE) {
                         let message = ToWorker::Replicate(Replicate { tasks: tasks.to_vec(), from });
+                        self.order_named(worker, message, tasks.len());
+                    }
+                }
+                Action::Save { worker, tasks } => {
+                    let row = |s: &Saved| (s.task, s.family, s.element, s.cost_ns / 1_000_000);
+                    for tasks in tasks.chunks(NAMES_AT_ONCE) {
+                        let message = ToWorker::Save(Save { tasks: tasks.iter().map(row).collect() });
                         self.order_named(worker, message, tasks.len());
                     }
                 }

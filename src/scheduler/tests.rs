@@ -95,6 +95,8 @@ fn register(name: &str) -> Register {
         memory_limit: Some(1 << 30),
         memory_target: None,
         job_id: None,
+        pool: None,
+        preemptible: false,
         leaves_in_ms: None,
         predecessor: None,
         holds: Vec::new(),
@@ -165,6 +167,7 @@ fn family(name: &str, items: Items, total: u32, edges: Vec<(Pattern, u32, &str)>
         gpus: 0,
         params: Default::default(),
         kept: None,
+        checkpoint: None,
     };
     let edge = |(pattern, producer, _)| Edge { producer: FamilyIx(producer), pattern, data: true };
     let layer =

@@ -26,6 +26,9 @@ const REPORT_GAP: Duration = Duration::from_millis(2);
 /// How long a farewell may take.
 const FAREWELL_TIME: Duration = Duration::from_secs(2);
 
+/// How long a worker that is stopped still writes for a later run.
+const STOPPED_TIME: Duration = Duration::from_secs(5);
+
 /// When a worker leaves by itself.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {
@@ -192,6 +195,10 @@ impl Driver {
             ToWorker::Replicate(copy) => {
                 self.work.handle(Event::Replicate { tasks: copy.tasks, from: copy.from });
             }
+            ToWorker::Save(save) => {
+                let now = std::time::Instant::now();
+                self.work.save(save.tasks, now + self.time_to_save(now.into()));
+            }
             ToWorker::Peers(peers) => self.work.meet(peers),
             ToWorker::ForgetRun(run) => self.work.forget_run(run.run),
             ToWorker::Retire(reason) => self.retire(reason.reason, None),
@@ -206,6 +213,21 @@ impl Driver {
             }
         }
         None
+    }
+
+    /// How long results may be written for a later run.
+    fn time_to_save(&self, now: Instant) -> Duration {
+        let until = self.retiring_until.unwrap_or(now + self.terms.retire);
+        until.saturating_duration_since(now).saturating_sub(FAREWELL_TIME)
+    }
+
+    /// Waits for what is being written for a later run; not long if the worker is to end at once.
+    pub(super) async fn finish_saving(&mut self, ending: &Ending) {
+        let limit = match ending {
+            Ending::Dismissed => self.time_to_save(Instant::now()),
+            _ => STOPPED_TIME,
+        };
+        self.work.finish_saving(limit).await;
     }
 
     /// Asks the scheduler to be let go.

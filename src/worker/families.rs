@@ -98,6 +98,11 @@ impl Families {
         }
     }
 
+    /// A family that was understood.
+    pub(super) fn find(&self, run: RunId, family: FamilyIx) -> Option<&Arc<Family>> {
+        self.runs.get(&run)?.get(&family)?.as_ref().ok()
+    }
+
     /// Forgets a run.
     pub(super) fn forget(&mut self, run: RunId) {
         self.runs.remove(&run);

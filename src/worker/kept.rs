@@ -19,6 +19,15 @@ pub(super) fn result(assignment: &Assignment) -> Option<Result<TaskResult>> {
         let at = ranges.partition_point(|(_, end)| *end <= assignment.index);
         ranges.get(at).is_some_and(|(first, _)| *first <= assignment.index)
     };
+    if let Ok(at) = kept.stored.binary_search_by_key(&assignment.index, |(element, _)| *element) {
+        let part = |(name, path): &(String, std::path::PathBuf)| match Data::in_place(path) {
+            Ok(data) => Ok((name.clone(), data)),
+            Err(e) => Err(Error::file("cannot read from the checkpoint", path, &e)),
+        };
+        return Some(
+            kept.stored[at].1.iter().map(part).collect::<Result<_>>().map(|parts| TaskResult { parts }),
+        );
+    }
     if is_in(&kept.skip) {
         let parts = [String::new()].into_iter().chain(names(assignment));
         let parts = parts.map(|name| (name, Data::Heap(Bytes::new()))).collect();

@@ -1,6 +1,7 @@
 //! The worker: `core` decides, executors run tasks, the store holds results, the shells around them talk to
 //! the scheduler and to other workers.
 
+mod checkpoint;
 pub mod core;
 pub mod directory;
 mod driver;

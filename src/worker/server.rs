@@ -330,6 +330,8 @@ impl Life {
             memory_limit: self.memory_limit,
             memory_target: self.memory.thresholds.and_then(|t| t.admission_bound()),
             job_id: self.job_id.clone(),
+            pool: self.config.worker.pool.clone(),
+            preemptible: self.config.worker.preemptible,
             leaves_in_ms: self.until.map(|(at, _)| {
                 let left = at.saturating_duration_since(tokio::time::Instant::now());
                 u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
@@ -364,6 +366,7 @@ impl Life {
             driver.work.abort();
             match end {
                 End::Over(ending) => {
+                    driver.finish_saving(&ending).await;
                     driver.farewell(&ending).await;
                     break Ok(ending);
                 }
@@ -384,7 +387,7 @@ impl Life {
         let traffic = self.served.traffic.clone();
         let client = Client::new(link.tls.clone(), registered.epoch, patience, traffic.clone());
         let memory = Memory::new(self.memory.clone());
-        let work = Work::new(self.slots, registered, self.pool.clone(), memory, client);
+        let work = Work::new(&self.name, self.slots, registered, self.pool.clone(), memory, client);
         let terms = Terms {
             idle: settings.idle_timeout.map(|t| t.0),
             until: self.until,

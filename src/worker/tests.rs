@@ -154,6 +154,7 @@ fn spec(name: &str, shell: &str, inputs: &[&str]) -> TaskSpec {
         gpus: 0,
         params: BTreeMap::new(),
         kept: None,
+        checkpoint: None,
     }
 }
 

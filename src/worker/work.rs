@@ -1,6 +1,7 @@
 //! The core joined to what it decides about: pool, store and transfers. Turns messages into events, actions
 //! into deeds, and what the core has gathered into messages. Owns no connection and no timer.
 
+use super::checkpoint::{Counts, Order, Saver};
 use super::core::Core;
 use super::core::event::{Action, Assigned, Done, Event, Fetched, Input, Start};
 use super::executor::pool::{Finished, Pool};
@@ -14,7 +15,7 @@ use super::store::data::TaskResult;
 use super::store::spill::DiskUse;
 use super::transfer::client::{Client, Fetched as Transferred};
 use crate::base::failure::Failure;
-use crate::base::ids::{Attempt, RunId, TaskRef, WorkerId};
+use crate::base::ids::{Attempt, FamilyIx, RunId, TaskRef, WorkerId};
 use crate::graph::items::Item;
 use crate::graph::spec;
 use crate::net::address::Address;
@@ -25,7 +26,7 @@ use crate::protocol::messages::worker::{Families as FamiliesMessage, FromWorker,
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 /// Slot threads at most. Tasks that occupy a small part of a slot each share threads beyond this.
@@ -47,6 +48,10 @@ type Arrived = (WorkerId, Vec<(TaskRef, Transferred)>);
 
 /// A worker's tasks and results within one registration.
 pub(super) struct Work {
+    /// This worker's name.
+    name: String,
+    /// What writes results for a later run.
+    saver: Option<Saver>,
     core: Core,
     epoch: u32,
     pool: Arc<Pool<Job>>,
@@ -79,6 +84,7 @@ pub(super) struct Work {
 
 impl Work {
     pub(super) fn new(
+        name: &str,
         slots: u32,
         registered: &Registered,
         pool: Arc<Pool<Job>>,
@@ -86,6 +92,8 @@ impl Work {
         client: Client,
     ) -> Work {
         Work {
+            name: name.to_owned(),
+            saver: None,
             core: Core::new(slots),
             epoch: registered.epoch,
             pool,
@@ -170,6 +178,43 @@ impl Work {
         }
         self.handle(Event::Compute(assigned));
         Ok(())
+    }
+
+    /// Results are to be written for a later run, if their families say where.
+    pub(super) fn save(&mut self, tasks: Vec<(TaskRef, FamilyIx, u32, u64)>, until: Instant) {
+        let order = |(task, family, element, cost_ms): (TaskRef, FamilyIx, u32, u64)| {
+            let family = self.families.find(task.run, family)?;
+            let checkpoint = family.spec().checkpoint.clone()?;
+            let result = self.store().find(task)?.clone();
+            let cost = Duration::from_millis(cost_ms);
+            Some(Order { checkpoint, key: family.key(element), result, cost })
+        };
+        let orders: Vec<Order> = tasks.into_iter().filter_map(order).collect();
+        if orders.is_empty() {
+            return;
+        }
+        tracing::info!("writing up to {} results for a later run", orders.len());
+        if self.saver.is_none() {
+            match Saver::start(&self.name) {
+                Ok(saver) => self.saver = Some(saver),
+                Err(error) => return tracing::warn!("nothing is written for a later run: {error}"),
+            }
+        }
+        if let Some(saver) = &self.saver {
+            saver.save(orders, until);
+        }
+    }
+
+    /// Waits until what was to be written is, but not longer than `limit`.
+    pub(super) async fn finish_saving(&mut self, limit: Duration) {
+        let Some(saver) = self.saver.take() else { return };
+        match tokio::task::spawn_blocking(move || saver.finish(limit)).await {
+            Ok(Some(Counts { written, cheap, late, failed })) => {
+                tracing::info!(written, cheap, late, failed, "results for a later run");
+            }
+            Ok(None) => tracing::warn!("the time to write results for a later run is over"),
+            Err(error) => tracing::error!("writing results came to grief: {error}"),
+        }
     }
 
     /// Attempts are not wanted any more, or wanted back.

@@ -93,6 +93,7 @@ impl Scene {
             name: format!("w{worker}"),
             host: format!("h{worker}"),
             job: None,
+            preemptible: false,
             incarnation: uuid::Uuid::from_u128(u128::from(worker.0)),
             slots: 20_000,
             resources: [("licence".to_string(), 10_000)].into(),

@@ -145,6 +145,8 @@ fn register(name: &str) -> FromWorker {
         memory_limit: Some(u64::MAX),
         memory_target: Some(u64::MAX),
         job_id: None,
+        pool: None,
+        preemptible: false,
         leaves_in_ms: Some(u64::MAX),
         predecessor: None,
         holds: Vec::new(),

@@ -190,7 +190,7 @@ fn damaged_manifests() {
     fuzz(400, |rng| {
         let lines = [line, "", line, "{}"].map(|l| damage::text(rng, l, WORDS)).join("\n");
         std::fs::write(&path, lines).expect("written");
-        match hpcdag::client::resume::rest(graph.clone(), &path) {
+        match hpcdag::client::resume::rest(graph.clone(), &path, directory.path()) {
             // Nothing of what a damaged line says is believed: no file is there.
             Ok(rest) => assert_eq!(rest.kept, 0),
             Err(e) => fits_a_person(&e),

@@ -148,6 +148,7 @@ impl Model {
                 memory_limit: None,
                 memory_target: self.setting.target,
                 leaves: None,
+                preemptible: false,
             };
             let event = sched::event::Event::WorkerRegistered { worker, spec };
             self.at(MESSAGE, Happening::ToScheduler(event));
@@ -241,7 +242,9 @@ impl Model {
                 self.done = true;
                 return;
             }
-            Action::Dismiss { .. } | Action::Drop { .. } => panic!("a worker was sent away"),
+            Action::Save { .. } | Action::Dismiss { .. } | Action::Drop { .. } => {
+                panic!("a worker was sent away")
+            }
         };
         self.at(MESSAGE, Happening::ToWorker(worker, event));
     }

@@ -342,6 +342,8 @@ impl Sim {
             Action::Replicate { worker, tasks, from } => {
                 self.scheduler_says(worker, Event::Replicate { tasks, from });
             }
+            // Nobody goes on with a simulated run later.
+            Action::Save { .. } => {}
             Action::Dismiss { worker } => self.dismiss(worker),
             Action::Drop { worker, .. } => self.dropped(worker),
             Action::Outputs { client, outputs } => {

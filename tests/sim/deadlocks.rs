@@ -45,7 +45,7 @@ fn a_steal_request_comes_after_the_task_has_started() {
     stage.happen(0, work::event::Event::Steal(asked));
     stage.join(1, "w1");
     stage.exchange(1);
-    stage.until_the_end();
+    stage.goes_well();
 }
 
 /// Stealing: a task that was taken from a worker came back to the same worker before the answer to the first
@@ -59,7 +59,7 @@ fn a_stolen_task_comes_back_to_its_victim() {
     // Asked again, for attempts that are long over.
     stage.happen(0, work::event::Event::Steal(asked));
     stage.exchange(0);
-    stage.until_the_end();
+    stage.goes_well();
 }
 
 /// Cancel and resume: a task was cancelled while its thread ran on, wanted again and given to the same worker
@@ -76,11 +76,11 @@ fn a_cancelled_attempt_runs_on_while_the_task_is_there_again() {
     assert_eq!(stage.executing(0), [task(0, 0)]);
     stage.ends(0, true);
     assert_eq!(stage.executing(0), [task(1, 0)]);
-    stage.until_the_end();
+    stage.goes_well();
 }
 
 /// Cancel and resume on the fetching side: an input was on its way, was given up and wanted again before the
-/// fetch ended; the worker did not know any more which of the two it waited for (#6112, FIXME #6620).
+/// fetch ended; the worker did not know any more which of the two it waited for (#6112, #6620).
 #[test]
 fn an_input_is_given_up_and_wanted_again_while_it_is_on_its_way() {
     let (mut stage, here, peer) = joining();
@@ -91,7 +91,7 @@ fn an_input_is_given_up_and_wanted_again_while_it_is_on_its_way() {
     assert_ne!(stage.state(input), State::Memory);
     stage.deliver(here);
     stage.fetched(here, true);
-    stage.until_the_end();
+    stage.goes_well();
 }
 
 /// Two workers with a result each, and a task on one of them that fetches the other's: the stage, that
@@ -122,7 +122,7 @@ fn a_peer_dies_in_the_middle_of_a_fetch() {
     stage.lose(peer);
     stage.fetched(here, false);
     stage.join(2, "w2");
-    stage.until_the_end();
+    stage.goes_well();
 }
 
 /// The same, where the worker that waits learns of it long before the scheduler does.
@@ -134,7 +134,7 @@ fn a_fetch_fails_before_the_scheduler_knows_why() {
     stage.report(here);
     stage.deliver(here);
     stage.tell(Event::WorkerDisconnected { worker: WorkerId(peer), reason: "late".into(), expected: false });
-    stage.until_the_end();
+    stage.goes_well();
 }
 
 /// Missing data: the list of holders was stale, the peer answered that it had no such result (#5786).
@@ -143,7 +143,7 @@ fn a_peer_does_not_have_what_it_should_have() {
     let (mut stage, here, peer) = joining();
     stage.unreadable(peer, &[task(0, 0), task(0, 1)]);
     stage.fetched(here, false);
-    stage.until_the_end();
+    stage.goes_well();
 }
 
 /// Missing data: the peer was leaving in order while it was asked for inputs (#6244).
@@ -154,7 +154,7 @@ fn a_peer_leaves_while_it_is_asked_for_inputs() {
     stage.fetched(here, true);
     stage.report(here);
     stage.exchange(peer);
-    stage.until_the_end();
+    stage.goes_well();
     assert!(stage.dismissed.contains(&WorkerId(peer)));
 }
 
@@ -165,7 +165,7 @@ fn a_result_cannot_be_read_where_it_is_needed() {
     let (mut stage, here, _) = joining();
     stage.fetched(here, true);
     stage.unreadable(here, &[task(0, 0), task(0, 1)]);
-    stage.until_the_end();
+    stage.goes_well();
 }
 
 /// After a failure, the same tasks in a later computation were stuck (#5497, #4784). Here tasks belong to
@@ -179,7 +179,7 @@ fn the_same_graph_again_after_a_failure() {
     stage.exchange(0);
     stage.ends(0, false);
     stage.submit(&graph);
-    stage.until_the_end();
+    stage.goes_well();
 }
 
 /// Reconnection: a worker came back with its results and tasks, and both sides disagreed about them (#5103,
@@ -195,7 +195,7 @@ fn a_worker_comes_back_before_its_old_connection_has_ended() {
     stage.join(1, "w0");
     stage.arrives(0, late);
     stage.tell(Event::WorkerDisconnected { worker: WorkerId(0), reason: "late".into(), expected: false });
-    stage.until_the_end();
+    stage.goes_well();
 }
 
 /// A message about an earlier assignment arrived after the task had been assigned anew, to the same worker,
@@ -219,7 +219,7 @@ fn the_end_of_an_earlier_attempt_arrives_after_the_next_was_given_out() {
     let late = sched::event::Finished { task: first, attempt, nbytes, duration };
     stage.arrives(0, sched::event::Report { finished: vec![late], ..Default::default() });
     assert_eq!(stage.state(first), State::Processing);
-    stage.until_the_end();
+    stage.goes_well();
 }
 
 /// Memory: every worker was paused, each waiting for the others, for ever (#5235, #3761, #5999).
@@ -242,7 +242,7 @@ fn every_worker_is_paused() {
         }
     }
     assert!(stage.done.contains(&RunId(0)), "nothing goes on: {:?}", stage.scheduler.runs());
-    stage.until_the_end();
+    stage.goes_well();
 }
 
 /// A worker that was closing was paused as well and stuck between the two (#6223, #6240).
@@ -254,7 +254,7 @@ fn a_worker_leaves_while_it_is_paused() {
     stage.pause(0, true);
     stage.tell(Event::WorkerRetiring { worker: WorkerId(0), reason: "test".into() });
     stage.pause(0, false);
-    stage.until_the_end();
+    stage.goes_well();
     assert!(stage.dismissed.contains(&WorkerId(0)));
 }
 
@@ -269,7 +269,7 @@ fn an_input_of_a_queued_task_is_lost() {
     stage.lose(peer);
     assert_eq!(stage.state(sum), State::Waiting);
     stage.join(2, "w2");
-    stage.until_the_end();
+    stage.goes_well();
 }
 
 /// Queueing: a slot became free by something other than a success, and nobody looked at the queue (#7348 and
@@ -293,7 +293,7 @@ fn queued_tasks_are_remembered_whatever_frees_a_slot() {
     stage.pause(0, false);
     stage.exchange(0);
     assert!(!stage.executing(0).is_empty(), "and so does the end of a pause");
-    stage.until_the_end();
+    stage.goes_well();
 }
 
 /// Shuffle barriers: after a loss the barrier was open in one place and closed in another (#8091, #8094).
@@ -305,7 +305,7 @@ fn a_barrier_closes_again_when_a_producer_is_lost() {
     assert!(here != peer);
     assert_ne!(stage.state(task(0, 2)), State::Queued);
     stage.join(2, "w2");
-    stage.until_the_end();
+    stage.goes_well();
 }
 
 /// Two graphs with the same key and different code got in each other's way (dask#9888, #8185, #4432).
@@ -314,7 +314,7 @@ fn two_runs_of_the_same_names_do_not_meet() {
     let mut stage = Stage::new(2);
     stage.submit(&graphs::chain(3, 1));
     stage.submit(&graphs::stencil(3, 1));
-    stage.until_the_end();
+    stage.goes_well();
 }
 
 /// Looking like a deadlock: few workers had taken all tasks and the others stood idle (#5635, dask#5475,
@@ -329,7 +329,7 @@ fn workers_that_come_late_get_their_share() {
         stage.tell(Event::Tick);
     }
     assert!(!stage.executing(1).is_empty(), "the new worker has nothing to do");
-    stage.until_the_end();
+    stage.goes_well();
 }
 
 /// A task that held the interpreter's lock kept its worker from saying that it was alive; it was given up,
@@ -346,7 +346,7 @@ fn a_worker_is_given_up_for_silence_and_speaks_again() {
     assert!(stage.workers.is_empty(), "it was not given up");
     stage.join(1, "w1");
     stage.arrives(0, late);
-    stage.until_the_end();
+    stage.goes_well();
 }
 
 /// Of our own, found by the scenarios above: a worker fetched the inputs of its only task, another had
@@ -362,7 +362,7 @@ fn what_is_about_to_start_is_not_taken_away() {
         stage.exchange(here);
     }
     assert_eq!(stage.scheduler.explain(task(0, 2)).map(|e| e.attempts), Some(1));
-    stage.until_the_end();
+    stage.goes_well();
 }
 
 /// Of our own: a worker that was asked to leave had one task left; its run was cancelled, the worker had
@@ -377,7 +377,7 @@ fn a_leaving_worker_is_let_go_when_its_last_task_is_cancelled() {
     assert!(stage.dismissed.is_empty());
     stage.tell(Event::RunCancelled { run, reason: "test".into() });
     assert!(stage.dismissed.contains(&WorkerId(0)));
-    stage.until_the_end();
+    stage.goes_well();
 }
 
 /// Of our own: of a run that may hand out one task at a time, ready tasks waited for the one before them to
@@ -392,7 +392,7 @@ fn a_place_that_is_not_taken_goes_to_the_next() {
     let first = if stage.executing(0).is_empty() { 1 } else { 0 };
     stage.lose(first);
     stage.join(2, "w2");
-    stage.until_the_end();
+    stage.goes_well();
     assert!(stage.done.contains(&run));
 }
 
@@ -407,7 +407,7 @@ fn a_result_is_not_kept_for_tasks_that_have_failed() {
     [0, 1].iter().for_each(|w| stage.exchange(*w));
     stage.ends(0, false);
     stage.report(0);
-    stage.until_the_end();
+    stage.goes_well();
 }
 
 /// Of our own: a client had an output from a second holder when the first one turned out not to have it, and
@@ -424,5 +424,52 @@ fn an_output_that_was_taken_is_not_announced_again() {
     let announced = stage.announced;
     stage.tell(Event::OutputMissing { task: taken, holder: WorkerId(9) });
     assert_eq!(stage.announced, announced);
-    stage.until_the_end();
+    stage.goes_well();
+}
+
+/// What a worker says about an attempt that another has in hand counts for nothing, though the number
+/// is right.
+#[test]
+fn nobody_ends_the_attempt_of_another() {
+    let mut stage = Stage::new(2);
+    stage.submit(&graphs::independent(2));
+    [0, 1].iter().for_each(|w| stage.exchange(*w));
+    let (other, attempt) = *stage.workers[&WorkerId(1)].executing.first().expect("it executes");
+    let duration = std::time::Duration::from_millis(1);
+    let lie = sched::event::Finished { task: other, attempt, nbytes: 1, duration };
+    stage.arrives(0, sched::event::Report { finished: vec![lie], ..Default::default() });
+    assert_eq!(stage.state(other), State::Processing);
+    stage.goes_well();
+}
+
+/// A copy that a leaving worker's result was to have could not be made: it is asked for again.
+#[test]
+fn a_copy_that_could_not_be_made_is_asked_for_again() {
+    let mut stage = Stage::new(2);
+    stage.submit(&graphs::all_of_two());
+    [0, 1].iter().for_each(|w| stage.exchange(*w));
+    stage.ends(0, true);
+    stage.exchange(0);
+    stage.tell(Event::WorkerRetiring { worker: WorkerId(0), reason: "test".into() });
+    for _ in 0..3 {
+        stage.deliver(1);
+        assert!(stage.is_fetching(1), "nobody asks for the copy");
+        stage.fetched(1, false);
+        stage.report(1);
+    }
+    stage.goes_well();
+    assert!(stage.dismissed.contains(&WorkerId(0)));
+}
+
+/// A worker that leaves finishes what it has begun and begins nothing more.
+#[test]
+fn a_leaving_worker_begins_nothing() {
+    let mut stage = crowded();
+    stage.join(1, "w1");
+    stage.tell(Event::WorkerRetiring { worker: WorkerId(0), reason: "test".into() });
+    stage.exchange(0);
+    stage.ends(0, true);
+    stage.exchange(0);
+    assert!(stage.executing(0).is_empty());
+    stage.goes_well();
 }

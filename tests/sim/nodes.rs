@@ -99,6 +99,7 @@ impl Sim {
             host: format!("h{name}"),
             name,
             job: None,
+            preemptible: false,
             incarnation: Default::default(),
             slots: threads * SLOT,
             resources: BTreeMap::new(),

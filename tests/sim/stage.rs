@@ -73,6 +73,7 @@ impl Stage {
             name: name.into(),
             host: format!("host-of-{name}"),
             job: None,
+            preemptible: false,
             incarnation: Default::default(),
             slots: SLOT,
             resources: BTreeMap::new(),
@@ -117,6 +118,8 @@ impl Stage {
                 }
             };
             match action {
+                // Nobody goes on with a simulated run later.
+                Action::Save { .. } => {}
                 Action::Compute { worker, batch } => post(worker, ToWorker::Compute(unpack(&batch))),
                 Action::Free { worker, tasks } => post(worker, ToWorker::Free(tasks)),
                 Action::Cancel { worker, attempts } => post(worker, ToWorker::Cancel(attempts)),
@@ -253,7 +256,7 @@ impl Stage {
     }
 
     /// From here on everything goes as it should: every run has to end, and nothing may be left.
-    pub fn until_the_end(&mut self) {
+    pub fn goes_well(&mut self) {
         for _ in 0..2000 {
             let workers: Vec<u32> = self.workers.keys().map(|w| w.0).collect();
             for w in workers {

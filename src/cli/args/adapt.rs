@@ -17,6 +17,11 @@ pub struct PoolOptions {
     /// Without it: where the cluster's last job was.
     #[arg(long, value_name = "NAME", value_enum)]
     pub launcher: Option<LauncherName>,
+    /// Jobs as [launch.pool.NAME] of the configuration describes them; options win
+    ///
+    /// Only jobs of this pool count then. `workers adapt` takes several: the first is filled first.
+    #[arg(long, value_name = "NAME")]
+    pub pool: Vec<String>,
     /// What each job is like; -N are the nodes of each.
     #[command(flatten)]
     pub jobs: JobOptions,
@@ -32,11 +37,12 @@ pub struct PoolOptions {
 }
 
 impl PoolOptions {
-    /// The arguments of `workers start` for one of the jobs.
-    pub fn start_args(&self, json: JsonOption) -> WorkersStartArgs {
+    /// The arguments of `workers start` for one of the jobs, of a pool if that is named.
+    pub fn start_args(&self, pool: Option<&str>, json: JsonOption) -> WorkersStartArgs {
         WorkersStartArgs {
             placement: PlacementOptions { launcher: self.launcher, ..PlacementOptions::default() },
             start_timeout: Span(Duration::ZERO),
+            pool: pool.map(str::to_owned),
             jobs: self.jobs.clone(),
             worker: self.worker.clone(),
             listen: self.listen.clone(),
@@ -71,15 +77,28 @@ pub struct WorkersScaleArgs {
 #[command(after_help = "Examples:
   hpcdag workers adapt --launcher sbatch --max 32 --walltime 2h -c 16
   hpcdag workers adapt --launcher sbatch --min 2 --max 8 -N 2 --walltime 1h -- --reservation=x
+  hpcdag workers adapt --pool stable --pool spot
+  hpcdag workers adapt --in-scheduler --launcher sbatch --max 32 --walltime 2h -c 16
+  hpcdag workers adapt --stop
 
-It runs until it is interrupted, or until the cluster ends. Without it jobs and workers stay as they are.")]
+It runs until it is interrupted, or until the cluster ends; --in-scheduler until --stop or `workers scale`. \
+Without it jobs and workers stay as they are.")]
 pub struct WorkersAdaptArgs {
-    /// Jobs that there are even when there is nothing to do
-    #[arg(long, value_name = "JOBS", default_value_t = 0)]
-    pub min: u32,
-    /// Jobs that there are at most, waiting ones included
+    /// Jobs that there are even when there is nothing to do; without it the pool's, or none
+    #[arg(long, value_name = "JOBS")]
+    pub min: Option<u32>,
+    /// Jobs that there are at most, waiting ones included; needed if the pool does not say it
     #[arg(long, value_name = "JOBS", value_parser = positive())]
-    pub max: u32,
+    pub max: Option<u32>,
+    /// Let the scheduler's host do it, and return: it goes on when this login session ends
+    #[arg(long)]
+    pub in_scheduler: bool,
+    /// End what --in-scheduler began; jobs and workers stay as they are
+    #[arg(long, conflicts_with = "in_scheduler")]
+    pub stop: bool,
+    /// Started by the scheduler's process, which has this order.
+    #[arg(long, hide = true, value_name = "ORDER")]
+    pub by_scheduler: Option<String>,
     /// How often to ask the scheduler what there is to do
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub interval: Span,

@@ -252,6 +252,9 @@ pub struct WorkersStartArgs {
     /// How long the workers may take to connect
     #[arg(long, value_name = "TIME", default_value = "5m", help_heading = "Placement")]
     pub start_timeout: Span,
+    /// A job as [launch.pool.NAME] of the configuration describes it; options win
+    #[arg(long, value_name = "NAME", help_heading = "Placement")]
+    pub pool: Option<String>,
     /// What jobs they are in, with a launcher that submits some.
     #[command(flatten)]
     pub jobs: JobOptions,

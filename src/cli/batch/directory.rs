@@ -130,6 +130,11 @@ impl RunDirectory {
         self.file("manifest.jsonl")
     }
 
+    /// Where workers leave what would be lost with them.
+    pub(super) fn checkpoint(&self) -> PathBuf {
+        self.file("checkpoint")
+    }
+
     pub(super) fn script(&self) -> PathBuf {
         self.file("job.sh")
     }

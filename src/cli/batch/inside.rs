@@ -8,8 +8,8 @@ use crate::cli::context::{Context, run_long, run_short};
 use crate::cli::output;
 use crate::cli::progress::{Progress, summary_text};
 use crate::cli::run::program;
-use crate::cli::signals::Requests;
-use crate::cli::steer::CANCEL_REASON;
+use crate::cli::signals::{Requests, SAME_REQUEST};
+use crate::cli::steer::{CANCEL_REASON, let_workers_go};
 use crate::cli::submit::exit_code;
 use crate::client::summary::{RunProgress, RunSummary};
 use crate::client::{SubmitOptions, Taker, run_hook};
@@ -121,20 +121,27 @@ async fn graph(
         progress.update(p);
         report.update(p);
     }));
-    let mut interrupted = false;
+    let mut interrupted: Option<Instant> = None;
+    let grace = context.loaded.config.worker.signal_grace.0;
+    let mut leaving = tokio::task::JoinSet::new();
     let end = loop {
         tokio::select! {
             end = &mut finish => break end,
+            Some(_) = leaving.join_next() => client.cancel(run, "the job is being ended").await?,
             signal = requests.next() => {
+                if interrupted.is_some_and(|since| since.elapsed() < SAME_REQUEST) {
+                    continue;
+                }
                 output::say(&format!("{signal}: the run is cut off; what was written need not run again"));
-                if interrupted {
+                if interrupted.is_some() {
                     break Err(Error::new(Kind::Cancelled, format!("{signal}: left at once")));
                 }
-                interrupted = true;
-                client.cancel(run, &format!("{signal} in the job")).await?;
+                interrupted = Some(Instant::now());
+                leaving.spawn(let_workers_go(client.clone(), grace));
             }
         }
     };
+    leaving.abort_all();
     drop(finish);
     progress.finish();
     let lines = recording.finish();
@@ -145,7 +152,7 @@ async fn graph(
         exit_code(summary, false) == Kind::Cancelled.exit_code()
             && summary.cancel_reason.as_deref() != Some(CANCEL_REASON)
     };
-    if interrupted || end.as_ref().is_ok_and(|end| is_cut_off(&end.summary)) {
+    if interrupted.is_some() || end.as_ref().is_ok_and(|end| is_cut_off(&end.summary)) {
         report.write("interrupted", None);
         return Ok(None);
     }
@@ -164,8 +171,22 @@ async fn graph(
         fault = Some(error.message);
     }
     report.write("ended", Some(&progress_of(&summary)));
+    if exit_code == 0 {
+        forget_checkpoint(directory);
+    }
     let job_id = state_dir::batch_job_id();
     Ok(Some(End { exit_code, ended: now(), job_id, kept, error: fault, summary: Some(summary) }))
+}
+
+/// Removes what workers left for a later run: there is none.
+fn forget_checkpoint(directory: &RunDirectory) {
+    let path = directory.checkpoint();
+    match std::fs::remove_dir_all(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!("{}", Error::file("cannot remove", &path, &e).message);
+        }
+        _ => {}
+    }
 }
 
 /// The progress of a run that is over.

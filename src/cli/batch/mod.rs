@@ -244,6 +244,8 @@ pub(super) fn resume(context: &Context, args: &ResumeArgs) -> Result<u8> {
         directory.write("run.json", &order)?;
     }
     directory.begin_again()?;
+    // That of a job that was killed would be taken for the new one's.
+    let _ = std::fs::remove_file(directory.scheduler_file());
     let records = chain::send(&directory, &order)?;
     tell(args.json, &directory, &records)?;
     if args.wait { follow::follow(context, &directory, &order, args.json) } else { Ok(0) }
@@ -262,5 +264,5 @@ fn rest(directory: &RunDirectory) -> Result<resume::Rest> {
     let graph = graph.ok_or_else(|| {
         Error::new(Kind::NotFound, format!("{} has no graph.json", directory.path().display()))
     })?;
-    resume::rest(graph, &directory.manifest())
+    resume::rest(graph, &directory.manifest(), &directory.checkpoint())
 }

@@ -191,7 +191,8 @@ impl Drive {
                 Action::Cancel { .. }
                 | Action::Dismiss { .. }
                 | Action::Drop { .. }
-                | Action::Outputs { .. } => {}
+                | Action::Outputs { .. }
+                | Action::Save { .. } => {}
             }
         }
     }
@@ -213,6 +214,7 @@ fn worker_spec(w: u32) -> WorkerSpec {
         name: format!("bench-{w}"),
         host: "localhost".into(),
         job: None,
+        preemptible: false,
         incarnation: Incarnation::from_u128(u128::from(w) + 1),
         slots: SLOT,
         resources: Default::default(),

@@ -14,7 +14,6 @@ mod speed;
 mod start;
 mod stencil;
 mod submit;
-#[allow(dead_code)] // Used by benchmarks of several processes.
 mod usage;
 mod workload;
 
@@ -30,13 +29,13 @@ pub fn bench(context: &Context, args: &BenchArgs) -> Result<u8> {
     match &args.command {
         BenchCommand::Memory(args) => memory::memory(context, args),
         BenchCommand::Core(args) => alone::core(args),
+        BenchCommand::Spawn(args) => spawn::spawn(context, args),
+        BenchCommand::Start(args) => start::start(args),
+        BenchCommand::Submit(args) => submit::submit(args),
         BenchCommand::ZeroWorker(args) => speed::zero_worker(context, args),
         BenchCommand::Tasks(args) => speed::tasks(context, args),
         BenchCommand::Stencil(args) => stencil::stencil(context, args),
         BenchCommand::Connections(args) => speed::connections(context, args),
         BenchCommand::Sessions(args) => sessions::sessions(context, args),
-        BenchCommand::Spawn(args) => spawn::spawn(context, args),
-        BenchCommand::Start(args) => start::start(args),
-        BenchCommand::Submit(args) => submit::submit(args),
     }
 }

@@ -125,6 +125,8 @@ fn introduction(n: u32) -> Register {
         memory_limit: None,
         memory_target: None,
         job_id: None,
+        pool: None,
+        preemptible: false,
         leaves_in_ms: None,
         predecessor: None,
         holds: Vec::new(),

@@ -118,6 +118,7 @@ fn spec(name: String, inputs: Vec<Input>, work: &Work) -> TaskSpec {
         gpus: 0,
         params: BTreeMap::new(),
         kept: None,
+        checkpoint: None,
     }
 }
 

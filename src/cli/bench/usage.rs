@@ -35,7 +35,6 @@ fn read(clock: libc::clockid_t) -> Option<Duration> {
 
 /// Processor time of a process so far and of its children that have ended and were waited for, to a hundredth
 /// of a second. `None` when it is gone.
-#[allow(dead_code)] // For benchmarks whose tasks are processes.
 pub fn cpu_with_children_of(pid: u32) -> Option<Duration> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in parentheses, may contain anything.

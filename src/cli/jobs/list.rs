@@ -94,6 +94,7 @@ impl Known {
             "name": self.record.name,
             "nodes": self.record.nodes,
             "jobs": self.record.jobs,
+            "pool": self.record.pool,
             "submitted": self.record.submitted,
             "state": self.statuses.as_ref().map_or("unknown", |s| jobs::summary(s).words()),
             "why-unknown": self.statuses.as_ref().err(),

@@ -3,14 +3,17 @@
 
 pub(super) mod adapt;
 pub(super) mod join;
+pub(super) mod lasting;
 pub(super) mod list;
 mod pool;
+pub(super) mod pools;
 pub(super) mod records;
 pub(super) mod scale;
 pub(super) mod start;
 pub(super) mod stop;
 mod trouble;
 pub(super) mod wait;
+mod worker_settings;
 
 use super::args::LauncherName;
 use super::context::Context;
@@ -46,28 +49,35 @@ pub(super) fn system_of(launcher: LauncherName) -> Result<Option<System>> {
 
 /// The settings of a batch system, with what is wrong in them said by origin.
 pub(super) fn settings(context: &Context, system: System) -> Result<Settings> {
-    Settings::read(&context.loaded.config.launch, system, &|key| origin(context, key))
+    Settings::read(&context.loaded.config.launch, system, &origins(context))
 }
 
 /// How runs in jobs are followed.
 pub(super) fn follow(context: &Context) -> Result<Follow> {
-    Follow::read(&context.loaded.config.launch, &|key| origin(context, key))
+    Follow::read(&context.loaded.config.launch, &origins(context))
 }
 
-/// Where a setting, or a table of settings, comes from.
-pub(super) fn origin(context: &Context, key: &str) -> String {
-    let inside = |k: &str| k == key || k.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
+/// Tells where a setting, or a table of settings, comes from.
+pub(super) fn origins(context: &Context) -> impl Fn(&str) -> String {
     let origins = context.loaded.origins();
-    let found = origins.iter().find(|(k, ..)| inside(k));
-    found.map_or_else(|| "the configuration".into(), |(_, _, origin)| origin.to_string())
+    move |key: &str| {
+        let inside = |k: &str| k == key || k.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
+        let found = origins.iter().find(|(k, ..)| inside(k));
+        found.map_or_else(|| "the configuration".into(), |(_, _, origin)| origin.to_string())
+    }
 }
 
 /// Where a cluster's jobs are kept: in the cluster's directory, which is the scheduler file's if that has
 /// been put to its usual place.
 fn directory(path: &Path, file: &SchedulerFile) -> Result<PathBuf> {
+    directory_of(path, &file.id)
+}
+
+/// The same by the cluster's id.
+fn directory_of(path: &Path, id: &str) -> Result<PathBuf> {
     let home = match path.parent() {
-        Some(parent) if parent.file_name().is_some_and(|name| name == file.id.as_str()) => parent.to_owned(),
-        _ => StateDir::of_user()?.cluster(&file.id)?.path().to_owned(),
+        Some(parent) if parent.file_name().is_some_and(|name| name == id) => parent.to_owned(),
+        _ => StateDir::of_user()?.cluster(id)?.path().to_owned(),
     };
     Ok(home.join(records::DIRECTORY))
 }

@@ -5,11 +5,12 @@ use super::records;
 use super::start::Submitter;
 use super::{system_of, trouble};
 use crate::base::error::{Error, Kind, Result};
-use crate::cli::args::PoolOptions;
+use crate::cli::args::{LauncherName, PoolOptions};
 use crate::cli::context::{Context, absolute, run_short};
 use crate::launch::adapt::Condition;
 use crate::launch::dialect::{JobState, JobStatus, System};
 use crate::launch::jobs::{self, Record};
+use crate::launch::pools::Pool;
 use crate::net::{discovery, private_file, scheduler_file};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -20,9 +21,18 @@ use std::path::{Path, PathBuf};
 /// The lock's name in the directory of jobs.
 const LOCK: &str = "scale.lock";
 
+/// A name for the files of one of these commands, by the pool that it is about.
+pub(super) fn file_name(pool: Option<&Pool>, end: &str) -> String {
+    pool.map_or_else(|| end.to_owned(), |pool| format!("{}.{end}", pool.name))
+}
+
 /// The batch system that is meant: that of the launcher, or that of the last job.
-pub(super) fn system(context: &Context, options: &PoolOptions) -> Result<System> {
-    let launcher = match options.launcher {
+pub(super) fn system(
+    context: &Context,
+    options: &PoolOptions,
+    launcher: Option<LauncherName>,
+) -> Result<System> {
+    let launcher = match launcher {
         Some(launcher) => system_of(launcher)?,
         None => {
             let wish = context.wish(&options.scheduler)?;
@@ -45,7 +55,7 @@ pub(super) fn system(context: &Context, options: &PoolOptions) -> Result<System>
 /// had it does without.
 pub(super) fn lock(submitter: &Submitter) -> Result<Option<Flock<File>>> {
     private_file::make_directory(&submitter.directory)?;
-    let path = submitter.directory.join(LOCK);
+    let path = submitter.directory.join(file_name(submitter.pool.as_ref(), LOCK));
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(|e| Error::file("cannot write", &path, &e))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -64,14 +74,22 @@ pub(super) fn lock(submitter: &Submitter) -> Result<Option<Flock<File>>> {
 
 /// Whether one of these commands is at work on the cluster.
 pub(super) fn is_locked(directory: &Path) -> bool {
-    let Ok(file) = File::open(directory.join(LOCK)) else { return false };
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut locks = entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(LOCK));
+    locks.any(|entry| is_held(&entry.path()))
+}
+
+/// Whether somebody holds a lock.
+pub(super) fn is_held(lock: &Path) -> bool {
+    let Ok(file) = File::open(lock) else { return false };
     matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
 }
 
-/// Jobs that may be ended again and are not known to be over.
-pub(super) fn open(directory: &Path) -> Result<Vec<(PathBuf, Record)>> {
+/// Jobs, of a pool or of none, that may be ended again and are not known to be over.
+pub(super) fn open(directory: &Path, pool: Option<&Pool>) -> Result<Vec<(PathBuf, Record)>> {
     let mut all = records::read(directory)?;
-    all.retain(|(_, record)| record.scaled && record.ended.is_none());
+    let name = pool.map(|pool| &pool.name);
+    all.retain(|(_, record)| record.scaled && record.ended.is_none() && record.pool.as_ref() == name);
     Ok(all)
 }
 

@@ -1,12 +1,12 @@
 //! `workers scale`: so many jobs, no more and no less. Owns the order in which jobs go.
 
-use super::pool;
 use super::start::{Submitter, record_json};
 use super::stop::gone;
+use super::{lasting, pool, pools};
 use crate::base::error::{Error, Kind, Result};
 use crate::cli::args::WorkersScaleArgs;
 use crate::cli::context::{Context, run_short};
-use crate::cli::output::Out;
+use crate::cli::output::{self, Out};
 use crate::client::Client;
 use crate::launch::adapt::Condition;
 use crate::launch::jobs::Record;
@@ -24,18 +24,28 @@ struct Job {
 
 /// `workers scale`
 pub(in crate::cli) fn scale(context: &Context, args: &WorkersScaleArgs) -> Result<u8> {
-    let system = pool::system(context, &args.pool)?;
-    let mut start = args.pool.start_args(args.json);
+    if args.pool.pool.len() > 1 {
+        return Err(Error::new(Kind::Usage, "one pool at a time is scaled"));
+    }
+    let start = args.pool.start_args(args.pool.pool.first().map(String::as_str), args.json);
+    let mut start = pools::apply(context, &start)?.unwrap_or(start);
+    let system = pool::system(context, &args.pool, start.placement.launcher)?;
     start.jobs.per_job = None;
     let submitter = Submitter::new(context, &start, system)?;
     if let Some(code) = submitter.only_asked()? {
         return Ok(code);
     }
+    if lasting::withdraw(&submitter.directory)? {
+        output::say("the scheduler's process does not adapt this cluster any more");
+    }
     let _lock = pool::lock(&submitter)?;
-    let open = pool::open(&submitter.directory)?;
+    let open = pool::open(&submitter.directory, submitter.pool.as_ref())?;
     let mut there = pool::conditions(&open)?;
     there.retain(|(_, condition)| !matches!(condition, Condition::Over { .. }));
     let (wanted, before) = (args.count as usize, there.len());
+    if let Some(most) = submitter.settings.max_jobs.filter(|most| args.count > *most && wanted > before) {
+        return Err(submitter.over_limit(&format!("{wanted} jobs are wanted"), most));
+    }
     let (submitted, ended) = if wanted >= before {
         let waiting = there.iter().filter(|(_, c)| *c == Condition::Waiting).count();
         (grow(&submitter, wanted - before, waiting)?, Vec::new())

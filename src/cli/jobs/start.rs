@@ -1,15 +1,18 @@
 //! `workers start --launcher sbatch` and its likes: from options and settings to a submitted script. Owns
 //! what a job of workers is by default; the script's form is the template's.
 
-use super::records::Place;
+use super::pools;
+use super::records::{self, Place};
+use super::worker_settings::worker_settings;
 use crate::base::error::{Error, Kind, Result};
 use crate::cli::args::{JobOptions, WorkersStartArgs};
 use crate::cli::context::{Context, absolute, expand, run_short};
 use crate::cli::output::Out;
 use crate::client::Client;
-use crate::config::{Origin, PathTemplate};
-use crate::launch::dialect::{Request, System};
+use crate::config::PathTemplate;
+use crate::launch::dialect::{JobStatus, Request, System};
 use crate::launch::jobs::{self, Record};
+use crate::launch::pools::Pool;
 use crate::launch::settings::Settings;
 use crate::launch::template::{self, Purpose, shell_quoted};
 use crate::net::discovery;
@@ -19,15 +22,13 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// What a worker of a job does unless it was told otherwise: an allocation costs money.
-const JOB_DEFAULTS: [(&str, &str); 1] = [("worker.idle-timeout", "15m")];
-
 /// `workers start` with a launcher that submits jobs.
 pub(in crate::cli) fn start(context: &Context, args: &WorkersStartArgs, system: System) -> Result<u8> {
     let submitter = Submitter::new(context, args, system)?;
     if let Some(code) = submitter.only_asked()? {
         return Ok(code);
     }
+    submitter.is_allowed()?;
     let record = submitter.submit(false)?;
     let json = record_json(&record);
     Out::stdout().value(args.json.json, &json, |_| {
@@ -55,6 +56,8 @@ pub(super) struct Submitter<'a> {
     args: &'a WorkersStartArgs,
     pub(super) system: System,
     pub(super) settings: Settings,
+    /// The pool that the jobs are in.
+    pub(super) pool: Option<Pool>,
     /// The scheduler file, and what it says.
     pub(super) path: PathBuf,
     pub(super) file: SchedulerFile,
@@ -69,10 +72,12 @@ impl<'a> Submitter<'a> {
     /// `Usage` for options that do not fit, `Config`, and what connecting gives.
     pub(super) fn new(context: &'a Context, args: &'a WorkersStartArgs, system: System) -> Result<Self> {
         refuse_other_placement(args)?;
-        let settings = super::settings(context, system)?;
+        let pool = args.pool.as_deref().map(|name| pools::named(context, name)).transpose()?;
+        let launch = &context.loaded.config.launch;
+        let settings = Settings::of_pool(launch, system, pool.as_ref(), &super::origins(context))?;
         let (path, file) = find(context, args)?;
         let directory = super::directory(&path, &file)?;
-        Ok(Submitter { context, args, system, settings, path, file, directory })
+        Ok(Submitter { context, args, system, settings, pool, path, file, directory })
     }
 
     /// What is asked for, as one submission.
@@ -83,7 +88,7 @@ impl<'a> Submitter<'a> {
     /// Request, script, and the workers' settings.
     fn render(&self, place: &Place) -> Result<(Request, String, String)> {
         let request = self.request(place)?;
-        let worker_settings = worker_settings(self.context, self.args, &request);
+        let worker_settings = worker_settings(self.context, self.args, self.pool.as_ref(), &request);
         let cluster = (self.path.as_path(), &self.file);
         let script = script(self.context, self.args, &self.settings, self.system, &request, place, cluster)?;
         Ok((request, script, worker_settings))
@@ -122,6 +127,35 @@ impl<'a> Submitter<'a> {
         Ok(Some(0))
     }
 
+    /// Whether one submission more is within what the configuration allows.
+    ///
+    /// # Errors
+    /// `Launch` when it is not, or when the batch system does not say which jobs are left.
+    fn is_allowed(&self) -> Result<()> {
+        let Some(most) = self.settings.max_jobs else { return Ok(()) };
+        let more = self.request(&Place::new(&self.directory))?.jobs;
+        let mut kept: Vec<Record> =
+            records::read(&self.directory)?.into_iter().map(|(_, record)| record).collect();
+        kept.retain(|record| record.ended.is_none());
+        let count = |statuses: &Vec<JobStatus>| statuses.iter().filter(|s| !s.state.is_over()).count() as u32;
+        let mut there = kept.iter().map(|record| record.jobs).sum::<u32>();
+        if there + more > most && !kept.is_empty() {
+            there = jobs::status(&kept)?.iter().map(count).sum();
+        }
+        match there + more > most {
+            true => Err(self.over_limit(&format!("{there} jobs are there and {more} would be added"), most)),
+            false => Ok(()),
+        }
+    }
+
+    /// More jobs than the configuration allows.
+    pub(super) fn over_limit(&self, what: &str, most: u32) -> Error {
+        let key = self.system.key();
+        Error::new(Kind::Launch, format!("{what}, of {most} that a cluster may have")).hint(format!(
+            "launch.{key}.max-jobs is the limit; `hpcdag config show --origin` says whose it is"
+        ))
+    }
+
     /// Submits once. `scaled` jobs may be ended again by `workers scale` and `workers adapt`.
     ///
     /// # Errors
@@ -146,7 +180,7 @@ impl<'a> Submitter<'a> {
             submitted: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             script: place.file(".sh"),
             log: request.output.clone().unwrap_or_default(),
-            pool: None,
+            pool: self.pool.as_ref().map(|pool| pool.name.clone()),
             scaled,
             ended: None,
         };
@@ -289,43 +323,6 @@ fn log_end(system: System, jobs: u32) -> &'static str {
         (System::GridEngine, false) => ".$JOB_ID.log",
         (System::GridEngine, true) => ".$JOB_ID.$TASK_ID.log",
     }
-}
-
-/// The workers' settings as TOML: what is not the default here must not depend on what a node sees of this
-/// environment, this home directory or these flags.
-fn worker_settings(context: &Context, args: &WorkersStartArgs, request: &Request) -> String {
-    let rows = context.loaded.origins();
-    let is_for_workers =
-        |key: &str| ["worker.", "network.connect-timeout", "log."].iter().any(|start| key.starts_with(start));
-    let mut lines =
-        vec!["# Settings of workers that hpcdag submitted; read through HPCDAG_CONFIG.".to_owned()];
-    let chosen = |key: &str| rows.iter().any(|(k, _, origin)| k == key && *origin != Origin::Default);
-    for (key, value) in JOB_DEFAULTS {
-        if !chosen(key) {
-            lines.push(format!("{key} = {}", toml::Value::from(value)));
-        }
-    }
-    for (key, value, origin) in &rows {
-        if *origin != Origin::Default && is_for_workers(key) {
-            lines.push(format!("{key} = {value}"));
-        }
-    }
-    // On the nodes the flag counts what the job got, where it is a number of slots.
-    if let Some(gpus) = request.gpus
-        && !chosen("worker.resources.gpus")
-    {
-        lines.push(format!("worker.resources.gpus = {gpus}"));
-    }
-    let listen =
-        [("host", &args.listen.host), ("port", &args.listen.port), ("interface", &args.listen.interface)];
-    for (name, value) in listen {
-        if let Some(value) = value {
-            lines.retain(|line| !line.starts_with(&format!("worker.{name} = ")));
-            lines.push(format!("worker.{name} = {}", toml::Value::from(value.as_str())));
-        }
-    }
-    lines.push(String::new());
-    lines.join("\n")
 }
 
 fn script(

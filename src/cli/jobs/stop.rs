@@ -3,7 +3,7 @@
 //! that were submitted for this cluster.
 
 use super::list::belongs;
-use super::records;
+use super::{lasting, records};
 use crate::base::error::{Error, Kind, Result};
 use crate::cli::args::WorkersStopArgs;
 use crate::cli::context::{Context, absolute, run_short};
@@ -150,6 +150,8 @@ pub(super) async fn gone(client: &Client, names: &[String], patience: Duration) 
 /// `Launch` when a batch system does not answer or refuses.
 pub(in crate::cli) fn clear(home: &Path) -> Result<()> {
     let directory = home.join(records::DIRECTORY);
+    // Whoever submits jobs for it has been told; else they would come after the others were cancelled.
+    lasting::withdraw(&directory)?;
     let kept: Vec<Record> = records::read(&directory)?.into_iter().map(|(_, record)| record).collect();
     let open: Vec<Record> = kept.into_iter().filter(|r| r.ended.is_none()).collect();
     if let Err(e) = jobs::cancel(&open) {

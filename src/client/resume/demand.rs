@@ -11,13 +11,16 @@ use crate::graph::layer::Pattern;
 pub(super) struct Plan {
     /// Nobody needs their results.
     pub(super) skip: Vec<(u32, u32)>,
-    /// Their results are read from files.
+    /// Their results are read from the files of their outputs.
     pub(super) load: Vec<(u32, u32)>,
+    /// Their results are read from a checkpoint.
+    pub(super) stored: Vec<u32>,
 }
 
 impl Plan {
     pub(super) fn count(&self) -> u64 {
-        self.skip.iter().chain(&self.load).map(|(first, end)| u64::from(end - first)).sum()
+        let ranges: u64 = self.skip.iter().chain(&self.load).map(|(first, end)| u64::from(end - first)).sum();
+        ranges + self.stored.len() as u64
     }
 
     fn push(ranges: &mut Vec<(u32, u32)>, element: u32) {
@@ -35,8 +38,9 @@ struct Wanted {
     data: bool,
 }
 
-/// What is left to do. `proved` says for each family and element whether its outputs are.
-pub(super) fn plan(graph: &Graph, proved: &[Vec<bool>]) -> Vec<Plan> {
+/// What is left to do. `proved` says for each family and element whether its outputs are, `is_stored` whether
+/// all of its result is in a checkpoint.
+pub(super) fn plan(graph: &Graph, proved: &[Vec<bool>], is_stored: impl Fn(usize, u32) -> bool) -> Vec<Plan> {
     let families = &graph.families;
     let mut wanted: Vec<Vec<Wanted>> =
         families.iter().map(|f| vec![Wanted::default(); f.shape().map_or(0, |s| s.total as usize)]).collect();
@@ -58,9 +62,10 @@ pub(super) fn plan(graph: &Graph, proved: &[Vec<bool>]) -> Vec<Plan> {
             let is_proved = proved[ix].get(element as usize).copied().unwrap_or(false);
             let is_visible = element >= shape.first_export;
             let runs = match (is_proved, want.data, want.done) {
-                (true, true, _) => !is_whole_written,
+                (true, true, _) => !is_whole_written && !is_stored(ix, element),
                 (true, false, _) => false,
-                (false, true, _) | (false, _, true) => true,
+                // Its outputs are not made from a checkpoint.
+                (false, true, _) | (false, _, true) => has_outputs || !is_stored(ix, element),
                 (false, false, false) => is_visible && (has_outputs || is_end[ix]),
             };
             if runs {
@@ -75,15 +80,19 @@ pub(super) fn plan(graph: &Graph, proved: &[Vec<bool>]) -> Vec<Plan> {
                 continue;
             }
             let plan = &mut plans[ix];
-            let ranges = if wanted[ix][element as usize].data { &mut plan.load } else { &mut plan.skip };
-            Plan::push(ranges, element);
+            let is_proved = proved[ix].get(element as usize).copied().unwrap_or(false);
+            match wanted[ix][element as usize].data {
+                false => Plan::push(&mut plan.skip, element),
+                true if is_proved && is_whole_written => Plan::push(&mut plan.load, element),
+                true => plan.stored.push(element),
+            }
         }
     }
     plans
 }
 
 /// Whether `[output]` has all that a task of the family makes.
-fn is_written(graph: &Graph, ix: usize) -> bool {
+pub(super) fn is_written(graph: &Graph, ix: usize) -> bool {
     let parts: Vec<&str> = graph
         .outputs
         .iter()

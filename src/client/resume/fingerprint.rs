@@ -49,6 +49,13 @@ impl Fingerprints {
         Fingerprints { all }
     }
 
+    /// One for all of a family's tasks.
+    pub(super) fn of_family(&self, family: FamilyIx) -> String {
+        let mut hash = Hash::new();
+        self.all.get(family.index()).into_iter().flatten().for_each(|h| hash.add(&h.to_le_bytes()));
+        format!("{:032x}", hash.0)
+    }
+
     /// That of an element.
     pub(super) fn get(&self, family: FamilyIx, element: u32) -> Option<String> {
         let hash = self.all.get(family.index())?.get(element as usize)?;
@@ -59,7 +66,7 @@ impl Fingerprints {
 fn family(graph: &Graph, ix: FamilyIx, before: &[Vec<u128>], files: &mut Files) -> Vec<u128> {
     let family = &graph.families[ix.index()];
     let mut base = Hash::new();
-    let spec = TaskSpec { kept: None, ..family.spec.clone() };
+    let spec = TaskSpec { kept: None, checkpoint: None, ..family.spec.clone() };
     // Memory and time say how it runs, not what it makes.
     let spec = TaskSpec { memory: Vec::new(), time_limit_ms: None, ..spec };
     base.add(&serde_json::to_vec(&spec).unwrap_or_default());

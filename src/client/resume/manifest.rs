@@ -5,35 +5,15 @@ use super::fingerprint::Fingerprints;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::ids::FamilyIx;
 use crate::client::outputs::{Destination, Discard, Output, Receive};
+use crate::graph::proof::Line;
 use crate::graph::{Graph, GraphOutput};
-use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-
-/// One output that was written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Line {
-    /// The task's key.
-    pub key: String,
-    /// The task's fingerprint.
-    pub fingerprint: String,
-    /// Which part: empty for stdout.
-    pub part: String,
-    /// The file.
-    pub path: PathBuf,
-    /// Its size in bytes; none if it was left out because it is empty.
-    pub size: Option<u64>,
-    /// When it was last changed, nanoseconds since 1970.
-    pub mtime_ns: i64,
-    /// CRC-32 of its content.
-    pub checksum: u32,
-}
 
 /// Lines by key and part; of two the later one counts.
 pub(super) type Lines = HashMap<(String, String), Line>;
@@ -94,71 +74,6 @@ pub(super) fn proved(
         all.push(of_family);
     }
     Ok((all, known))
-}
-
-impl Line {
-    /// Looks at a file that was written.
-    fn of(key: &str, fingerprint: &str, output: &GraphOutput, path: PathBuf) -> std::io::Result<Line> {
-        let part = output.part.clone().unwrap_or_default();
-        let line = Line {
-            key: key.into(),
-            fingerprint: fingerprint.into(),
-            part,
-            path,
-            size: None,
-            mtime_ns: 0,
-            checksum: 0,
-        };
-        match File::open(&line.path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && output.skip_empty => Ok(line),
-            Err(e) => Err(e),
-            Ok(mut file) => {
-                // The worker may have left it to its system when to write; then a line would be a promise.
-                file.sync_data()?;
-                let meta = file.metadata()?;
-                let (size, checksum) = checksum(&mut file)?;
-                if size != meta.len() {
-                    return Err(std::io::Error::other("it changes"));
-                }
-                Ok(Line { size: Some(size), mtime_ns: mtime_ns(&meta), checksum, ..line })
-            }
-        }
-    }
-
-    /// Whether the file is there as it was. Where only its time differs, its content decides.
-    fn holds(&self, path: &Path) -> bool {
-        if path != self.path {
-            return false;
-        }
-        let meta = std::fs::metadata(path);
-        let Some(size) = self.size else { return meta.is_err() };
-        match meta {
-            Ok(meta) if !meta.is_file() || meta.len() != size => false,
-            Ok(meta) if mtime_ns(&meta) == self.mtime_ns => true,
-            Ok(_) => File::open(path)
-                .and_then(|mut file| checksum(&mut file))
-                .is_ok_and(|found| found == (size, self.checksum)),
-            Err(_) => false,
-        }
-    }
-}
-
-fn mtime_ns(meta: &std::fs::Metadata) -> i64 {
-    meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec())
-}
-
-fn checksum(file: &mut File) -> std::io::Result<(u64, u32)> {
-    let (mut hasher, mut size) = (crc32fast::Hasher::new(), 0u64);
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok((size, hasher.finalize())),
-            n => {
-                hasher.update(&buffer[..n]);
-                size += n as u64;
-            }
-        }
-    }
 }
 
 /// A manifest to write to.
@@ -306,7 +221,9 @@ fn lines_of(graph: &Graph, fingerprints: &Fingerprints, told: &Told) -> Result<V
         let template = graph.output_template(output)?;
         let path = graph.output_path(output, &template, told.element, &told.key)?;
         let shown = path.clone();
-        Line::of(&told.key, &fingerprint, output, path).map_err(|e| Error::file("cannot read", &shown, &e))
+        let part = output.part.as_deref().unwrap_or_default();
+        Line::of(&told.key, &fingerprint, part, path, output.skip_empty)
+            .map_err(|e| Error::file("cannot read", &shown, &e))
     };
     graph.outputs.iter().filter(|o| o.family == told.family).map(line).collect()
 }

@@ -4,8 +4,9 @@
 mod demand;
 mod fingerprint;
 mod manifest;
+mod stored;
 
-pub use manifest::{Line, Manifest, Recorder};
+pub use manifest::{Manifest, Recorder};
 
 use crate::base::error::Result;
 use crate::graph::spec::Kept;
@@ -24,15 +25,17 @@ pub struct Rest {
     pub recorder: Recorder,
 }
 
-/// Looks at what a manifest proves about a graph.
+/// Looks at what a manifest proves about a graph, and at what is in a checkpoint. Workers will write to that
+/// what would be lost with them.
 ///
 /// # Errors
 /// `Graph` when a path is none; `File` when the manifest cannot be used.
-pub fn rest(mut graph: Graph, manifest: &Path) -> Result<Rest> {
+pub fn rest(mut graph: Graph, manifest: &Path, checkpoint: &Path) -> Result<Rest> {
     let lines = manifest::read(manifest)?;
     let fingerprints = Fingerprints::of(&graph);
     let (proved, known) = manifest::proved(&graph, &fingerprints, &lines)?;
-    let plan = demand::plan(&graph, &proved);
+    let mut stored = stored::find(&graph, &fingerprints, checkpoint);
+    let plan = demand::plan(&graph, &proved, |ix, element| stored.contains_key(&(ix, element)));
     let mut kept = 0;
     for (family, plan) in graph.families.iter_mut().zip(&plan) {
         kept += plan.count();
@@ -43,9 +46,12 @@ pub fn rest(mut graph: Graph, manifest: &Path) -> Result<Rest> {
             let files = graph.outputs.iter().filter(|o| o.family.index() == at);
             let files = files.map(|o| (o.part.clone().unwrap_or_default(), o.path.clone(), o.skip_empty));
             let files = files.collect();
-            graph.families[at].spec.kept = Some(Kept { skip: plan.skip, load: plan.load, files });
+            let of = |element: &u32| Some((*element, stored.remove(&(at, *element))?));
+            let stored = plan.stored.iter().filter_map(of).collect();
+            graph.families[at].spec.kept = Some(Kept { skip: plan.skip, load: plan.load, files, stored });
         }
     }
+    stored::order(&mut graph, &fingerprints, checkpoint);
     let recorder = Recorder::start(graph.clone(), fingerprints, known, manifest)?;
     written_by_workers(&mut graph);
     Ok(Rest { graph, kept, recorder })

@@ -41,6 +41,10 @@ impl World {
         file::load(&self.dir.path().join("graph.toml"), &crate::graph::Options::default()).unwrap()
     }
 
+    fn checkpoint(&self) -> std::path::PathBuf {
+        self.dir.path().join("checkpoint")
+    }
+
     fn manifest(&self) -> std::path::PathBuf {
         self.dir.path().join("manifest.jsonl")
     }
@@ -48,7 +52,7 @@ impl World {
     /// Writes outputs of elements and has them recorded.
     fn write(&self, done: &[(&str, u32)]) {
         let graph = self.graph();
-        let rest = rest(graph.clone(), &self.manifest()).unwrap();
+        let rest = rest(graph.clone(), &self.manifest(), &self.checkpoint()).unwrap();
         let (destination, recording) = rest.recorder.split();
         for (name, element) in done {
             let family = graph.find(name).unwrap();
@@ -75,7 +79,7 @@ impl World {
 
     /// What is kept of each family: skipped and loaded.
     fn kept(&self) -> Vec<(Ranges, Ranges)> {
-        let rest = rest(self.graph(), &self.manifest()).unwrap();
+        let rest = rest(self.graph(), &self.manifest(), &self.checkpoint()).unwrap();
         let kept = rest.graph.families.iter().map(|f| f.spec.kept.clone().unwrap_or_default());
         kept.map(|kept| (kept.skip, kept.load)).collect()
     }
@@ -139,7 +143,7 @@ fn results_that_were_not_written_are_made_again_for_those_that_need_them() {
 #[test]
 fn workers_write_and_the_client_is_told() {
     let world = World::new(GRAPH);
-    let rest = rest(world.graph(), &world.manifest()).unwrap();
+    let rest = rest(world.graph(), &world.manifest(), &world.checkpoint()).unwrap();
     let by = |by| {
         let found = rest.graph.outputs.iter().filter(move |o| o.by == Some(by));
         found.map(|o| o.family)
@@ -147,4 +151,62 @@ fn workers_write_and_the_client_is_told() {
     assert!(by(By::Worker).eq([FamilyIx(1), FamilyIx(2)]));
     assert!(by(By::Client).eq([FamilyIx(1), FamilyIx(2)]));
     rest.graph.validate().unwrap();
+}
+
+impl World {
+    /// Writes results of elements into the checkpoint, as a worker that was given this graph does.
+    fn store(&self, done: &[(&str, u32)]) {
+        let graph = rest(self.graph(), &self.manifest(), &self.checkpoint()).unwrap().graph;
+        fs::create_dir_all(self.checkpoint()).unwrap();
+        let mut text = String::new();
+        for (name, element) in done {
+            let family = graph.find(name).unwrap();
+            let shape = graph.families[family.index()].shape().unwrap();
+            let Some(checkpoint) = graph.families[family.index()].spec.checkpoint.clone() else { continue };
+            let path = checkpoint.directory.join(format!("{name}{element}"));
+            fs::write(&path, format!("{name}{element}")).unwrap();
+            let key = graph.key(family, *element, shape);
+            let line = crate::graph::proof::Line::of(&key, &checkpoint.fingerprint, "", path, false).unwrap();
+            text.push_str(&serde_json::to_string(&line).unwrap());
+            text.push('\n');
+        }
+        fs::write(self.checkpoint().join("w.jsonl"), text).unwrap();
+    }
+
+    /// Elements of each family whose results are in the checkpoint and wanted.
+    fn stored(&self) -> Vec<Vec<u32>> {
+        let rest = rest(self.graph(), &self.manifest(), &self.checkpoint()).unwrap();
+        let kept = rest.graph.families.iter().map(|f| f.spec.kept.clone().unwrap_or_default());
+        kept.map(|kept| kept.stored.iter().map(|(element, _)| *element).collect()).collect()
+    }
+}
+
+#[test]
+fn a_checkpoint_is_loaded_where_it_is_wanted() {
+    let world = World::new(GRAPH);
+    // What is written as an output anyway is not stored a second time.
+    world.store(&[("a", 0), ("a", 2), ("b", 1)]);
+    assert_eq!(world.stored(), [vec![0, 2], vec![], vec![]]);
+    world.write(&[("b", 0)]);
+    assert_eq!(world.stored(), [vec![2], vec![], vec![]], "nobody needs a[0] any more");
+    assert_eq!(world.kept()[0].0, [(0, 1)]);
+    // Damaged, gone, or of another graph: made again.
+    fs::write(world.checkpoint().join("a2"), "a?").unwrap();
+    assert_eq!(world.stored()[0], [0u32; 0]);
+    world.store(&[("a", 2), ("a", 3)]);
+    assert_eq!(world.stored()[0], [2, 3]);
+    fs::remove_file(world.checkpoint().join("a3")).unwrap();
+    assert_eq!(world.stored()[0], [2]);
+    fs::write(world.dir.path().join("in.txt"), "other\n").unwrap();
+    assert_eq!(world.stored()[0], [0u32; 0]);
+}
+
+#[test]
+fn a_chain_of_unwritten_stages_is_entered_in_the_middle() {
+    let graph = GRAPH.replace("b = \"b{index}.txt\"\n", "");
+    let world = World::new(&graph);
+    world.store(&[("b", 1), ("b", 2), ("a", 4)]);
+    let kept = world.kept();
+    assert_eq!(world.stored(), [vec![4], vec![1, 2], vec![]]);
+    assert_eq!(kept[0].0, [(1, 3)], "what was made of these is there");
 }

@@ -222,7 +222,7 @@ fn jobs_by_threads_memory_resources_and_what_others_do() {
         tasks: useful + guessed,
         useful,
         guessed,
-        nodes: 0,
+        nodes: 1,
         threads,
         memory,
         resources: if gpus > 0.0 { [("gpus".to_owned(), gpus)].into() } else { BTreeMap::new() },
@@ -243,6 +243,8 @@ fn jobs_by_threads_memory_resources_and_what_others_do() {
     assert_eq!(jobs(&[group(6, 0, 1.0, 32 << 30, 0.0)], 1, none), (3, 3));
     assert_eq!(jobs(&[group(6, 0, 1.0, 0, 1.0)], 1, none), (3, 3));
     assert_eq!(jobs(&[group(6, 0, 1.0, 65 << 30, 0.0), group(1, 0, 9.0, 0, 0.0)], 1, none), (0, 0));
+    let wide = Group { nodes: 3, ..group(2, 0, 1.0, 0, 0.0) };
+    assert_eq!(jobs(&[wide], 1, none), (6, 6), "each takes whole workers");
     let others = Others { workers: 1, threads: 8.0 };
     assert_eq!(jobs(&[group(16, 0, 1.0, 0, 0.0), group(2, 0, 1.0, 0, 1.0)], 1, others), (2, 2));
     let unknown = |demand: &Demand, others| wanted(demand, None, 1, others).jobs;

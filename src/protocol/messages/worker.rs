@@ -59,6 +59,8 @@ crate::messages! {
         12 => Stop(Reason),
         /// Leave in order: asked for by a person.
         13 => Retire(Reason),
+        /// Results to write for a later run: all workers leave.
+        14 => Save(Save),
     }
     retired: []
 }
@@ -90,6 +92,10 @@ pub struct Register {
     pub memory_target: Option<u64>,
     /// Batch job it belongs to.
     pub job_id: Option<String>,
+    /// Pool of jobs that it belongs to, if any.
+    pub pool: Option<String>,
+    /// Whether it may be taken away at any time.
+    pub preemptible: bool,
     /// In how many milliseconds it is going to leave, if it knows.
     pub leaves_in_ms: Option<u64>,
     /// The life before this one under the same nanny, and how it ended.
@@ -200,6 +206,13 @@ pub struct Replicate {
     pub from: WorkerId,
 }
 
+/// Results to write for a later run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Save {
+    /// Which, their families and elements, and how long it would take to make each again, milliseconds.
+    pub tasks: Vec<(TaskRef, FamilyIx, u32, u64)>,
+}
+
 /// Addresses of workers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Peers {
@@ -221,5 +234,6 @@ impl Payload for Families {}
 impl Payload for Tasks {}
 impl Payload for Attempts {}
 impl Payload for Replicate {}
+impl Payload for Save {}
 impl Payload for Peers {}
 impl Payload for ForgetRun {}

@@ -48,6 +48,13 @@ pub enum Action {
         /// From whom.
         from: WorkerId,
     },
+    /// Tell a worker that leaves, as all do, to write results where it was told to, for a later run.
+    Save {
+        /// Whom.
+        worker: WorkerId,
+        /// Which.
+        tasks: Vec<Saved>,
+    },
     /// Nothing holds a retiring worker any more: it may stop.
     Dismiss {
         /// Which.
@@ -76,6 +83,19 @@ pub enum Action {
         /// The figures.
         summary: Summary,
     },
+}
+
+/// A result that would be lost with all workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// The task.
+    pub task: TaskRef,
+    /// Its family.
+    pub family: FamilyIx,
+    /// Its element.
+    pub element: u32,
+    /// How long it would take to make it again, at least, nanoseconds.
+    pub cost_ns: u64,
 }
 
 /// Tasks for one worker, as columns.

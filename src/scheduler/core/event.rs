@@ -145,6 +145,8 @@ pub struct WorkerSpec {
     pub memory_target: Option<u64>,
     /// When it is going to leave, if that is known.
     pub leaves: Option<Time>,
+    /// Whether it may be taken away at any time: results go elsewhere first.
+    pub preemptible: bool,
 }
 
 /// A worker's memory besides the results that the scheduler counts itself.

@@ -2,11 +2,15 @@
 //! needs are copied to others, then they are dismissed. Owns that sequence; losing a worker is in `reports`.
 
 use super::Core;
-use super::action::Action;
+use super::action::{Action, Saved};
+use super::run::Run;
 use super::state::State;
-use super::workers::Status;
+use super::workers::{Status, UNKNOWN_DURATION_NS};
 use crate::base::ids::{Attempt, TaskRef, WorkerId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// So many tasks are looked at, at most, to find out what a result has cost.
+const ANCESTORS_MAX: usize = 64;
 
 impl Core {
     pub(super) fn on_worker_retiring(&mut self, w: WorkerId, reason: String) {
@@ -71,6 +75,7 @@ impl Core {
         let fresh: Vec<TaskRef> = held.iter().filter(|t| !worker.moving.contains_key(*t)).copied().collect();
         let to: Vec<WorkerId> = self.recipients(w);
         if held.is_empty() || to.is_empty() {
+            self.save(w, &held);
             if idle {
                 if let Some(worker) = self.cx.worker_mut(w) {
                     worker.dismissed = true;
@@ -93,15 +98,62 @@ impl Core {
         }
     }
 
-    /// Workers that can take results, emptiest first.
+    /// Lets a worker write what nobody can take over. Of several that hold a result, one does.
+    fn save(&mut self, w: WorkerId, held: &[TaskRef]) {
+        let Some(worker) = self.cx.worker(w) else { return };
+        let mut tasks = Vec::new();
+        for task in held.iter().filter(|task| !worker.saved.contains(*task)) {
+            let Some(run) = self.run(task.run) else { continue };
+            if run.holders(task.index).first() != Some(&w) {
+                continue;
+            }
+            let (family, element) = run.place_of(task.index);
+            tasks.push(Saved { task: *task, family, element, cost_ns: recomputing(run, task.index) });
+        }
+        if tasks.is_empty() {
+            return;
+        }
+        if let Some(worker) = self.cx.worker_mut(w) {
+            worker.saved.extend(tasks.iter().map(|saved| saved.task));
+        }
+        self.cx.actions.push(Action::Save { worker: w, tasks });
+    }
+
+    /// Workers that can take results, emptiest first; those that may be taken away at any time only if there
+    /// is no other.
     fn recipients(&self, except: WorkerId) -> Vec<WorkerId> {
         let staying = self.cx.workers.iter().enumerate().filter_map(|(i, x)| {
             let x = x.as_ref()?;
             let w = WorkerId(i as u32);
-            (w != except && x.status == Status::Running).then_some((x.nbytes, w))
+            (w != except && x.status == Status::Running).then_some((x.spec.preemptible, x.nbytes, w))
         });
         let mut staying: Vec<_> = staying.collect();
         staying.sort_unstable();
-        staying.into_iter().map(|(_, w)| w).collect()
+        let safest = staying.first().map(|(preemptible, ..)| *preemptible);
+        staying.retain(|(preemptible, ..)| Some(*preemptible) == safest);
+        staying.into_iter().map(|(.., w)| w).collect()
     }
+}
+
+/// How long it would take to make a result again, nanoseconds: its task, those inputs that were dropped, and
+/// theirs. If there are many of them, it is more.
+fn recomputing(run: &Run, index: u32) -> u64 {
+    let mut seen = BTreeSet::from([index]);
+    let mut next = vec![index];
+    let mut cost = 0u64;
+    while let Some(i) = next.pop() {
+        let (f, element) = run.place_of(i);
+        let family = &run.families[f.index()];
+        let duration = family.duration_ns.or(run.stats.duration_ns).unwrap_or(UNKNOWN_DURATION_NS);
+        cost = cost.saturating_add(duration);
+        for edge in (0..family.layer.edges.len()).filter(|e| family.layer.edges[*e].data) {
+            run.each_input(f, element, edge as u16, |input| {
+                let is_dropped = run.state_of(input) == State::Released;
+                if is_dropped && seen.len() < ANCESTORS_MAX && seen.insert(input) {
+                    next.push(input);
+                }
+            });
+        }
+    }
+    cost
 }

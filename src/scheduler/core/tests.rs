@@ -91,6 +91,24 @@ impl Story {
             memory_limit: target.map(|bytes| bytes * 2),
             memory_target: target,
             leaves: None,
+            preemptible: false,
+        };
+        self.tell(Event::WorkerRegistered { worker: WorkerId(w), spec })
+    }
+
+    /// A worker of one thread that may be taken away at any time.
+    fn preemptible(&mut self, w: u32) -> &mut Story {
+        let spec = WorkerSpec {
+            name: format!("w{w}"),
+            host: "a".into(),
+            job: None,
+            incarnation: Default::default(),
+            slots: SLOT,
+            resources: Default::default(),
+            memory_limit: None,
+            memory_target: None,
+            leaves: None,
+            preemptible: true,
         };
         self.tell(Event::WorkerRegistered { worker: WorkerId(w), spec })
     }
@@ -107,6 +125,7 @@ impl Story {
             memory_limit: None,
             memory_target: None,
             leaves: Some(Time::ZERO.after(Duration::from_secs(seconds))),
+            preemptible: false,
         };
         self.tell(Event::WorkerRegistered { worker: WorkerId(w), spec })
     }

@@ -94,6 +94,8 @@ pub(super) struct Worker {
     pub(super) retiring: Option<String>,
     /// Copies of its results that were asked of others and have not arrived, and of whom.
     pub(super) moving: IndexMap<TaskRef, WorkerId, FxBuildHasher>,
+    /// What it was told to save.
+    pub(super) saved: IndexSet<TaskRef, FxBuildHasher>,
     pub(super) dismissed: bool,
     /// It gets nothing but this task, which is to be alone there, or has it as one of several workers.
     pub(super) kept_for: Option<TaskRef>,
@@ -123,6 +125,7 @@ impl Worker {
             steal_after: Time::ZERO,
             retiring: None,
             moving: IndexMap::default(),
+            saved: IndexSet::default(),
             dismissed: false,
             kept_for: None,
             reserved: 0,

@@ -96,6 +96,9 @@ fn check(r: &Register) -> Result<(), String> {
             return Err(format!("its {what} is empty, too long or has control characters"));
         }
     }
+    if r.pool.as_ref().is_some_and(|pool| pool.len() > TEXT_BYTES_MAX || pool.chars().any(char::is_control)) {
+        return Err("its pool is too long or has control characters".into());
+    }
     r.address.parse::<Address>().map_err(|e| e.message)?;
     if r.slots == 0 || r.resources.values().any(|amount| *amount > AMOUNT_MAX) {
         return Err("it offers no threads, or more of a resource than there can be".into());
@@ -187,6 +190,8 @@ mod tests {
             memory_limit: None,
             memory_target: None,
             job_id: None,
+            pool: None,
+            preemptible: false,
             leaves_in_ms: None,
             predecessor: None,
             holds: Vec::new(),

@@ -58,6 +58,7 @@ impl World {
             gpus: 0,
             params: [("day".to_string(), "monday".to_string())].into(),
             kept: None,
+            checkpoint: None,
         }
     }
 

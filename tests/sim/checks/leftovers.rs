@@ -35,6 +35,11 @@ impl Sim {
             assert_eq!(core.expected_bytes(), (0, 0), "leftovers: worker {w} sets bytes aside");
             assert!(!node.retiring, "leftovers: worker {w} was never let go");
         }
+        for view in self.scheduler.workers() {
+            let node = self.nodes.get(&view.worker).filter(|n| !n.ghost && n.memory.is_none());
+            let agrees = node.is_none_or(|n| n.paused == (view.status == sched::Status::Paused));
+            assert!(agrees, "leftovers: worker {} counts as {}", view.worker, view.status.name());
+        }
         if let Err(left) = self.scheduler.check_empty() {
             panic!("leftovers: the scheduler has {left}");
         }

@@ -16,7 +16,7 @@ use crate::protocol::messages::peer::{
 use crate::protocol::messages::report::{News, Rare, Report};
 use crate::protocol::messages::worker::{
     Attempts, Families, FamilyInfo, ForgetRun, FromWorker, Heartbeat, Peers, Register, Registered, Replicate,
-    ToWorker,
+    Save, ToWorker,
 };
 use crate::protocol::wire::Wire;
 use bytes::{Bytes, BytesMut};
@@ -70,6 +70,7 @@ fn spec() -> TaskSpec {
         gpus: 0,
         params: Default::default(),
         kept: None,
+        checkpoint: None,
     }
 }
 
@@ -169,6 +170,8 @@ fn from_worker() -> Vec<FromWorker> {
         memory_limit: Some(1 << 40),
         memory_target: None,
         job_id: Some("17".into()),
+        pool: Some("spot".into()),
+        preemptible: true,
         leaves_in_ms: None,
         predecessor: Some((uuid(), "killed".into())),
         holds: vec![(uuid(), FamilyIx(0), 3, 100)],
@@ -223,6 +226,7 @@ fn to_worker() -> Vec<ToWorker> {
         ToWorker::ForgetRun(ForgetRun { run: RunId(3) }),
         ToWorker::Stop(reason()),
         ToWorker::Retire(reason()),
+        ToWorker::Save(Save { tasks: vec![(task(), FamilyIx(3), 7, 1500)] }),
     ]
 }
 

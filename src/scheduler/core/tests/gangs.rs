@@ -152,6 +152,7 @@ fn it_stays_inside_one_batch_job() {
             name: format!("w{w}"),
             host: format!("h{w}"),
             job: Some(format!("{}", w / 2)),
+            preemptible: false,
             incarnation: Default::default(),
             slots: SLOT,
             resources: Default::default(),
