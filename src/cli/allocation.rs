@@ -219,11 +219,9 @@ fn start_step(
     }
     // Its workers are waited for with all others.
     let started = background.start(background::SCHEDULER_TIMEOUT, |_| Ok(Some(())))?;
-    if let Some(record) = Record::of(started.pid, &log) {
-        let job_id = allocation.job_id.clone();
-        let step = Some(StepRecord { job_id, name: name.clone(), scheduler_on: None });
-        processes::note(home.path(), &[Record { step, ..record }])?;
-    }
+    let job_id = allocation.job_id.clone();
+    let of_step = Some(StepRecord { job_id, name: name.clone(), scheduler_on: None });
+    processes::note(home.path(), &[Record { step: of_step, ..Record::of_any(started.pid, &log) }])?;
     Ok(Source::Srun { pid: started.pid, log, step, name })
 }
 

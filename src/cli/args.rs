@@ -12,6 +12,7 @@ mod jobs;
 mod look;
 mod placement;
 mod submit;
+mod up;
 mod value;
 
 pub use adapt::{PoolOptions, WorkersAdaptArgs, WorkersScaleArgs};
@@ -31,6 +32,7 @@ pub use look::{
 };
 pub use placement::{LauncherName, Per, PlacementOptions};
 pub use submit::{Stdout, SubmitArgs};
+pub use up::{SchedulerPlace, UpCommandArgs};
 pub use value::{Array, ArrayPart, Assignment};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -121,7 +123,7 @@ pub enum Command {
     /// Start, list, stop or wait for workers
     Workers(WorkersArgs),
     /// Start a cluster: scheduler and workers
-    Up(UpArgs),
+    Up(Box<UpCommandArgs>),
     /// End a cluster that `up` started
     Down(DownArgs),
     /// List your clusters

@@ -6,6 +6,7 @@ use super::args::{ListenOptions, SchedulerArgs, Setting, Verbosity, WorkerOption
 use super::context::absolute;
 use super::detach::Background;
 use super::processes::{self, Record, StepRecord};
+use super::signals;
 use crate::base::error::{Error, Kind, Result};
 use crate::launch::{Launched, Launcher, Order};
 use crate::net::private_file;
@@ -118,7 +119,10 @@ pub(super) fn start_scheduler_as(
     let mut background = process(args, &log);
     background.env.extend(anchored_variables()?);
     let named = order.file.as_deref();
-    let started = background.start(timeout, |pid| find_file(&state, named, |file| is_ours(file, pid)));
+    let started = background.start(timeout, |pid| {
+        signals::go_on()?;
+        find_file(&state, named, |file| is_ours(file, pid))
+    });
     let result = match started {
         Ok(started) => {
             let (path, file) = started.value;
@@ -206,9 +210,7 @@ fn start_worker(order: &Order) -> Result<Launched> {
     background.env = anchored_variables()?;
     // It is ready when it has registered, which is waited for with all others.
     let started = background.start(SCHEDULER_TIMEOUT, |_| Ok(Some(())))?;
-    if let Some(record) = Record::of(started.pid, &log) {
-        processes::note(&order.logs, &[record])?;
-    }
+    processes::note(&order.logs, &[Record::of_any(started.pid, &log)])?;
     Ok(Launched { id: started.pid.to_string(), log })
 }
 

@@ -2,10 +2,11 @@
 //! of these; each command says what it needs.
 
 use super::args::{LogOptions, SchedulerOptions, Setting, Verbosity};
+use super::jobs;
 use super::output::{self, LogForm, LogSetup};
 use crate::base::error::{Error, Kind, Result};
 use crate::client::Client;
-use crate::config::{Config, Loaded, LogFormat, Override, PathTemplate, Sources};
+use crate::config::{Config, Loaded, LogFormat, Nthreads, Override, PathTemplate, Sources};
 use crate::net::discovery::Wish;
 use crate::net::state_dir;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,9 @@ const SHORT_THREADS: usize = 2;
 
 /// Threads for schedulers, workers and clusters inside of this process, beside those that tasks run on.
 const LONG_THREADS_MAX: usize = 8;
+
+/// Threads for schedulers and clients on a login node.
+const LOGIN_THREADS: usize = 2;
 
 /// A command's surroundings.
 pub struct Context {
@@ -69,6 +73,28 @@ impl Context {
         };
         let filter = output::log_filter(usual, self.verbosity, variable.as_deref());
         output::start_log(&LogSetup { filter, form, file })
+    }
+
+    /// How many threads a process of this kind runs on, and whether it would be more elsewhere.
+    fn threads(&self, role: Role) -> (usize, bool) {
+        let config = &self.loaded.config;
+        let setting = match role {
+            Role::Scheduler => config.scheduler.threads,
+            Role::Client => config.client.threads,
+        };
+        threads(setting, is_login_node(&|name| std::env::var(name).ok(), jobs::has_commands()), processors())
+    }
+
+    /// Says so if a process of this kind is kept small because others work on this host too.
+    pub fn tell_threads(&self, role: Role) {
+        if let (threads, true) = self.threads(role)
+            && self.verbosity.quiet == 0
+        {
+            let part = role.table();
+            output::say(&format!(
+                "on a login node: {threads} threads; --threads N or [{part}] threads changes it"
+            ));
+        }
     }
 
     /// Which cluster is meant.
@@ -140,13 +166,68 @@ pub fn run_short<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     run_on(SHORT_THREADS, work)
 }
 
-/// Runs a scheduler, a worker or a cluster.
+/// Runs a worker or a cluster.
 ///
 /// # Errors
 /// What the work returns.
 pub fn run_long<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    run_on(processors.clamp(2, LONG_THREADS_MAX), work)
+    run_on(usual_threads(processors()), work)
+}
+
+/// What a process is, for the threads that it may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A scheduler.
+    Scheduler,
+    /// A client that follows a run.
+    Client,
+}
+
+impl Role {
+    /// The table of its settings.
+    fn table(self) -> &'static str {
+        match self {
+            Role::Scheduler => "scheduler",
+            Role::Client => "client",
+        }
+    }
+}
+
+/// Runs a scheduler or a client, on few threads where others work too.
+///
+/// # Errors
+/// What the work returns.
+pub fn run_as<T>(context: &Context, role: Role, work: impl Future<Output = Result<T>>) -> Result<T> {
+    run_on(context.threads(role).0, work)
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn usual_threads(processors: usize) -> usize {
+    processors.clamp(2, LONG_THREADS_MAX)
+}
+
+/// Threads as the setting says, and whether being on a login node has made them fewer.
+fn threads(setting: Nthreads, is_login_node: bool, processors: usize) -> (usize, bool) {
+    let usual = usual_threads(processors);
+    match setting {
+        Nthreads::Count(n) => (n.get() as usize, false),
+        Nthreads::Auto if is_login_node => (usual.min(LOGIN_THREADS), usual > LOGIN_THREADS),
+        Nthreads::Auto => (usual, false),
+    }
+}
+
+/// Whether this is a login node: a batch system's commands are there, and this process is not on a node of a
+/// job. The shell of `salloc` may be in a job and here all the same.
+fn is_login_node(variable: &dyn Fn(&str) -> Option<String>, has_commands: bool) -> bool {
+    let is_set = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
+    let on_node = match is_set("SLURM_JOB_ID") {
+        true => is_set("SLURMD_NODENAME"),
+        false => is_set("PBS_JOBID") || is_set("JOB_ID"),
+    };
+    has_commands && !on_node
 }
 
 fn run_on<T>(threads: usize, work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -156,4 +237,31 @@ fn run_on<T>(threads: usize, work: impl Future<Output = Result<T>>) -> Result<T>
     // A thread that hangs in a file system must not keep the process.
     runtime.shutdown_background();
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::num::NonZeroU32;
+
+    #[test]
+    fn login_nodes_are_spared() {
+        let auto = Nthreads::Auto;
+        assert_eq!(threads(auto, false, 64), (8, false));
+        assert_eq!(threads(auto, true, 64), (2, true));
+        assert_eq!(threads(auto, true, 2), (2, false), "nothing to be told of");
+        assert_eq!(threads(auto, false, 1), (2, false));
+        let four = Nthreads::Count(NonZeroU32::new(4).unwrap());
+        assert_eq!([threads(four, true, 64), threads(four, false, 1)], [(4, false); 2]);
+    }
+
+    #[test]
+    fn login_nodes_are_told_by_commands_and_the_lack_of_a_job() {
+        let with = |set: &'static [&str]| move |name: &str| set.contains(&name).then(|| "7".to_owned());
+        assert!(is_login_node(&with(&[]), true));
+        assert!(!is_login_node(&with(&[]), false), "a workstation");
+        assert!(!is_login_node(&with(&["SLURM_JOB_ID", "SLURMD_NODENAME"]), true), "a node");
+        assert!(is_login_node(&with(&["SLURM_JOB_ID"]), true), "the shell of salloc");
+        assert!(!is_login_node(&with(&["PBS_JOBID"]), true) && !is_login_node(&with(&["JOB_ID"]), true));
+    }
 }

@@ -3,6 +3,7 @@
 
 use super::detach::last_lines;
 use super::processes::Record;
+use super::signals;
 use crate::base::error::{Error, Kind, Result};
 use crate::client::Client;
 use crate::launch::slurm::hostlist;
@@ -233,6 +234,7 @@ pub async fn gather(
     let min = min.min(expected);
     let mut failing_since: Option<Instant> = None;
     loop {
+        signals::go_on()?;
         let here = workers(client).await?;
         let mut by_host: BTreeMap<String, u32> = BTreeMap::new();
         let mut names = BTreeSet::new();

@@ -341,7 +341,10 @@ pub fn config_show(context: &Context, args: &ConfigShowArgs) -> Result<u8> {
         return Ok(0);
     }
     let lines = rows.into_iter().map(|(key, value, origin)| match args.origin {
-        true => format!("{key} = {value}  # {origin}"),
+        true => {
+            let locked = loaded.locked_by(&key).map(|by| format!(", locked by {by}")).unwrap_or_default();
+            format!("{key} = {value}  # {origin}{locked}")
+        }
         false => format!("{key} = {value}"),
     });
     out.line(lines.collect::<Vec<_>>().join("\n"))?;

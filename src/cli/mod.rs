@@ -5,6 +5,7 @@ pub mod args;
 mod background;
 mod batch;
 mod bench;
+mod clusters;
 mod command_graph;
 pub mod completions;
 mod context;
@@ -13,6 +14,7 @@ mod doctor;
 mod gather;
 mod hosts;
 mod jobs;
+mod lock;
 mod look;
 pub mod output;
 mod processes;
@@ -80,7 +82,7 @@ fn run(cli: &Cli) -> Result<u8> {
         },
         Command::Up(args) => up::up(&context, args),
         Command::Down(args) => up::down(&context, args),
-        Command::Clusters(args) => up::clusters(&context, args),
+        Command::Clusters(args) => clusters::clusters(&context, args),
         Command::Run(args) => run::run(&context, args),
         Command::Submit(args) => submit::submit(&context, args),
         Command::Resume(args) => batch::resume(&context, args),

@@ -52,6 +52,13 @@ impl Record {
         Some(Record { pid, began: began(pid)?, host: this_host(), log: log.to_owned(), step: None })
     }
 
+    /// The same for one that may have ended: its log is to be found all the same.
+    pub fn of_any(pid: u32, log: &Path) -> Record {
+        // No process of a user begins at 0.
+        let ended = || Record { pid, began: 0, host: this_host(), log: log.to_owned(), step: None };
+        Record::of(pid, log).unwrap_or_else(ended)
+    }
+
     /// Whether it is still there. Processes of other hosts are not, as far as this one knows.
     pub fn is_running(&self) -> bool {
         self.is_of_this_host() && began(self.pid) == Some(self.began)

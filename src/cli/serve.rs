@@ -4,7 +4,7 @@
 use super::allocation;
 use super::args::{SchedulerArgs, WorkerArgs};
 use super::background::{self, SchedulerOrder};
-use super::context::{Context, Logger, run_long, run_short};
+use super::context::{Context, Logger, Role, run_as, run_short};
 use super::jobs;
 use super::output::{self, Out};
 use super::signals::{Requests, SAME_REQUEST};
@@ -21,6 +21,7 @@ use crate::worker::executor::processes::{self, Program};
 use crate::worker::nanny::{self, NannyOptions};
 use crate::worker::process;
 use crate::worker::supervision::Supervision;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -32,6 +33,7 @@ use std::time::{Instant, SystemTime};
 pub fn scheduler(context: &Context, args: &SchedulerArgs) -> Result<u8> {
     if args.detach {
         context.start_log(&Logger::Short)?;
+        context.tell_threads(Role::Scheduler);
         let order = SchedulerOrder::of(args, context.verbosity)?;
         let started = background::start_scheduler(&order, background::SCHEDULER_TIMEOUT)?;
         Out::stdout().line(started.path.display().to_string())?;
@@ -41,14 +43,19 @@ pub fn scheduler(context: &Context, args: &SchedulerArgs) -> Result<u8> {
     process::forbid_core_files()?;
     process::forbid_inspection()?;
     process::raise_open_files()?;
+    // In the background it was said by whoever has started it.
+    if std::io::stderr().is_terminal() {
+        context.tell_threads(Role::Scheduler);
+    }
     let options = scheduler::Options {
         config: context.config(),
         scheduler_file: args.scheduler_file.clone(),
+        cluster: args.cluster_id.clone(),
         job_id: state_dir::batch_job_id(),
         embedded: false,
     };
     let grace = options.job_id.as_ref().map(|_| context.config());
-    run_long(async {
+    run_as(context, Role::Scheduler, async {
         let mut requests = Requests::listen()?;
         let mut scheduler = tokio::select! {
             started = Scheduler::start(options) => started?,

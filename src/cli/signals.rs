@@ -1,7 +1,10 @@
 //! Requests to end, from the terminal or from a batch system. Owns which signals count; what is done about
 //! them is the commands' business.
 
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, Kind, Result};
+use nix::sys::signal::{self as os, SaFlags, SigAction, SigHandler, SigSet};
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -46,5 +49,43 @@ impl Requests {
     /// Whether there has been a request.
     pub fn were_any(&self) -> bool {
         self.count > 0
+    }
+}
+
+/// The signal by which this process was asked to end, for commands that look now and then; 0 for none.
+static ASKED: AtomicI32 = AtomicI32::new(0);
+
+extern "C" fn note(signal: c_int) {
+    ASKED.store(signal, Ordering::Relaxed);
+}
+
+/// From now on the first SIGINT, SIGTERM or SIGHUP is noted for [`go_on`]; the second one ends this process.
+///
+/// # Errors
+/// `Internal` when the kernel refuses.
+pub fn note_requests() -> Result<()> {
+    // SA_RESETHAND brings the usual meaning back for the second one.
+    let action = SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESETHAND, SigSet::empty());
+    for signal in [os::Signal::SIGINT, os::Signal::SIGTERM, os::Signal::SIGHUP] {
+        // SAFETY: the handler only stores into an atomic.
+        unsafe { os::sigaction(signal, &action) }.map_err(|e| Error::os("cannot listen for signals", e))?;
+    }
+    Ok(())
+}
+
+/// The name of the signal that has asked this process to end, if one has.
+pub fn asked() -> Option<&'static str> {
+    let signal = ASKED.load(Ordering::Relaxed);
+    os::Signal::try_from(signal).ok().map(os::Signal::as_str)
+}
+
+/// Whether to go on.
+///
+/// # Errors
+/// `Cancelled` when this process was asked to end.
+pub fn go_on() -> Result<()> {
+    match asked() {
+        None => Ok(()),
+        Some(signal) => Err(Error::new(Kind::Cancelled, format!("{signal}: given up"))),
     }
 }

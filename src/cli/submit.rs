@@ -4,13 +4,15 @@
 use super::args::{Stdout, SubmitArgs};
 use super::batch;
 use super::command_graph::{self, Target};
-use super::context::{Context, run_long, run_short};
+use super::context::{Context, Role, run_as, run_long, run_short};
+use super::lock;
 use super::output::{self, Out};
 use super::progress::{Progress, summary_text};
 use super::signals::Requests;
 use crate::base::error::{Error, Kind, Result};
+use crate::client::resume::{self, Recording};
 use crate::client::summary::RunSummary;
-use crate::client::{Client, RunEnd, SubmitOptions, Taker, Written, run_hook};
+use crate::client::{Client, Destination, RunEnd, SubmitOptions, Taker, Written, run_hook};
 use crate::cluster::{LocalCluster, LocalOptions};
 use crate::graph::{self, Graph, Origin};
 use crate::worker::executor::native::Registry;
@@ -18,6 +20,8 @@ use crate::worker::executor::processes::Program;
 use crate::worker::process;
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Runs the command; returns the exit code.
 ///
@@ -38,11 +42,18 @@ pub fn submit(context: &Context, args: &SubmitArgs) -> Result<u8> {
         }
         return Ok(0);
     }
-    let submission = Submission { context, args, graph, target };
+    let manifest = match args.resume {
+        true => Some(manifest_of(args, &graph, &target)?),
+        false => None,
+    };
+    let submission = Submission { context, args, graph, target, manifest };
     match args.local {
         true => run_long(submission.run_local()),
         false if args.detach => run_short(submission.detach()),
-        false => run_long(submission.run()),
+        false => {
+            context.tell_threads(Role::Client);
+            run_as(context, Role::Client, submission.run())
+        }
     }
 }
 
@@ -71,11 +82,33 @@ fn read_for_job(args: &SubmitArgs, stdout: &Path) -> Result<Graph> {
     Ok(graph)
 }
 
+/// Where `--resume` notes what was written.
+fn manifest_of(args: &SubmitArgs, graph: &Graph, target: &Target) -> Result<PathBuf> {
+    if !matches!(target, Target::Files) || graph.outputs.is_empty() {
+        return Err(Error::new(Kind::Usage, "--resume needs outputs in files, which can be looked at")
+            .hint("name them in [output], or with -o or --stdout DIR"));
+    }
+    if let Some(path) = &args.manifest {
+        return Ok(path.clone());
+    }
+    let parent = args.graph.as_deref().and_then(Path::parent).filter(|p| !p.as_os_str().is_empty());
+    let name = match &args.graph {
+        Some(path) => path.file_stem(),
+        None => args.command.first().and_then(|program| Path::new(program).file_name()),
+    };
+    let name = name.map_or_else(|| "run".into(), |name| name.to_string_lossy().into_owned());
+    let directory = parent.unwrap_or(Path::new(".")).join(".hpcdag");
+    std::fs::create_dir_all(&directory).map_err(|e| Error::file("cannot make", &directory, &e))?;
+    Ok(directory.join(format!("{name}.manifest.jsonl")))
+}
+
 struct Submission<'a> {
     context: &'a Context,
     args: &'a SubmitArgs,
     graph: Graph,
     target: Target,
+    /// With `--resume`: what is noted of outputs.
+    manifest: Option<PathBuf>,
 }
 
 impl Submission<'_> {
@@ -162,9 +195,17 @@ impl Submission<'_> {
 
     /// Submits the graph and sees it through.
     async fn follow(&self, client: Client) -> Result<Followed> {
+        let _lock = match &self.args.lock {
+            Some(name) => {
+                let patience = self.args.lock_timeout.map_or(Duration::ZERO, |time| time.0);
+                Some(lock::take(name, &self.name(), patience).await?)
+            }
+            None => None,
+        };
         let mut requests = Requests::listen()?;
         let (destination, files) = self.target.destination(&self.graph)?;
-        let handle = client.submit(self.graph.clone(), self.options()).await?;
+        let (graph, destination, recording) = self.rest(destination)?;
+        let handle = client.submit(graph, self.options()).await?;
         let run = handle.run();
         let mut progress = Progress::new(self.context.verbosity.quiet > 0 || self.is_one_command());
         let taker = Taker::new(handle, destination);
@@ -188,12 +229,35 @@ impl Submission<'_> {
         };
         drop(finish);
         progress.finish();
+        // Without its lines the outputs are there all the same.
+        if let Some(Err(error)) = recording.map(Recording::finish) {
+            output::print_error(&error);
+        }
         if let Target::Terminal(ordered) = &self.target {
             ordered.finish()?;
         }
         let written = files.map_or_else(Vec::new, |f| f.written());
         let code = self.conclude(&end?, &written, interrupted).await?;
         Ok(Followed::Ended(code))
+    }
+
+    /// What people know the run by.
+    fn name(&self) -> String {
+        match &self.args.graph {
+            Some(path) => path.display().to_string(),
+            None => self.args.command.first().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default(),
+        }
+    }
+
+    /// What is left to run, and where its outputs go, with `--resume` noted on the way.
+    fn rest(&self, files: Arc<dyn Destination>) -> Result<(Graph, Arc<dyn Destination>, Option<Recording>)> {
+        let Some(manifest) = &self.manifest else { return Ok((self.graph.clone(), files, None)) };
+        let rest = resume::rest_beside(self.graph.clone(), manifest)?;
+        if rest.kept > 0 && self.context.verbosity.quiet == 0 {
+            output::say(&format!("{} tasks have been done before and do not run again", rest.kept));
+        }
+        let (destination, recording) = rest.recorder.beside(files);
+        Ok((rest.graph, destination, Some(recording)))
     }
 
     fn is_one_command(&self) -> bool {

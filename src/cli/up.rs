@@ -1,21 +1,26 @@
-//! `up`, `down`, `clusters` and `workers start`: clusters of processes that go on in the background. Owns the
-//! order of their parts and that nothing is left of a cluster that did not come up.
+//! `up`, `down` and `workers start`: clusters of processes that go on in the background. Owns the order of
+//! their parts and that nothing is left of a cluster that did not come up.
+
+pub(in crate::cli) mod queued;
+pub(in crate::cli) mod scheduler_job;
 
 use super::allocation;
 use super::args::{
-    ClustersArgs, DownArgs, ListenOptions, PlacementOptions, SchedulerOptions, UpArgs, WorkerOptions,
-    WorkersStartArgs,
+    DownArgs, JobOptions, ListenOptions, PlacementOptions, SchedulerOptions, SchedulerPlace, UpArgs,
+    UpCommandArgs, WorkerOptions, WorkersStartArgs,
 };
 use super::background::{Local, SchedulerOrder, StartedScheduler, start_scheduler, worker_args};
-use super::context::{Context, absolute, run_short};
+use super::context::{Context, Role, absolute, run_short};
 use super::gather::{self, Gathered, Source};
 use super::hosts;
 use super::jobs;
-use super::output::{self, Align, Out, Table};
+use super::output::{self, Out};
 use super::processes::{self, Record};
 use super::serve::tell;
+use super::signals;
 use super::steer::stop_cluster;
 use crate::base::error::{Error, Kind, Result};
+use crate::base::units::Span;
 use crate::client::Client;
 use crate::cluster::share_of_processors;
 use crate::launch::hosts::Hosts;
@@ -23,8 +28,9 @@ use crate::launch::slurm::environment::Allocation;
 use crate::launch::slurm::srun;
 use crate::launch::{Launched, Launcher, Order};
 use crate::net::discovery;
-use crate::net::scheduler_file::{self, Liveness, SchedulerFile};
-use crate::net::state_dir::{ClusterDir, Listed, StateDir};
+use crate::net::scheduler_file::{self, SchedulerFile};
+use crate::net::state_dir::{ClusterDir, StateDir};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -44,8 +50,31 @@ pub(super) struct Cluster {
 }
 
 /// `up`
-pub fn up(context: &Context, args: &UpArgs) -> Result<u8> {
-    let Cluster { scheduler, home, workers } = bring_up(context, args)?;
+pub fn up(context: &Context, command: &UpCommandArgs) -> Result<u8> {
+    signals::note_requests()?;
+    up_or_nothing(context, command).map_err(|error| match signals::asked() {
+        // What it interrupted may have failed for that reason in many ways.
+        Some(signal) => {
+            tracing::debug!("{}", error.message);
+            Error { hint: error.hint, ..Error::new(Kind::Cancelled, format!("{signal}: given up")) }
+        }
+        None => error,
+    })
+}
+
+fn up_or_nothing(context: &Context, command: &UpCommandArgs) -> Result<u8> {
+    if let Some(code) = queued::up(context, command)? {
+        return Ok(code);
+    }
+    if command.no_wait {
+        return Err(Error::new(Kind::Usage, "--no-wait is for workers in jobs")
+            .hint("-N 16 --walltime 2h asks for some on a login node"));
+    }
+    let args = &command.up;
+    let mut allocation = allocation::detect(&args.placement)?;
+    limit_nodes(&mut allocation, &command.jobs)?;
+    let cluster = bring_up_in(context, args, allocation, command.scheduler_place)?;
+    let Cluster { scheduler, home, workers } = cluster;
     let json = json!({
         "id": scheduler.file.id,
         "address": scheduler.file.address,
@@ -65,9 +94,11 @@ pub fn up(context: &Context, args: &UpArgs) -> Result<u8> {
 /// # Errors
 /// What keeps it from coming up.
 pub(super) fn bring_up(context: &Context, args: &UpArgs) -> Result<Cluster> {
-    let deadline = Instant::now() + args.timeout.0;
-    let hosts = hosts::detect(context, &args.placement)?;
-    let allocation = allocation::detect(&args.placement)?;
+    bring_up_in(context, args, allocation::detect(&args.placement)?, SchedulerPlace::Auto)
+}
+
+/// What `up` asks of a scheduler.
+fn scheduler_order(args: &UpArgs) -> Result<SchedulerOrder> {
     let mut order = SchedulerOrder {
         file: args.scheduler_file.as_deref().map(absolute).transpose()?,
         args: Vec::new(),
@@ -76,14 +107,81 @@ pub(super) fn bring_up(context: &Context, args: &UpArgs) -> Result<Cluster> {
     if let Some(interface) = &args.interface {
         order.args = vec!["--interface".into(), interface.into()];
     }
+    Ok(order)
+}
+
+/// Starts the scheduler of `up` on this host.
+fn start_here(context: &Context, args: &UpArgs) -> Result<StartedScheduler> {
+    context.tell_threads(Role::Scheduler);
+    start_scheduler(&scheduler_order(args)?, args.timeout.0)
+}
+
+/// Says so if this host ends processes that compute for long.
+fn tell_cpu_limit(context: &Context) {
+    let Ok((soft, _)) = getrlimit(Resource::RLIMIT_CPU) else { return };
+    if soft != RLIM_INFINITY {
+        let limit = Span(Duration::from_secs(soft));
+        let what = format!(
+            "processes may use {limit} of processor time on this host (RLIMIT_CPU), and the scheduler would \
+             end with that; `hpcdag up --batch` gives it a job of its own"
+        );
+        tell(context, &what);
+    }
+}
+
+/// Keeps to so many nodes of an allocation as were asked for.
+fn limit_nodes(allocation: &mut Option<Allocation>, jobs: &JobOptions) -> Result<()> {
+    let other = JobOptions { nodes: None, ..jobs.clone() };
+    match (allocation, jobs.nodes) {
+        (Some(_), _) if other.given().is_some() => {
+            let what = format!("{} is for workers in jobs of their own", other.given().unwrap_or_default());
+            Err(Error::new(Kind::Usage, what)
+                .hint("this is inside a job, whose nodes are taken; --launcher sbatch submits another one"))
+        }
+        (Some(found), Some(nodes)) if found.nodes.len() < nodes as usize => {
+            let what = format!("job {} has {} nodes, not {nodes}", found.job_id, found.nodes.len());
+            Err(Error::new(Kind::Usage, what).hint("-n asks for so many workers on the nodes that there are"))
+        }
+        (Some(found), Some(nodes)) => {
+            found.nodes.truncate(nodes as usize);
+            Ok(())
+        }
+        (Some(_), None) => Ok(()),
+        (None, _) => match jobs.given() {
+            None => Ok(()),
+            Some(option) => {
+                Err(Error::new(Kind::Usage, format!("{option} is for workers in jobs of a batch system"))
+                    .hint("add --launcher sbatch, qsub or sge"))
+            }
+        },
+    }
+}
+
+/// The same with the allocation that was found, if one was.
+fn bring_up_in(
+    context: &Context,
+    args: &UpArgs,
+    allocation: Option<Allocation>,
+    place: SchedulerPlace,
+) -> Result<Cluster> {
+    let deadline = Instant::now() + args.timeout.0;
+    let hosts = hosts::detect(context, &args.placement)?;
     // In an allocation it is a step too: the shell of `salloc` may be on the submitting host, which need not
     // be reached from the nodes and may not be there to be worked on.
-    let (scheduler, node) = match &allocation {
-        Some(found) => {
+    let (scheduler, node) = match (&allocation, place) {
+        (Some(found), SchedulerPlace::Auto | SchedulerPlace::FirstNode) => {
+            let order = scheduler_order(args)?;
             let (scheduler, node) = allocation::start_scheduler(&order, found, args.timeout.0)?;
             (scheduler, Some(node))
         }
-        None => (start_scheduler(&order, args.timeout.0)?, None),
+        (None, SchedulerPlace::FirstNode) => {
+            return Err(Error::new(Kind::Usage, "there is no first node: this is not inside a Slurm job")
+                .hint("get nodes with salloc -N 4; `up --batch` gives the scheduler a job of its own"));
+        }
+        (found, SchedulerPlace::Auto | SchedulerPlace::Here) => {
+            tell_cpu_limit(context);
+            (start_here(context, args)?, found.as_ref().and_then(|found| found.node.clone()))
+        }
     };
     let home = StateDir::of_user()?.cluster(&scheduler.file.id)?;
     let listen = ListenOptions { interface: args.interface.clone(), ..ListenOptions::default() };
@@ -102,7 +200,7 @@ pub(super) fn bring_up(context: &Context, args: &UpArgs) -> Result<Cluster> {
     match started {
         Ok((_, gathered)) => Ok(Cluster { scheduler, home, workers: gathered.connected }),
         Err(error) => {
-            undo(context, &scheduler, &home);
+            undo(context, &scheduler.path, &home);
             Err(Error { hint: Some("nothing of the cluster was left running".into()), ..error })
         }
     }
@@ -128,9 +226,12 @@ fn workers_word(count: u32) -> String {
 }
 
 /// Ends what there is of a cluster that did not come up.
-fn undo(context: &Context, scheduler: &StartedScheduler, home: &ClusterDir) {
-    let options = SchedulerOptions { scheduler_file: Some(scheduler.path.clone()), address: None };
-    if let Err(error) = stop_cluster(context, &options) {
+fn undo(context: &Context, scheduler_file: &Path, home: &ClusterDir) {
+    let options = SchedulerOptions { scheduler_file: Some(scheduler_file.to_owned()), address: None };
+    // A job may not have begun: then there is nobody to tell.
+    if scheduler_file.exists()
+        && let Err(error) = stop_cluster(context, &options)
+    {
         tracing::warn!("{}", error.message);
     }
     clear(home, Duration::from_secs(1));
@@ -261,16 +362,12 @@ pub fn workers_start(context: &Context, args: &WorkersStartArgs) -> Result<u8> {
     let deadline = Instant::now() + args.start_timeout.0;
     let in_pool = jobs::pools::apply(context, args)?;
     let args = in_pool.as_ref().unwrap_or(args);
-    let system = args.placement.launcher.map(jobs::system_of).transpose()?.flatten();
-    if let Some(system) = system {
+    if let Some(system) = queued::system(args.placement.launcher, &args.jobs)? {
         return jobs::start::start(context, args, system);
     }
-    if let Some(option) = args.jobs.given() {
-        return Err(Error::new(Kind::Usage, format!("{option} is for workers in jobs of a batch system"))
-            .hint("add --launcher sbatch, qsub or sge"));
-    }
     let hosts = hosts::detect(context, &args.placement)?;
-    let found = allocation::detect(&args.placement)?;
+    let mut found = allocation::detect(&args.placement)?;
+    limit_nodes(&mut found, &args.jobs)?;
     let wish = context.wish(&args.scheduler)?;
     let (path, file) = run_short(async {
         let path = absolute(&discovery::find(&wish).await?.path)?;
@@ -344,7 +441,10 @@ pub fn down(context: &Context, args: &DownArgs) -> Result<u8> {
         }
         Err(e) if e.kind == Kind::NoScheduler => match clear_dead(context, args, &state)? {
             Some((id, path, killed)) => (id, path, killed),
-            None => return Err(e),
+            None => match clear_waiting(context, args, &state)? {
+                Some((id, path)) => (id, path, 0),
+                None => return Err(e),
+            },
         },
         Err(e) => return Err(e),
     };
@@ -369,7 +469,11 @@ fn clear_dead(
             return true;
         }
         // One that ran as a step ends with its `srun`.
-        let noted = state.cluster(&file.id).map(|home| processes::noted(home.path())).unwrap_or_default();
+        let Ok(home) = state.cluster(&file.id) else { return false };
+        if scheduler_job::is_over(home.path()) {
+            return true;
+        }
+        let noted = processes::noted(home.path());
         let step = noted.iter().find(|r| r.step.as_ref().is_some_and(|s| s.scheduler_on.is_some()));
         step.is_some_and(|record| record.is_of_this_host() && !record.is_running())
     };
@@ -392,78 +496,11 @@ fn clear_dead(
     Ok(Some((file.id, path, killed)))
 }
 
-/// `clusters`
-pub fn clusters(_: &Context, args: &ClustersArgs) -> Result<u8> {
-    let listed = StateDir::of_user()?.clusters()?;
-    let states = run_short(async {
-        let mut probes = tokio::task::JoinSet::new();
-        for (at, l) in listed.iter().enumerate() {
-            let file = l.file.clone().ok();
-            probes.spawn(async move { (at, probe(file).await) });
-        }
-        let mut states = vec![("unreadable", String::new()); listed.len()];
-        while let Some(probed) = probes.join_next().await {
-            let (at, state) = probed.map_err(|e| Error::os("cannot look for clusters", e))?;
-            states[at] = state;
-        }
-        Ok(states)
-    })?;
-    let mut out = Out::stdout();
-    if args.json.json {
-        let all: Vec<Value> = listed.iter().zip(&states).map(|(l, s)| cluster_json(l, s)).collect();
-        out.json(&all)?;
-        return Ok(0);
-    }
-    if listed.is_empty() {
-        out.line("you have no cluster")?;
-        return Ok(0);
-    }
-    let mut table = Table::new([
-        ("cluster", Align::Left),
-        ("state", Align::Left),
-        ("host", Align::Left),
-        ("since", Align::Left),
-        ("job", Align::Left),
-        ("scheduler file", Align::Left),
-    ]);
-    for (l, (state, _)) in listed.iter().zip(&states) {
-        let file = l.file.as_ref().ok();
-        let text = |of: &dyn Fn(&SchedulerFile) -> Option<String>| file.and_then(of).unwrap_or("-".into());
-        table.row([
-            l.id.clone(),
-            (*state).to_owned(),
-            text(&|f| Some(f.host.clone())),
-            text(&|f| Some(f.started.clone())),
-            text(&|f| f.job_id.clone()),
-            l.path.display().to_string(),
-        ]);
-    }
-    out.table(&table)?;
-    Ok(0)
-}
-
-async fn probe(file: Option<SchedulerFile>) -> (&'static str, String) {
-    let Some(file) = file else { return ("unreadable", String::new()) };
-    match scheduler_file::probe(&file).await {
-        Liveness::Alive => ("alive", String::new()),
-        Liveness::NobodyAnswers(why) | Liveness::OtherAnswers(why) => ("stale", why),
-    }
-}
-
-fn cluster_json(listed: &Listed, (state, why): &(&str, String)) -> Value {
-    let mut json = json!({ "id": listed.id, "state": state, "scheduler-file": listed.path });
-    match &listed.file {
-        Ok(file) => {
-            json["host"] = json!(file.host);
-            json["pid"] = json!(file.pid);
-            json["address"] = json!(file.address);
-            json["started"] = json!(file.started);
-            json["job-id"] = json!(file.job_id);
-        }
-        Err(e) => json["why"] = json!(e.to_string()),
-    }
-    if !why.is_empty() {
-        json["why"] = json!(why);
-    }
-    json
+/// What there is of a cluster whose scheduler is a job that has not begun, or has ended.
+fn clear_waiting(context: &Context, args: &DownArgs, state: &StateDir) -> Result<Option<(String, PathBuf)>> {
+    let named = context.wish(&args.scheduler)?.named();
+    let named = named.map(|found| absolute(&found.path)).transpose()?;
+    let Some((id, path, home)) = scheduler_job::meant(state, named.as_deref())? else { return Ok(None) };
+    clear(&home, Duration::ZERO);
+    Ok(Some((id, path)))
 }

@@ -77,6 +77,7 @@ impl LocalCluster {
         let scheduler = Scheduler::start(scheduler::Options {
             config: Arc::clone(&config),
             scheduler_file: Some(file),
+            cluster: None,
             job_id: None,
             embedded: true,
         })

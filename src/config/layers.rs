@@ -2,6 +2,7 @@
 //! earlier one key by key, each with its origin. Owns the order of the layers; what the values mean is
 //! `setting`'s.
 
+use super::locks::{Locks, NAME};
 use super::schema::{Place, Schema};
 use crate::base::error::{Error, Kind, Result};
 use std::collections::BTreeMap;
@@ -144,6 +145,8 @@ impl Leaf {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Layers {
     leaves: BTreeMap<Key, Leaf>,
+    /// What the site keeps for itself; for layers after its own.
+    locks: Locks,
 }
 
 impl Layers {
@@ -162,18 +165,31 @@ impl Layers {
         self.leaves.keys().filter(|k| k.len() > key.len() && k.starts_with(key)).cloned().collect()
     }
 
-    fn put(&mut self, key: Key, leaf: Leaf) {
+    /// Who has locked a key.
+    pub(super) fn locked_by(&self, key: &[String]) -> Option<&Origin> {
+        self.locks.find(key)
+    }
+
+    fn put(&mut self, key: Key, leaf: Leaf) -> Result<()> {
+        self.locks.allow(&key, &leaf, self.leaves.get(&key))?;
         // In free tables a value may replace a table, or a table a value.
         self.leaves.retain(|k, _| !k.starts_with(&key) && !key.starts_with(k));
         self.leaves.insert(key, leaf);
+        Ok(())
     }
 
     /// Adds the three files, as far as they exist. The one that `$HPCDAG_CONFIG` names must.
     pub(super) fn add_files(&mut self, schema: &Schema, sources: &Sources) -> Result<()> {
-        for path in sources.site_file.iter().cloned().chain(sources.user_file()) {
-            if let Some(text) = read(&path)? {
-                self.add_text(schema, &text, Some(&path))?;
-            }
+        if let Some(path) = &sources.site_file
+            && let Some(text) = read(path)?
+        {
+            // Its own values are not locked for itself.
+            self.locks = self.add(&Text { schema, text: &text, path: Some(path), is_site: true })?;
+        }
+        if let Some(path) = sources.user_file()
+            && let Some(text) = read(&path)?
+        {
+            self.add_text(schema, &text, Some(&path))?;
         }
         let Some(named) = sources.set("HPCDAG_CONFIG") else { return Ok(()) };
         match read(Path::new(named))? {
@@ -191,6 +207,11 @@ impl Layers {
 
     /// Adds a file's text; the defaults have no path.
     pub(super) fn add_text(&mut self, schema: &Schema, text: &str, path: Option<&Path>) -> Result<()> {
+        self.add(&Text { schema, text, path, is_site: false }).map(drop)
+    }
+
+    fn add(&mut self, file: &Text) -> Result<Locks> {
+        let (text, path) = (file.text, file.path);
         let name = path.map_or("config/default.toml".into(), |p| p.display().to_string());
         let table = DeTable::parse(text).map_err(|error| {
             let at = error.span().map_or(String::new(), |span| {
@@ -202,8 +223,20 @@ impl Layers {
                 format!("{name}{at}: {}", error.message().trim_end().replace('\n', ", ")),
             )
         })?;
-        let file = Text { schema, text, path };
-        self.add_table(&file, &mut Vec::new(), table.get_ref())
+        let mut table = table.into_inner();
+        let locks = match table.remove_entry(NAME) {
+            None => Locks::default(),
+            Some((name, value)) => {
+                let origin = file.origin(name.span().start);
+                if !file.is_site {
+                    let what = format!("{origin}: only the site's own file may lock settings");
+                    return Err(Error::new(Kind::Config, what).hint("that is /etc/hpcdag/config.toml"));
+                }
+                Locks::read(file.schema, &plain(value.get_ref()), &origin)?
+            }
+        };
+        self.add_table(file, &mut Vec::new(), &table)?;
+        Ok(locks)
     }
 
     fn add_table(&mut self, file: &Text, key: &mut Key, table: &DeTable) -> Result<()> {
@@ -213,11 +246,11 @@ impl Layers {
             match (file.schema.find(key), value.get_ref()) {
                 (None, _) => return Err(unknown(file.schema, key, &origin)),
                 (Some(Place::Leaf), value) => {
-                    self.put(key.clone(), Leaf { value: plain(value), origin, raw: false })
+                    self.put(key.clone(), Leaf { value: plain(value), origin, raw: false })?;
                 }
                 (Some(_), DeValue::Table(inner)) => self.add_table(file, key, inner)?,
                 (Some(Place::Free), value) if key.len() > 1 => {
-                    self.put(key.clone(), Leaf { value: plain(value), origin, raw: false });
+                    self.put(key.clone(), Leaf { value: plain(value), origin, raw: false })?;
                 }
                 (Some(_), value) => {
                     let leaf = Leaf { value: plain(value), origin, raw: false };
@@ -257,14 +290,8 @@ impl Layers {
         let leaf = Leaf { value: Value::String(text.to_owned()), origin, raw: true };
         match schema.find(&key) {
             None => Err(unknown(schema, &key, &leaf.origin)),
-            Some(Place::Leaf) => {
-                self.put(key, leaf);
-                Ok(())
-            }
-            Some(Place::Free) if key.len() > 1 => {
-                self.put(key, leaf);
-                Ok(())
-            }
+            Some(Place::Leaf) => self.put(key, leaf),
+            Some(Place::Free) if key.len() > 1 => self.put(key, leaf),
             Some(Place::Names) => self.add_pairs(&key, text, &leaf.origin),
             Some(_) => Err(not_a_table(&key, &leaf)),
         }
@@ -277,7 +304,7 @@ impl Layers {
                 return Err(Error::new(Kind::Config, what).hint("write for example gpus=4,licences=0.5"));
             };
             let leaf = Leaf { value: Value::String(value.to_owned()), origin: origin.clone(), raw: true };
-            self.put(key.iter().cloned().chain([name.to_owned()]).collect(), leaf);
+            self.put(key.iter().cloned().chain([name.to_owned()]).collect(), leaf)?;
         }
         Ok(())
     }
@@ -296,6 +323,8 @@ struct Text<'a> {
     schema: &'a Schema,
     text: &'a str,
     path: Option<&'a Path>,
+    /// Whether it is the site's.
+    is_site: bool,
 }
 
 impl Text<'_> {

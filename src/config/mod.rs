@@ -7,6 +7,7 @@
 
 mod check;
 mod layers;
+mod locks;
 mod path;
 mod schema;
 mod setting;

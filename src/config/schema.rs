@@ -253,6 +253,8 @@ table! {
         saturation: f64,
         /// Whether idle workers take over waiting tasks.
         work_stealing: bool,
+        /// Threads of the scheduler's process.
+        threads: Nthreads,
     }
 }
 
@@ -285,6 +287,8 @@ table! {
         lifetime: Option<Span>,
         /// By how much the lifetime varies in both directions.
         lifetime_stagger: Span,
+        /// Whether the nanny starts a new worker when the lifetime is over.
+        lifetime_restart: bool,
         /// How long before the end of its job a worker leaves.
         walltime_margin: Span,
         /// How long leaving may take inside a batch job, once SIGTERM has come.
@@ -337,6 +341,8 @@ table! {
         timeout: Span,
         /// How often progress is shown.
         progress_interval: Span,
+        /// Threads of a client's process.
+        threads: Nthreads,
     }
 }
 

@@ -31,7 +31,10 @@ impl Loaded {
             }
             let line = line(key, leaf);
             match with_origin {
-                true => text.push_str(&format!("{line:width$}  # {}\n", leaf.origin)),
+                true => {
+                    let locked = self.locked(key);
+                    text.push_str(&format!("{line:width$}  # {}{locked}\n", leaf.origin));
+                }
                 false => text.push_str(&format!("{line}\n")),
             }
         }
@@ -43,11 +46,28 @@ impl Loaded {
         let entry = |(key, value, origin): (String, toml::Value, Origin)| {
             let value = json_value(&value);
             match with_origin {
-                true => (key, json!({ "value": value, "origin": origin.to_string() })),
+                true => {
+                    let mut entry = json!({ "value": value, "origin": origin.to_string() });
+                    if let Some(by) = self.locked_by(&key) {
+                        entry["locked"] = json!(by.to_string());
+                    }
+                    (key, entry)
+                }
                 false => (key, value),
             }
         };
         self.origins().into_iter().map(entry).collect::<serde_json::Map<_, _>>().into()
+    }
+
+    /// Who has locked a setting: only the site's file can, and says so here.
+    pub fn locked_by(&self, key: &str) -> Option<&Origin> {
+        let key: Key = key.split('.').map(str::to_owned).collect();
+        self.layers.locked_by(&key)
+    }
+
+    /// What a comment says about a lock.
+    fn locked(&self, key: &[String]) -> String {
+        self.layers.locked_by(key).map_or_else(String::new, |by| format!(", locked by {by}"))
     }
 
     fn rows(&self) -> Vec<(Key, &Leaf)> {

@@ -265,6 +265,45 @@ fn what_is_shown_can_be_read_again() {
 }
 
 #[test]
+fn the_site_may_lock_settings() {
+    let site = "locked = ['scheduler.port', 'launch.slurm.max-pending', 'worker.memory', 'log.level']\n\
+                [scheduler]\nport = '40000-40100'\n[launch.slurm]\nmax-pending = 4";
+    let world = || World::new().file("site.toml", site);
+    let user = ".config/hpcdag/config.toml";
+    let port = |value: &str| [Override::new("scheduler.port", value)];
+    assert_eq!(
+        world().error(&port("1234")).lines().next().unwrap(),
+        "--port: 'scheduler.port' is locked by site.toml:1"
+    );
+    assert!(world().error(&port("1234")).contains("your site has it set to \"40000-40100\""));
+    world().load(&port("40000-40100")).unwrap();
+    let error = world().file(user, "[launch.slurm]\nmax-pending = 9").error(&[]);
+    assert!(
+        error.starts_with(&format!("{user}:2: 'launch.slurm.max-pending' is locked by site.toml:1")),
+        "{error}"
+    );
+    // What would replace the table, and what is inside of a locked one.
+    let error = world().file(user, "[launch]\nslurm = 3").error(&[]);
+    assert!(error.contains("'launch.slurm' is locked"), "{error}");
+    let error = world().variable("HPCDAG_WORKER__MEMORY__SPILL", "0.9").error(&[]);
+    assert!(error.starts_with("$HPCDAG_WORKER__MEMORY__SPILL: 'worker.memory.spill' is locked"), "{error}");
+    assert!(error.contains("set to 0.7"), "the default stays: {error}");
+
+    let loaded = world().file(user, "[scheduler]\nhost = 'h'").load(&[]).unwrap();
+    let shown = loaded.render(true);
+    let line = |name: &str| shown.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    assert!(line("port").contains("site.toml:3, locked by ") && !line("host").contains("locked"));
+    assert!(line("level").contains("# default, locked by "), "{}", line("level"));
+    assert_eq!(loaded.to_json(true)["scheduler.host"]["locked"], serde_json::Value::Null);
+    assert!(loaded.to_json(true)["scheduler.port"]["locked"].as_str().unwrap().ends_with("site.toml:1"));
+
+    assert!(site_error("locked = ['scheduler.prot']").contains("no setting 'scheduler.prot' to lock"));
+    assert!(site_error("locked = 'scheduler.port'").contains("expected a list"));
+    let error = World::new().file(user, "locked = ['scheduler.port']").error(&[]);
+    assert!(error.contains("only the site's own file may lock settings"), "{error}");
+}
+
+#[test]
 fn backoff_doubles_up_to_its_end() {
     let backoff = Config::defaults().worker.restart_backoff;
     let delays: Vec<u64> = [1, 2, 3, 7, 40, u32::MAX].iter().map(|n| backoff.delay(*n).as_secs()).collect();

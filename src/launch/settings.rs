@@ -43,6 +43,8 @@ pub struct Settings {
     pub max_pending: Option<u32>,
     /// Jobs that a cluster may have at a time, waiting ones included.
     pub max_jobs: Option<u32>,
+    /// Time between two questions about jobs, at least, where the system's usual one does not suit.
+    pub poll_interval: Option<Duration>,
     /// Further options of the head.
     pub directives: Vec<String>,
     /// Options left out of the head.
@@ -74,6 +76,7 @@ const COMMON: &[&str] = &[
     "gpus",
     "max-pending",
     "max-jobs",
+    "poll-interval",
     "directives",
     "remove-directives",
     "options",
@@ -122,6 +125,11 @@ impl Settings {
         let over = pool.map(|pool| (format!("launch.{}.{}", pools::TABLE, pool.name), &pool.table));
         let over = over.as_ref().map(|(place, table)| (place.as_str(), *table));
         Reading { table, place: &place, over, origin }.all()
+    }
+
+    /// The least time between two questions to the batch system whose settings these are.
+    pub fn poll_interval_of(&self, system: System) -> Duration {
+        self.poll_interval.unwrap_or(system.poll_interval())
     }
 }
 
@@ -244,6 +252,12 @@ impl Reading<'_> {
             gpus: count("gpus")?,
             max_pending: count("max-pending")?,
             max_jobs: count("max-jobs")?,
+            poll_interval: match self.get::<Span>("poll-interval")? {
+                Some(Span(Duration::ZERO)) => {
+                    return Err(self.wrong("poll-interval", "must be longer than zero"));
+                }
+                interval => interval.map(|span| span.0),
+            },
             parallel_environment: text("parallel-environment")?,
             memory_resource: text("memory-resource")?,
             gpu_resource: text("gpu-resource")?,
@@ -337,6 +351,8 @@ mod tests {
         assert_eq!(settings.remove_directives, ["--mem"]);
         assert_eq!(read(System::Pbs, "[slurm]\ncpus = 1").unwrap().cpus, None);
         assert_eq!(read(System::Slurm, "").unwrap(), Settings::default());
+        let asked = read(System::Slurm, "[slurm]\npoll-interval = '2m'\nmax-jobs = 8").unwrap();
+        assert_eq!((asked.poll_interval, asked.max_jobs), (Some(Duration::from_secs(120)), Some(8)));
         let warned = read(System::Slurm, "[slurm]\nwarning = '90s'").unwrap();
         assert_eq!(warned.warning, Some(Duration::from_secs(90)));
     }
@@ -363,6 +379,7 @@ mod tests {
             ("[slurm]\nwalltime = '30'", "'launch.slurm.walltime': the walltime '30' has no unit", ""),
             ("[slurm]\nmemory = 64", "has no unit", ""),
             ("[slurm]\ncpus = 0", "at least 1", ""),
+            ("[slurm]\npoll-interval = '0s'", "longer than zero", ""),
             ("[slurm]\ncpus = 'x'", "'launch.slurm.cpus'", ""),
             ("slurm = 3", "expected a table", ""),
         ] {

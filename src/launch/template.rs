@@ -15,6 +15,8 @@ pub enum Purpose {
     Workers,
     /// A scheduler, workers and a graph in one job.
     Run,
+    /// A scheduler alone.
+    Scheduler,
 }
 
 /// What templates may use. A name that is not here is an error, not an empty text.
@@ -100,6 +102,7 @@ pub fn not_ended_by_a_signal(command: &str) -> [String; 4] {
 /// The built-in template.
 pub fn built_in(system: System, purpose: Purpose) -> &'static str {
     match (system, purpose) {
+        (_, Purpose::Scheduler) => include_str!("templates/scheduler.sh.j2"),
         (System::Slurm, Purpose::Workers) => include_str!("templates/slurm-workers.sh.j2"),
         (System::Slurm, Purpose::Run) => include_str!("templates/slurm-run.sh.j2"),
         (System::Pbs, Purpose::Workers) => include_str!("templates/pbs-workers.sh.j2"),
@@ -179,7 +182,7 @@ mod tests {
     #[test]
     fn built_in_templates_are_bash_in_every_form() {
         for system in System::ALL {
-            for purpose in [Purpose::Workers, Purpose::Run] {
+            for purpose in [Purpose::Workers, Purpose::Run, Purpose::Scheduler] {
                 for (nodes, epilogue) in [(1, ""), (1, "echo end"), (2, ""), (2, "echo end")] {
                     let context = Context {
                         nodes,

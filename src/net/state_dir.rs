@@ -48,6 +48,18 @@ impl StateDir {
         StateDir::find(|name| std::env::var_os(name), etcetera::home_dir().ok())
     }
 
+    /// The same as it would be outside of any batch job: what jobs and login nodes share.
+    pub fn outside_of_jobs() -> Result<StateDir> {
+        let of_job = |name: &str| JOB_VARIABLES.contains(&name) || name == JOB_STATE_VARIABLE;
+        let variable = |name: &str| if of_job(name) { None } else { std::env::var_os(name) };
+        StateDir::find(variable, etcetera::home_dir().ok())
+    }
+
+    /// Where the user's locks are.
+    pub fn locks(&self) -> PathBuf {
+        self.own.join("Locks")
+    }
+
     /// One directory and no other.
     pub fn at(path: impl Into<PathBuf>) -> StateDir {
         StateDir { own: path.into(), others: Vec::new() }
@@ -76,6 +88,17 @@ impl StateDir {
             return Err(Error::new(Kind::Usage, format!("{cluster_id:?} cannot be the id of a cluster")));
         }
         Ok(ClusterDir { path: self.own.join(cluster_id), id: cluster_id.to_owned() })
+    }
+
+    /// The directories in the place for new clusters, with a scheduler file or without.
+    pub fn own_clusters(&self) -> Result<Vec<ClusterDir>> {
+        let entries = match std::fs::read_dir(&self.own) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(Error::file("cannot read", &self.own, &e)),
+        };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names.filter(|name| is_cluster_id(name)).map(|name| self.cluster(&name)).collect()
     }
 
     /// All clusters that have a scheduler file here, alive or not, sorted by id. A state directory that
@@ -130,6 +153,11 @@ impl ClusterDir {
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The cluster's id.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// Where the scheduler file goes unless the user says otherwise.

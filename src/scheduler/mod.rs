@@ -32,6 +32,8 @@ pub struct Options {
     pub config: Arc<Config>,
     /// Where the scheduler file goes; into the state directory if `None`.
     pub scheduler_file: Option<PathBuf>,
+    /// The cluster's id; a new one if `None`.
+    pub cluster: Option<String>,
     /// The batch job it runs in.
     pub job_id: Option<String>,
     /// Whether it is part of another program: with a `scheduler_file` it then keeps its authority in memory

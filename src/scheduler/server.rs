@@ -28,7 +28,7 @@ const REFUSALS_LOGGED_EVERY: Duration = Duration::from_secs(2);
 
 /// Starts a scheduler; see `Scheduler::start`.
 pub async fn start(options: Options) -> Result<Scheduler> {
-    let cluster = new_cluster_id();
+    let cluster = options.cluster.clone().unwrap_or_else(new_cluster_id);
     // An embedded scheduler whose file goes elsewhere leaves nothing in the user's state directory.
     let home = match options.embedded && options.scheduler_file.is_some() {
         true => None,

@@ -19,12 +19,18 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 
+/// How often tasks that wait in line behind others are looked after.
+const LINE_LOOK: Duration = Duration::from_millis(20);
+
 /// Between two reports, where the second one may wait: at thousands of commands a second, one report for each
 /// costs as much as a tenth of what a short command itself does.
 const REPORT_GAP: Duration = Duration::from_millis(2);
 
 /// How long a farewell may take.
 const FAREWELL_TIME: Duration = Duration::from_secs(2);
+
+/// Why a worker leaves that is as old as it was to become.
+pub(super) const LIFETIME_OVER: &str = "its lifetime is over";
 
 /// How long a worker that is stopped still writes for a later run.
 const STOPPED_TIME: Duration = Duration::from_secs(5);
@@ -62,6 +68,8 @@ pub(super) struct Driver {
     notes: Vec<FromWorker>,
     retiring_until: Option<Instant>,
     idle_since: Option<Instant>,
+    /// Whether it is its lifetime that makes it leave.
+    pub is_aged: bool,
     peaks: Peaks,
 }
 
@@ -76,6 +84,7 @@ enum Woken {
     Timer,
     Room,
     Report,
+    Line,
 }
 
 impl Driver {
@@ -88,8 +97,20 @@ impl Driver {
         ended: Arc<Notify>,
     ) -> Driver {
         let (notes, retiring_until, idle_since) = (Vec::new(), None, None);
-        let peaks = Peaks::default();
-        Driver { link, work, terms, embedded, traffic, ended, notes, retiring_until, idle_since, peaks }
+        let (peaks, is_aged) = (Peaks::default(), false);
+        Driver {
+            link,
+            work,
+            terms,
+            embedded,
+            traffic,
+            ended,
+            notes,
+            retiring_until,
+            idle_since,
+            is_aged,
+            peaks,
+        }
     }
 
     /// Works until the end of the registration. Tasks may still be running then.
@@ -103,6 +124,8 @@ impl Driver {
         let gauge = self.work.gauge();
         let mut held_back = false;
         let (mut told, mut later) = (Instant::now(), None);
+        let mut look = tokio::time::interval(LINE_LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = loop {
             let timer = self.next_timer();
             let ended = self.ended.clone();
@@ -116,15 +139,20 @@ impl Driver {
                 () = tokio::time::sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {
                     Woken::Timer
                 }
+                _ = look.tick(), if self.work.has_line() => Woken::Line,
                 () = tokio::time::sleep_until(later.unwrap_or(told)), if later.is_some() => Woken::Report,
                 // An error means that the connection is broken, which the receiver finds too.
                 Ok(_) = reporter.reserve(), if held_back => Woken::Room,
             };
+            let is_line = matches!(woken, Woken::Line);
             self.note_peaks();
             if let Some(end) = self.on_woken(woken, &mut inbox) {
                 break end;
             }
             self.work.on_finished();
+            if is_line {
+                self.work.look_at_line();
+            }
             self.note_peaks();
             self.work.on_growth();
             later = self.report_at(told);
@@ -176,7 +204,7 @@ impl Driver {
                 }
             }
             Woken::Timer => return self.on_timer(),
-            Woken::Ended | Woken::Room | Woken::Report => {}
+            Woken::Ended | Woken::Line | Woken::Room | Woken::Report => {}
         }
         None
     }
@@ -269,6 +297,7 @@ impl Driver {
             return Some(End::Over(Ending::Stopped));
         }
         if let Some((_, why)) = self.terms.until.filter(|(until, _)| *until <= now) {
+            self.is_aged = why == LIFETIME_OVER;
             self.retire(why.into(), None);
         } else if let (Some(since), Some(time)) = (self.idle_since, self.terms.idle)
             && since + time <= now
@@ -313,7 +342,7 @@ impl Driver {
         let reason = match ending {
             Ending::Dismissed => "dismissed",
             Ending::Stopped => "stopped",
-            Ending::SchedulerGone | Ending::Refused(_) => return,
+            Ending::Renewed | Ending::SchedulerGone | Ending::Refused(_) => return,
         };
         let goodbye = FromWorker::Goodbye(Reason { reason: reason.into() });
         let said = tokio::time::timeout(FAREWELL_TIME, sender.send(goodbye)).await;

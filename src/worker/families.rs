@@ -147,7 +147,7 @@ impl Families {
             inputs,
             nodes: Vec::new(),
         };
-        Ok(Job { assignment, family: family.clone(), on_disk })
+        Ok(Job { assignment, family: family.clone(), on_disk, in_line: start.in_line })
     }
 }
 

@@ -37,11 +37,17 @@ pub(super) struct Job {
     pub family: Arc<Family>,
     /// Inputs that should come back into memory: whose, and where among the assignment's inputs.
     pub on_disk: Vec<(TaskRef, usize, usize)>,
+    /// Whether it was lined up because it is short.
+    pub in_line: bool,
 }
 
 impl Identified for Job {
     fn id(&self) -> (TaskRef, Attempt) {
         self.assignment.id()
+    }
+
+    fn is_short(&self) -> bool {
+        self.in_line
     }
 }
 

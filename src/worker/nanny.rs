@@ -16,6 +16,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// The exit code of a worker in whose place another one is to be started at once: no crash.
+pub const RENEW: u8 = 75;
+
 /// What a nanny runs and how patient it is.
 #[derive(Clone, Debug)]
 pub struct NannyOptions {
@@ -159,6 +162,11 @@ impl Nanny<'_> {
             if let Some(code) = self.last_word(end, starting) {
                 return Ok(code);
             }
+            if is_renewal(end) {
+                tracing::info!(%incarnation, "the worker's lifetime is over: another one takes its place");
+                crashes = 0;
+                continue;
+            }
             let end = process::describe_end(end);
             crashes = if started.elapsed() >= self.options.restarts.healthy_after { 1 } else { crashes + 1 };
             let Some(pause) = self.options.restarts.pause(crashes) else {
@@ -250,6 +258,7 @@ impl Nanny<'_> {
             || starting && self.options.final_at_start.contains(&code);
         match self.phase {
             Phase::Killed => Some(Kind::Cancelled.exit_code()),
+            Phase::Leaving if is_renewal(end) => Some(0),
             Phase::Leaving => Some(code),
             Phase::Running if exited && (code == 0 || hopeless) => Some(code),
             Phase::Running => None,
@@ -289,6 +298,11 @@ fn life_directory(local_directory: &Path, incarnation: Incarnation) -> PathBuf {
 
 fn is_end_of(status: WaitStatus, pid: i32) -> bool {
     matches!(status, WaitStatus::Exited(p, _) | WaitStatus::Signaled(p, _, _) if p.as_raw() == pid)
+}
+
+/// Whether a worker has left so that another one takes its place.
+fn is_renewal(end: WaitStatus) -> bool {
+    matches!(end, WaitStatus::Exited(_, code) if code == i32::from(RENEW))
 }
 
 /// Ends what a dead worker left running and removes its directory.

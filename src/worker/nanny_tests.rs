@@ -166,6 +166,17 @@ fn crash_restarts_and_tells_the_next_life() {
 }
 
 #[test]
+fn a_worker_that_is_to_be_renewed_has_not_crashed() {
+    // More often than crashes are borne.
+    let script = "
+        echo ${HPCDAG_INTERNAL_PREDECESSOR:-none} >> lives
+        [ $HPCDAG_INTERNAL_LIFE = 6 ] || exit 75";
+    let mut nanny = start(Some(script));
+    assert_eq!(nanny.end(), 0);
+    assert_eq!(nanny.read("lives"), "none\n".repeat(6));
+}
+
+#[test]
 fn gives_up_and_says_why() {
     let mut nanny = start(Some("echo x >> lives; exit 101"));
     assert_eq!(nanny.end(), i32::from(Kind::Launch.exit_code()));

@@ -2,7 +2,7 @@
 //! the scheduler was lost. Owns what outlives a registration; the time of one is the driver's.
 
 use super::directory::{Directory, local_directory};
-use super::driver::{Driver, End, Terms};
+use super::driver::{Driver, End, LIFETIME_OVER, Terms};
 use super::executor::cgroup::Groups;
 use super::executor::command::CommandExecutor;
 use super::executor::native::{NativeExecutor, Registry};
@@ -80,6 +80,8 @@ pub enum Ending {
     Dismissed,
     /// It was stopped: by the scheduler, by its owner, or because retiring took too long.
     Stopped,
+    /// It has left because its lifetime is over, and another one is to take its place.
+    Renewed,
     /// Its scheduler was gone for longer than the death-timeout.
     SchedulerGone,
     /// The scheduler did not let it in again, for this reason.
@@ -362,9 +364,13 @@ impl Life {
             driver.work.abort();
             match end {
                 End::Over(ending) => {
+                    let renews = driver.is_aged && self.config.worker.lifetime_restart;
                     driver.finish_saving(&ending).await;
                     driver.farewell(&ending).await;
-                    break Ok(ending);
+                    break Ok(match ending {
+                        Ending::Dismissed | Ending::Stopped if renews => Ending::Renewed,
+                        other => other,
+                    });
                 }
                 End::Lost(why) => {
                     tracing::warn!("lost the scheduler, looking for it again: {why}");
@@ -524,7 +530,7 @@ fn leaves_at(
     job_end: Option<SystemTime>,
 ) -> Option<(tokio::time::Instant, &'static str)> {
     let now = tokio::time::Instant::now();
-    let lifetime = lifetime(settings).map(|time| (now + time, "its lifetime is over"));
+    let lifetime = lifetime(settings).map(|time| (now + time, LIFETIME_OVER));
     let job = job_end.map(|end| {
         let left = end.duration_since(SystemTime::now()).unwrap_or_default();
         (now + left.saturating_sub(settings.walltime_margin.0.min(left / 4)), "its batch job is about to end")

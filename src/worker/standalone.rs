@@ -2,6 +2,7 @@
 //! what belongs to the whole process: limits, signals, the exit code.
 
 use super::directory;
+use super::nanny::RENEW;
 use super::process;
 use super::server::{Ending, Options, Worker};
 use super::strays::kill_strays;
@@ -61,7 +62,11 @@ async fn run(options: Options) -> Result<u8> {
     let mut leaving: Option<Instant> = None;
     loop {
         tokio::select! {
-            ended = worker.wait() => return ended.map(exit_code),
+            ended = worker.wait() => return ended.map(|ending| match exit_code(ending) {
+                // Nobody is there who could start another one, or it was told to leave besides.
+                RENEW if !has_nanny || leaving.is_some() => 0,
+                code => code,
+            }),
             asked = signals.next() => match asked {
                 Asked::NannyGone => leave_at_once(directory),
                 Asked::LeaveSoon => worker.retire_signalled("the batch system warned it", None),
@@ -87,10 +92,11 @@ fn cannot_start(error: Error) -> Error {
     Error { kind, ..error }
 }
 
-/// The exit code for an ending. Those but 0 are among the nanny's final ones.
+/// The exit code for an ending. Those but 0 and [`RENEW`] are among the nanny's final ones.
 fn exit_code(ending: Ending) -> u8 {
     match ending {
         Ending::Dismissed | Ending::Stopped => 0,
+        Ending::Renewed => RENEW,
         Ending::SchedulerGone => Kind::NoScheduler.exit_code(),
         Ending::Refused(reason) => {
             tracing::error!("the scheduler refuses this worker: {reason}");

@@ -80,6 +80,9 @@ pub(super) struct Work {
     prompt: bool,
     /// CPU time of the tasks that have ended.
     pub(super) cpu: Duration,
+    /// Tasks that have ended, and had at the last look at the line.
+    ended: u64,
+    ended_at_look: u64,
 }
 
 impl Work {
@@ -113,6 +116,8 @@ impl Work {
             grown: false,
             prompt: false,
             cpu: Duration::ZERO,
+            ended: 0,
+            ended_at_look: 0,
         }
     }
 
@@ -244,6 +249,7 @@ impl Work {
         if finished.is_empty() {
             return;
         }
+        self.ended += finished.len() as u64;
         let done = finished.into_iter().map(|f| self.done(f)).collect();
         self.handle(Event::Done(done));
     }
@@ -450,11 +456,38 @@ impl Work {
             let id = (job.assignment.task, job.assignment.attempt);
             self.running.insert(id, (job.family.clone(), job.assignment.index));
         }
-        let threads = self.running.len().min(THREADS_MAX);
+        // Those in line have no thread of their own.
+        let threads = self.running.len().saturating_sub(self.core.in_line()).min(THREADS_MAX);
         if let Err(error) = self.pool.grow(threads) {
             tracing::warn!(threads, "cannot start another slot thread, tasks share those there are: {error}");
         }
         self.pool.submit(jobs);
+    }
+
+    /// Whether tasks wait in line behind others.
+    pub(super) fn has_line(&self) -> bool {
+        self.core.in_line() > 0
+    }
+
+    /// Looks after those in line: if nothing has ended since the last look, what runs takes longer than was
+    /// thought, and they are not kept from others any more.
+    pub(super) fn look_at_line(&mut self) {
+        let ended = std::mem::replace(&mut self.ended_at_look, self.ended);
+        if ended != self.ended || !self.has_line() {
+            return;
+        }
+        let mut attempts = Vec::new();
+        for job in self.pool.take_back() {
+            let (task, attempt) = (job.assignment.task, job.assignment.attempt);
+            self.running.remove(&(task, attempt));
+            if job.assignment.item != Item::None {
+                self.items.insert(task, (attempt, job.assignment.item));
+            }
+            attempts.push((task, attempt));
+        }
+        if !attempts.is_empty() {
+            self.handle(Event::TakenBack(attempts));
+        }
     }
 
     fn fetch(&mut self, peer: WorkerId, tasks: Vec<TaskRef>, events: &mut VecDeque<Event>) {
@@ -589,6 +622,7 @@ mod tests {
                 element: 0,
                 keep: true,
                 inputs: vec![],
+                in_line: false,
             },
             None,
             &mut Store::default(),

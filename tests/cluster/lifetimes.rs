@@ -119,6 +119,45 @@ fn workers_wait_for_their_scheduler_and_leave_with_it() {
     site.wait_for_silence();
 }
 
+/// A worker whose lifetime is over hands over what it has and leaves; another one takes its place if that is
+/// wanted, and no task has failed by it.
+#[test]
+fn workers_that_are_old_leave_or_are_renewed() {
+    let site = Site::new();
+    site.ok(&["scheduler", "--detach", "--scheduler-file", "s.json"]);
+    let begin = ["worker", "--scheduler-file", "s.json", "--nthreads", "1", "--lifetime"];
+    let renewed = ["900ms", "--lifetime-stagger", "100ms", "--lifetime-restart"];
+    let mut renewed = site.start("renewed", &[&begin[..], &renewed].concat());
+    let names = || {
+        let workers = site.json(&["workers", "list", "--scheduler-file", "s.json", "--json"]);
+        let name = |w: &serde_json::Value| w["name"].as_str().expect("a name").to_owned();
+        workers.as_array().expect("a list").iter().map(name).collect::<Vec<_>>()
+    };
+    wait_until("it is there", || names().len() == 1);
+    let first = names();
+    let line = [
+        "submit",
+        "--scheduler-file",
+        "s.json",
+        "--array",
+        "1-30",
+        "--",
+        "sh",
+        "-c",
+        "sleep 0.1; echo {item}",
+    ];
+    let numbers: String = (1..=30).map(|n| format!("{n}\n")).collect();
+    assert_eq!(site.ok(&line), numbers);
+    wait_until("another one is there", || names().first().is_some_and(|name| !first.contains(name)));
+    assert!(renewed.stderr().contains("another one takes its place"), "{}", renewed.stderr());
+    renewed.signal(Signal::SIGTERM);
+    assert_eq!(renewed.code(), Some(0), "{}", renewed.stderr());
+    let mut old = site.start("old", &[&begin[..], &["500ms"]].concat());
+    assert_eq!(old.code(), Some(0), "{}", old.stderr());
+    assert!(old.stderr().contains("its lifetime is over"), "{}", old.stderr());
+    site.ok(&["stop", "--scheduler-file", "s.json"]);
+}
+
 #[test]
 fn workers_leave_when_asked_by_a_signal() {
     let site = Site::new();

@@ -201,3 +201,89 @@ fn several_clients_work_at_once() {
         assert_eq!(client.stdout(), expected);
     }
 }
+
+/// `--resume` on a cluster and without one: what was written, by the client or by workers, is not made again,
+/// and what depends on it takes it from there.
+#[test]
+fn what_was_written_does_not_run_again() {
+    const GRAPH: &str = r#"
+version = 1
+params = { bad = "none" }
+[task.a]
+for-each = { range = [0, 6] }
+shell = "echo a{item} >> ran; [ {item} != {bad} ]; echo {item}"
+cwd = "."
+[task.b]
+from = { a = "each" }
+shell = "echo b{index} >> ran; sed s/^/b/"
+cwd = "."
+[task.c]
+from = { b = "all" }
+shell = "echo c >> ran; sort"
+cwd = "."
+[output]
+a = "a{index}.txt"
+b = { path = "b{index}.txt", by = "worker" }
+c = "c.txt"
+"#;
+    let site = Site::new();
+    site.write("g.toml", GRAPH);
+    let _cluster = site.cluster(1);
+    let ran = || {
+        let text = std::fs::read_to_string(site.path("ran")).unwrap_or_default();
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        // The next one counts for itself.
+        let _ = std::fs::remove_file(site.path("ran"));
+        lines.join(" ")
+    };
+    let begin = ["submit", "g.toml", "--resume"];
+    for place in [&["--scheduler-file", "s.json"][..], &["--local", "-n", "1"]] {
+        let bad = site.run(&[&begin[..], place, &["--set", "bad=3"]].concat());
+        assert_eq!(bad.code, Some(3), "{bad:?}");
+        assert_eq!(ran(), "a0 a1 a2 a3 a4 a5 b0 b1 b2 b4 b5");
+        let again = site.run(&[&begin[..], place, &["--set", "bad=3"]].concat());
+        assert_eq!(again.code, Some(3), "{again:?}");
+        assert!(again.stderr.contains("10 tasks have been done before"), "{again:?}");
+        assert_eq!(ran(), "a3");
+        // Other commands are other tasks.
+        let other = site.run(&[&begin[..], place].concat());
+        assert_eq!(other.code, Some(0), "{other:?}");
+        assert_eq!(ran(), "a0 a1 a2 a3 a4 a5 b0 b1 b2 b3 b4 b5 c");
+        std::fs::remove_file(site.path("b4.txt")).expect("it is there");
+        std::fs::remove_file(site.path("c.txt")).expect("it is there");
+        let rest = site.run(&[&begin[..], place].concat());
+        assert_eq!(rest.code, Some(0), "{rest:?}");
+        assert_eq!(ran(), "b4 c");
+        assert_eq!(site.read("c.txt"), "b0\nb1\nb2\nb3\nb4\nb5\n");
+        let nothing = site.run(&[&begin[..], place].concat());
+        assert!(nothing.code == Some(0) && ran().is_empty(), "{nothing:?}");
+        std::fs::remove_dir_all(site.path(".hpcdag")).expect("the manifest is there");
+        // Without it nothing is proved.
+        site.run(&[&begin[..], place, &["--manifest", "other.jsonl"]].concat());
+        assert_eq!(ran().split(' ').count(), 13);
+        std::fs::remove_file(site.path("other.jsonl")).expect("it was written");
+    }
+    let refused = site.run(&["submit", "--local", "--resume", "--", "true"]);
+    assert!(refused.code == Some(2) && refused.stderr.contains("outputs in files"), "{refused:?}");
+}
+
+/// `--lock`: the second run is told who has it, or waits.
+#[test]
+fn runs_under_one_lock_exclude_each_other() {
+    let site = Site::new();
+    let line = "echo > begun; until [ -e go ]; do sleep 0.02; done";
+    let mut first = site.start("first", &["submit", "--local", "--lock", "weekly", "--", "sh", "-c", line]);
+    wait_until("it has begun", || site.path("begun").exists());
+    let second = ["submit", "--local", "--lock", "weekly", "--", "echo", "second"];
+    let refused = site.run(&second);
+    assert_eq!(refused.code, Some(7), "{refused:?}");
+    assert!(refused.stderr.contains("the lock weekly is held by process "), "{refused:?}");
+    assert!(refused.stderr.contains(", for sh"), "{refused:?}");
+    assert_eq!(site.ok(&["submit", "--local", "--lock", "daily", "--", "echo", "other"]), "other\n");
+    let wait = ["submit", "--local", "--lock-timeout", "1m", "--lock", "weekly", "--", "echo", "waited"];
+    let mut waiting = site.start("waiting", &wait);
+    wait_until("it waits", || waiting.stderr().contains("waiting for the lock weekly, held by process"));
+    site.write("go", "");
+    assert_eq!((first.code(), waiting.code()), (Some(0), Some(0)), "{}", waiting.stderr());
+}

@@ -116,6 +116,8 @@ pub struct Sim {
     /// Of these, what is more than looking and waiting.
     lively: usize,
     pub sequence: u64,
+    /// Whether tasks take several workers each.
+    pub has_wide_tasks: bool,
     pub scheduler: sched::Core,
     pub nodes: BTreeMap<WorkerId, Node>,
     pub next_worker: u32,
@@ -157,6 +159,7 @@ impl Sim {
             queue: BinaryHeap::new(),
             lively: 0,
             sequence: 0,
+            has_wide_tasks: graphs.iter().flat_map(|g| &g.layers).any(|layer| layer.nodes > 1),
             scheduler: sched::Core::new(1, settings),
             nodes: BTreeMap::new(),
             next_worker: 0,

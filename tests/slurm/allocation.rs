@@ -225,3 +225,51 @@ say left $(steps)
     assert_eq!(hosts(&json_after(&out, "two")), ["n1", "n2"]);
     assert_eq!((text_after(&out, "answer"), text_after(&out, "left")), ("42", "0"));
 }
+
+/// The scheduler is a step on the job's first node, although the shell of `salloc` is not on it; or here, if
+/// that is asked for. `-N` takes some of the nodes.
+#[test]
+fn the_place_of_the_scheduler() {
+    let testbed = Testbed::up(3);
+    let script = r#"
+pid_of() { sed -n 's/^ *"pid": \([0-9]*\),.*/\1/p' $XDG_STATE_HOME/hpcdag/*/scheduler.json; }
+environment() { tr '\0' '\n' < /proc/$1/environ | grep -E '^SLURM(_STEP_ID|D_NODENAME)=' | sort | tr '\n' ' '
+}
+# As the user leaves it: `up` is over, and so is the shell that it ran in.
+bash -c 'hpcdag up -N 2' > /dev/null
+say first $(environment $(pid_of))
+say workers $(hpcdag workers list --json)
+say log $(grep -c 'scheduler listens' $XDG_STATE_HOME/hpcdag/*/scheduler.log)
+say answer $(hpcdag submit -- expr 6 '*' 7 2> /dev/null)
+hpcdag down > /dev/null
+say steps $(steps)
+hpcdag up --scheduler here > /dev/null
+say here [$(environment $(pid_of))]
+say all $(hpcdag workers list --json)
+hpcdag down > /dev/null
+hpcdag up -N 4 2> many.err || say many $?
+hpcdag up -N 1 -t 10m 2> other.err || say other $?
+"#;
+    let out = testbed.in_allocation("place", &["-N3", "-c2", "--mem=800"], script);
+    let first = text_after(&out, "first");
+    assert!(first.contains("SLURMD_NODENAME=n1") && first.contains("SLURM_STEP_ID="), "{first}");
+    let limits = |word: &str| {
+        let workers = json_after(&out, word);
+        let limit = |w: &serde_json::Value| {
+            (w["host"].as_str().map(str::to_owned), w["memory"]["limit"].as_u64().map(|bytes| bytes >> 20))
+        };
+        let mut limits: Vec<_> = workers.as_array().expect("a list").iter().map(limit).collect();
+        limits.sort();
+        limits
+    };
+    let node = |name: &str, limit| (Some(name.to_owned()), Some(limit));
+    assert_eq!(limits("workers"), [node("n1", 600), node("n2", 800)], "the scheduler's node leaves it some");
+    assert_eq!(text_after(&out, "log"), "1");
+    assert_eq!((text_after(&out, "answer"), text_after(&out, "steps")), ("42", "0"));
+    assert_eq!(text_after(&out, "here"), "[]", "not a step");
+    assert_eq!(limits("all"), [node("n1", 800), node("n2", 800), node("n3", 800)]);
+    assert_eq!((text_after(&out, "many"), text_after(&out, "other")), ("2", "2"));
+    assert!(testbed.sandbox.read("many.err").contains("has 3 nodes, not 4"));
+    assert!(testbed.sandbox.read("other.err").contains("--walltime is for workers in jobs of their own"));
+    testbed.is_clean(false);
+}

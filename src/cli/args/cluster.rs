@@ -67,6 +67,9 @@ pub struct WorkerOptions {
     /// Vary the lifetime by up to this much, so that workers do not all leave at once
     #[arg(long, value_name = "TIME")]
     pub lifetime_stagger: Option<String>,
+    /// Start a new worker in its place when the lifetime is over
+    #[arg(long, requires = "lifetime")]
+    pub lifetime_restart: bool,
     /// Leave after having had nothing to do for this long
     #[arg(id = "worker-idle-timeout", long = "idle-timeout", value_name = "TIME")]
     pub idle_timeout: Option<String>,
@@ -90,6 +93,7 @@ impl WorkerOptions {
             ("worker.death-timeout", &self.death_timeout),
             ("worker.lifetime", &self.lifetime),
             ("worker.lifetime-stagger", &self.lifetime_stagger),
+            ("worker.lifetime-restart", &self.lifetime_restart.then(|| "true".to_owned())),
             ("worker.idle-timeout", &self.idle_timeout),
             ("worker.memory.enforce", &self.enforce.then(|| "true".to_owned())),
             ("worker.native-isolation", &self.isolate_natives.then(|| "true".to_owned())),
@@ -104,6 +108,7 @@ impl WorkerOptions {
             match key {
                 "worker.local-directory" => {}
                 "worker.memory.enforce" => args.push("--enforce".into()),
+                "worker.lifetime-restart" => args.push("--lifetime-restart".into()),
                 "worker.native-isolation" => args.push("--isolate-natives".into()),
                 _ => args.extend([flag(key), value.into()]),
             }
@@ -133,6 +138,12 @@ pub struct SchedulerArgs {
     /// End after having had nothing to do and no client for this long, e.g. 15m
     #[arg(long, value_name = "TIME")]
     pub idle_timeout: Option<String>,
+    /// Threads that it runs on; on a login node 2 unless this says otherwise
+    #[arg(long, value_name = "N|auto")]
+    pub threads: Option<String>,
+    /// The id of the cluster, where whoever starts it has to know that before
+    #[arg(long, value_name = "ID", hide = true)]
+    pub cluster_id: Option<String>,
     /// Where it listens.
     #[command(flatten)]
     pub listen: ListenOptions,
@@ -149,6 +160,7 @@ impl SchedulerArgs {
             ("scheduler.host", &self.listen.host),
             ("scheduler.port", &self.listen.port),
             ("scheduler.idle-timeout", &self.idle_timeout),
+            ("scheduler.threads", &self.threads),
         ]);
         settings.extend(self.log.settings());
         settings
@@ -329,17 +341,8 @@ pub struct WorkersWaitArgs {
     pub json: JsonOption,
 }
 
-/// `hpcdag up`
+/// The cluster that `up` and `run` put up.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:
-  hpcdag up                                  inside a job: a worker on each of its nodes
-  hpcdag up --hosts a,b,n[1-8]               a worker on each of these hosts, by ssh
-  hpcdag up --launcher local -n 4            four workers on this machine
-  hpcdag up --nthreads 8 --memory-limit 16GiB
-  hpcdag down                                ends what `up` started
-
-Without --nthreads the workers of a node share its processors among them. In a Slurm job the scheduler runs \
-on the node that the shell is on, else on the first.")]
 pub struct UpArgs {
     /// Where the workers go.
     #[command(flatten)]

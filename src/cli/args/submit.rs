@@ -2,6 +2,7 @@
 
 use super::value::positive;
 use super::{Array, Assignment, BatchOptions, JsonOption, SchedulerOptions, Setting, collect};
+use crate::base::units::Span;
 use clap::{ArgGroup, Args};
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -78,6 +79,24 @@ pub struct SubmitArgs {
     /// Begin when there are so many workers
     #[arg(long, value_name = "N")]
     pub wait_workers: Option<u32>,
+    /// Do not run again what is proved done, and take note of what is written now
+    ///
+    /// Give it from the first run on. A task is done if a line of the manifest says so, its output files are
+    /// as they were written, and its command and input files are as they were.
+    #[arg(long, conflicts_with_all = ["detach", "batch"])]
+    pub resume: bool,
+    /// File that notes what was written (with --resume), instead of .hpcdag/NAME.manifest.jsonl by the graph
+    #[arg(long, value_name = "FILE", requires = "resume", conflicts_with_all = ["detach", "batch"])]
+    pub manifest: Option<PathBuf>,
+    /// Let nobody else run under this name, or with this file as lock, at the same time
+    #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["detach", "batch", "check"])]
+    pub lock: Option<String>,
+    /// How long to wait for the lock; without it the command ends at once if somebody holds it
+    #[arg(long, value_name = "TIME", requires = "lock", conflicts_with_all = ["detach", "batch", "check"])]
+    pub lock_timeout: Option<Span>,
+    /// Threads for this command itself; on a login node 2 unless this says otherwise
+    #[arg(long, value_name = "N|auto")]
+    pub threads: Option<String>,
     /// How the summary is printed.
     #[command(flatten)]
     pub json: JsonOption,
@@ -167,7 +186,11 @@ pub struct SubmitArgs {
 impl SubmitArgs {
     /// The settings among these flags.
     pub fn settings(&self) -> Vec<Setting> {
-        collect([("worker.nthreads", &self.nthreads), ("worker.memory-limit", &self.memory_limit)])
+        collect([
+            ("worker.nthreads", &self.nthreads),
+            ("worker.memory-limit", &self.memory_limit),
+            ("client.threads", &self.threads),
+        ])
     }
 
     /// After how many failed tasks no further one is started.

@@ -44,8 +44,9 @@ pub(super) fn follow(
     let way = cli_jobs::follow(context)?;
     let program = cli_jobs::start::program(&cli_jobs::settings(context, order.system)?)?;
     let ways = (way != Follow::Files).then_some(Ways { follow: way, system: order.system, program });
+    let interval = cli_jobs::poll_interval(context, order.system)?;
     let mut progress = Progress::new(context.verbosity.quiet > 0);
-    let end = run_short(watch(directory, &records, ways, &mut progress));
+    let end = run_short(watch(directory, &records, interval, ways, &mut progress));
     progress.finish();
     let end = end?;
     chain::cancel_rest(&records, end.job_id.as_deref());
@@ -63,11 +64,12 @@ pub(super) fn follow(
 async fn watch(
     directory: &RunDirectory,
     records: &[Record],
+    interval: Duration,
     ways: Option<Ways>,
     progress: &mut Progress,
 ) -> Result<End> {
     let mut requests = Requests::listen()?;
-    let mut asking = Asking::new(records);
+    let mut asking = Asking::new(records, interval);
     let live = match ways {
         Some(ways) => Some(Live::start(ways, directory, asking.current.subscribe())),
         None => {
@@ -109,19 +111,21 @@ struct Asking {
     /// The id of the job that runs, or comes next.
     current: watch::Sender<String>,
     next: Instant,
+    /// The least time between two questions, and what it is now.
+    least: Duration,
     interval: Duration,
     last: Option<(String, JobState)>,
 }
 
 impl Asking {
-    fn new(records: &[Record]) -> Asking {
+    fn new(records: &[Record], interval: Duration) -> Asking {
         let first = records.first();
-        let interval = first.map_or(INTERVAL_MAX, |r| r.system.poll_interval());
         let (current, _) = watch::channel(first.map(|r| r.id.clone()).unwrap_or_default());
         Asking {
             records: records.to_vec(),
             current,
             next: Instant::now() + FIRST_QUESTION,
+            least: interval,
             interval,
             last: None,
         }
@@ -144,8 +148,8 @@ impl Asking {
             }
         };
         let now = Some((id.clone(), state));
-        let interval = self.records.first().map_or(INTERVAL_MAX, |r| r.system.poll_interval());
-        self.interval = if self.last == now { (self.interval * 2).min(INTERVAL_MAX) } else { interval };
+        let longest = INTERVAL_MAX.max(self.least);
+        self.interval = if self.last == now { (self.interval * 2).min(longest) } else { self.least };
         if self.last != now && !state.is_over() {
             output::say(&format!("job {id} is {}", state.words()));
         }

@@ -68,6 +68,7 @@ impl BenchCluster {
         let scheduler = Scheduler::start(scheduler::Options {
             config: Arc::clone(&config),
             scheduler_file: Some(directory.path().join("scheduler.json")),
+            cluster: None,
             job_id: None,
             embedded: true,
         })

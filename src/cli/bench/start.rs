@@ -60,7 +60,9 @@ fn cluster(nworkers: u32) -> Result<Duration> {
         let args = ["worker", "--no-nanny", "--host", "127.0.0.1", "--nthreads", "1"];
         workers.push(Part::start(&[&args[..], &by_file].concat(), Some(&directory))?);
     }
-    let mut client = Part::start(&[&["submit"], &by_file[..], &["--", "true"]].concat(), Some(&directory))?;
+    let all = nworkers.to_string();
+    let submit = ["submit", "--wait-workers", &all];
+    let mut client = Part::start(&[&submit[..], &by_file, &["--", "true"]].concat(), Some(&directory))?;
     ended_well(client.wait()?, "hpcdag submit")?;
     let wall = begin.elapsed();
     let mut stop = Part::start(&[&["stop"], &by_file[..]].concat(), Some(&directory))?;

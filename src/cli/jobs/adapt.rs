@@ -125,6 +125,7 @@ impl<'a> Member<'a> {
             return Err(Error::new(Kind::Usage, what));
         }
         let request = submitter.request(&Place::new(&submitter.directory))?;
+        let poll = submitter.settings.poll_interval_of(submitter.system);
         let policy = Policy {
             min,
             max,
@@ -134,8 +135,8 @@ impl<'a> Member<'a> {
             retry: interval,
             retry_max: PAUSE_MAX,
             failures: FAILURES,
-            poll: submitter.system.poll_interval(),
-            poll_max: PAUSE_MAX,
+            poll,
+            poll_max: PAUSE_MAX.max(poll),
         };
         let shape = request.cpus.map(|cpus| Shape {
             threads: f64::from(cpus),

@@ -24,6 +24,7 @@ use crate::launch::settings::Settings;
 use crate::net::scheduler_file::SchedulerFile;
 use crate::net::state_dir::StateDir;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The batch system that a launcher submits to; `None` for launchers without jobs.
 pub(super) fn system_of(launcher: LauncherName) -> Result<Option<System>> {
@@ -47,9 +48,40 @@ pub(super) fn system_of(launcher: LauncherName) -> Result<Option<System>> {
     })
 }
 
+/// The batch system of this host, by its commands; `None` without any.
+///
+/// # Errors
+/// `Launch` when there is a `qsub` of which it is not clear whose it is.
+pub(super) fn present() -> Result<Option<System>> {
+    match (is_command("sbatch"), is_command("qsub")) {
+        (true, _) => Ok(Some(System::Slurm)),
+        (false, true) => system_of(LauncherName::Qsub),
+        (false, false) => Ok(None),
+    }
+}
+
+/// Whether the commands of a batch system are there.
+pub(super) fn has_commands() -> bool {
+    is_command("sbatch") || is_command("qsub")
+}
+
+/// Whether a command of this name is in `PATH`.
+fn is_command(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(name).is_file())
+}
+
 /// The settings of a batch system, with what is wrong in them said by origin.
 pub(super) fn settings(context: &Context, system: System) -> Result<Settings> {
     Settings::read(&context.loaded.config.launch, system, &origins(context))
+}
+
+/// The least time between two questions to a batch system.
+///
+/// # Errors
+/// `Config`.
+pub(super) fn poll_interval(context: &Context, system: System) -> Result<Duration> {
+    Ok(settings(context, system)?.poll_interval_of(system))
 }
 
 /// How runs in jobs are followed.

@@ -14,7 +14,7 @@ pub(in crate::cli) const DIRECTORY: &str = "jobs";
 const END: &str = ".job.json";
 
 /// A place for the files of a submission.
-pub(super) struct Place {
+pub(in crate::cli) struct Place {
     stem: PathBuf,
 }
 
@@ -24,8 +24,13 @@ impl Place {
         Place { stem: directory.join(format!("workers-{:08x}", fastrand::u32(..))) }
     }
 
+    /// One with a name of its own.
+    pub(in crate::cli) fn named(directory: &Path, name: &str) -> Place {
+        Place { stem: directory.join(name) }
+    }
+
     /// The file with this end.
-    pub(super) fn file(&self, end: &str) -> PathBuf {
+    pub(in crate::cli) fn file(&self, end: &str) -> PathBuf {
         let mut name = self.stem.clone().into_os_string();
         name.push(end);
         name.into()
@@ -35,7 +40,7 @@ impl Place {
     ///
     /// # Errors
     /// `File` when it cannot be written.
-    pub(super) fn keep(&self, record: &Record) -> Result<()> {
+    pub(in crate::cli) fn keep(&self, record: &Record) -> Result<()> {
         write(&self.file(END), record)
     }
 
@@ -87,7 +92,7 @@ pub(super) fn update(path: &Path, record: &Record) {
 }
 
 /// Removes the directory and everything in it.
-pub(super) fn forget(directory: &Path) {
+pub(in crate::cli) fn forget(directory: &Path) {
     if let Err(error) = std::fs::remove_dir_all(directory)
         && error.kind() != std::io::ErrorKind::NotFound
     {

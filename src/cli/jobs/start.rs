@@ -2,7 +2,7 @@
 //! what a job of workers is by default; the script's form is the template's.
 
 use super::pools;
-use super::records::{self, Place};
+use super::records::{self, DIRECTORY, Place};
 use super::worker_settings::worker_settings;
 use crate::base::error::{Error, Kind, Result};
 use crate::cli::args::{JobOptions, WorkersStartArgs};
@@ -18,9 +18,13 @@ use crate::launch::template::{self, Purpose, shell_quoted};
 use crate::net::discovery;
 use crate::net::private_file;
 use crate::net::scheduler_file::SchedulerFile;
+use crate::net::state_dir::ClusterDir;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+/// How long jobs wait for the file of a scheduler that is a job too, in seconds.
+const FILE_PATIENCE: u32 = 600;
 
 /// `workers start` with a launcher that submits jobs.
 pub(in crate::cli) fn start(context: &Context, args: &WorkersStartArgs, system: System) -> Result<u8> {
@@ -38,7 +42,7 @@ pub(in crate::cli) fn start(context: &Context, args: &WorkersStartArgs, system: 
 }
 
 /// What `--json` says of a submission.
-pub(super) fn record_json(record: &Record) -> serde_json::Value {
+pub(in crate::cli) fn record_json(record: &Record) -> serde_json::Value {
     json!({
         "system": record.system.key(),
         "id": record.id,
@@ -51,16 +55,17 @@ pub(super) fn record_json(record: &Record) -> serde_json::Value {
 }
 
 /// Submissions with the same options for a cluster, as many as are wanted.
-pub(super) struct Submitter<'a> {
+pub(in crate::cli) struct Submitter<'a> {
     context: &'a Context,
     args: &'a WorkersStartArgs,
     pub(super) system: System,
     pub(super) settings: Settings,
     /// The pool that the jobs are in.
     pub(super) pool: Option<Pool>,
-    /// The scheduler file, and what it says.
+    /// The scheduler file.
     pub(super) path: PathBuf,
-    pub(super) file: SchedulerFile,
+    /// The cluster's id.
+    cluster: String,
     /// Where the jobs are kept.
     pub(super) directory: PathBuf,
 }
@@ -77,19 +82,56 @@ impl<'a> Submitter<'a> {
         let settings = Settings::of_pool(launch, system, pool.as_ref(), &super::origins(context))?;
         let (path, file) = find(context, args)?;
         let directory = super::directory(&path, &file)?;
-        Ok(Submitter { context, args, system, settings, pool, path, file, directory })
+        Ok(Submitter { context, args, system, settings, pool, path, cluster: file.id, directory })
+    }
+
+    /// For a cluster of which only the place is known: its scheduler's file may not be there yet.
+    ///
+    /// # Errors
+    /// `Usage` for options that do not fit, `Config`.
+    pub(in crate::cli) fn for_cluster(
+        context: &'a Context,
+        args: &'a WorkersStartArgs,
+        system: System,
+        (path, cluster, home): (&Path, &str, &ClusterDir),
+    ) -> Result<Self> {
+        refuse_other_placement(args)?;
+        let settings = super::settings(context, system)?;
+        let directory = home.path().join(DIRECTORY);
+        let (path, cluster) = (path.to_owned(), cluster.to_owned());
+        Ok(Submitter { context, args, system, settings, pool: None, path, cluster, directory })
+    }
+
+    /// Lets the jobs begin only when another one has, where the system can be told so, and wait a while for
+    /// its scheduler's file. `marker` is a directory that is there as long as that file may still come.
+    pub(in crate::cli) fn after(&mut self, job: &str, marker: &Path) {
+        self.settings.options.extend(match self.system {
+            System::Slurm => vec![format!("--dependency=after:{job}")],
+            System::Pbs => vec!["-W".into(), format!("depend=after:{job}")],
+            // It only knows to wait for the end of a job.
+            System::GridEngine => Vec::new(),
+        });
+        let (file, marker) = (self.path.to_string_lossy(), marker.to_string_lossy());
+        let (file, marker) = (shell_quoted(&file), shell_quoted(&marker));
+        let wait = format!(
+            "# The scheduler is a job too, and may have begun just now.\n\
+             until [ -e {file} ] || [ ! -d {marker} ] || [ \"$SECONDS\" -ge {FILE_PATIENCE} ]; do\n    \
+             sleep 1\ndone"
+        );
+        let own = std::mem::take(&mut self.settings.prologue);
+        self.settings.prologue = if own.is_empty() { wait } else { format!("{wait}\n{own}") };
     }
 
     /// What is asked for, as one submission.
     pub(super) fn request(&self, place: &Place) -> Result<Request> {
-        request(self.args, &self.settings, self.system, &self.file.id, place)
+        request(self.args, &self.settings, self.system, &self.cluster, place)
     }
 
     /// Request, script, and the workers' settings.
     fn render(&self, place: &Place) -> Result<(Request, String, String)> {
         let request = self.request(place)?;
         let worker_settings = worker_settings(self.context, self.args, self.pool.as_ref(), &request);
-        let cluster = (self.path.as_path(), &self.file);
+        let cluster = (self.path.as_path(), self.cluster.as_str());
         let script = script(self.context, self.args, &self.settings, self.system, &request, place, cluster)?;
         Ok((request, script, worker_settings))
     }
@@ -131,7 +173,7 @@ impl<'a> Submitter<'a> {
     ///
     /// # Errors
     /// `Launch` when it is not, or when the batch system does not say which jobs are left.
-    fn is_allowed(&self) -> Result<()> {
+    pub(in crate::cli) fn is_allowed(&self) -> Result<()> {
         let Some(most) = self.settings.max_jobs else { return Ok(()) };
         let more = self.request(&Place::new(&self.directory))?.jobs;
         let mut kept: Vec<Record> =
@@ -160,7 +202,7 @@ impl<'a> Submitter<'a> {
     ///
     /// # Errors
     /// `Launch` when it is refused: then nothing is left of it.
-    pub(super) fn submit(&self, scaled: bool) -> Result<Record> {
+    pub(in crate::cli) fn submit(&self, scaled: bool) -> Result<Record> {
         let place = Place::new(&self.directory);
         let (request, script, worker_settings) = self.render(&place)?;
         self.write(&place, &script, &worker_settings)?;
@@ -198,7 +240,7 @@ impl<'a> Submitter<'a> {
 }
 
 /// `16 nodes`, `16 jobs of 1 node`.
-pub(super) fn size_text(record: &Record) -> String {
+pub(in crate::cli) fn size_text(record: &Record) -> String {
     let nodes = if record.nodes == 1 { "1 node".into() } else { format!("{} nodes", record.nodes) };
     if record.jobs == 1 { nodes } else { format!("{} jobs of {nodes}", record.jobs) }
 }
@@ -206,6 +248,8 @@ pub(super) fn size_text(record: &Record) -> String {
 /// What says where workers go inside an allocation means nothing to a job.
 fn refuse_other_placement(args: &WorkersStartArgs) -> Result<()> {
     let other = [
+        ("--hosts", args.placement.hosts.is_some(), "the batch system finds the nodes of a job"),
+        ("--hostfile", args.placement.hostfile.is_some(), "the batch system finds the nodes of a job"),
         ("-n", args.placement.nworkers.is_some(), "-N says how many nodes, each with one worker"),
         ("--per", args.placement.per.is_some(), "each node of a job gets one worker"),
         ("--min-workers", args.placement.min_workers.is_some(), "`hpcdag workers wait N` waits for workers"),
@@ -332,9 +376,9 @@ fn script(
     system: System,
     request: &Request,
     place: &Place,
-    (path, file): (&Path, &SchedulerFile),
+    (path, cluster): (&Path, &str),
 ) -> Result<String> {
-    let mut worker_args = vec!["--join".to_owned(), file.id.clone()];
+    let mut worker_args = vec!["--join".to_owned(), cluster.to_owned()];
     if let Some(address) = &args.scheduler.address {
         worker_args.extend(["--address".into(), address.clone()]);
     }
@@ -345,9 +389,9 @@ fn script(
     let template_context = template::Context {
         system: system.key().into(),
         directives: system.directives(request)?,
-        about: vec![format!("Workers of hpcdag cluster {}; written by `hpcdag workers start`.", file.id)],
+        about: vec![format!("Workers of hpcdag cluster {cluster}; written by `hpcdag workers start`.")],
         name: request.name.clone(),
-        cluster: file.id.clone(),
+        cluster: cluster.to_owned(),
         nodes: request.nodes,
         jobs: request.jobs,
         cpus: request.cpus,

@@ -8,6 +8,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::cli::args::WorkersStopArgs;
 use crate::cli::context::{Context, absolute, run_short};
 use crate::cli::output::Out;
+use crate::cli::up::scheduler_job;
 use crate::client::Client;
 use crate::launch::dialect::JobStatus;
 use crate::launch::jobs::{self, Record};
@@ -152,7 +153,9 @@ pub(in crate::cli) fn clear(home: &Path) -> Result<()> {
     let directory = home.join(records::DIRECTORY);
     // Whoever submits jobs for it has been told; else they would come after the others were cancelled.
     lasting::withdraw(&directory)?;
-    let kept: Vec<Record> = records::read(&directory)?.into_iter().map(|(_, record)| record).collect();
+    let mut kept: Vec<Record> = records::read(&directory)?.into_iter().map(|(_, record)| record).collect();
+    // The scheduler has ended, or is not to come any more.
+    kept.extend(scheduler_job::of(home)?);
     let open: Vec<Record> = kept.into_iter().filter(|r| r.ended.is_none()).collect();
     if let Err(e) = jobs::cancel(&open) {
         let ids: Vec<&str> = open.iter().map(|r| r.id.as_str()).collect();
@@ -161,6 +164,7 @@ pub(in crate::cli) fn clear(home: &Path) -> Result<()> {
             .hint("they end by themselves when they find no scheduler; or cancel them yourself"));
     }
     records::forget(&directory);
+    records::forget(&home.join(scheduler_job::DIRECTORY));
     Ok(())
 }
 

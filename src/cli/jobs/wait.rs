@@ -9,7 +9,7 @@ use crate::cli::args::WorkersWaitArgs;
 use crate::cli::context::{Context, absolute, run_short};
 use crate::cli::output::{self, Out};
 use crate::client::Client;
-use crate::launch::dialect::JobState;
+use crate::launch::dialect::{JobState, System};
 use crate::net::discovery;
 use crate::protocol::messages::client::Question;
 use serde_json::Value;
@@ -34,7 +34,8 @@ pub(in crate::cli) fn wait(context: &Context, args: &WorkersWaitArgs) -> Result<
             let others = pool::is_locked(&super::directory(&path, &file)?);
             Ok((jobs, others))
         };
-        let answer = wait_for(&client, args.count, Instant::now() + args.timeout.0, look).await;
+        let poll = |system| super::poll_interval(context, system);
+        let answer = wait_for(&client, args.count, Instant::now() + args.timeout.0, look, poll).await;
         client.close().await;
         answer
     })?;
@@ -45,12 +46,14 @@ pub(in crate::cli) fn wait(context: &Context, args: &WorkersWaitArgs) -> Result<
     Ok(0)
 }
 
-/// Waits; `look` tells the cluster's jobs, and whether somebody adds more of them.
+/// Waits; `look` tells the cluster's jobs, and whether somebody adds more of them, `poll` how often batch
+/// systems may be asked.
 async fn wait_for(
     client: &Client,
     count: u32,
     deadline: Instant,
     look: impl Fn() -> Result<(Vec<Known>, bool)>,
+    poll: impl Fn(System) -> Result<Duration>,
 ) -> Result<Value> {
     let mut pauses = FIRST_LOOKS.into_iter();
     let mut said: Vec<String> = Vec::new();
@@ -78,7 +81,8 @@ async fn wait_for(
             let what = format!("{} of {count} workers are connected, and no more will come", workers.len());
             return Err(explained(Error::new(Kind::Launch, what), troubles));
         }
-        interval = jobs.iter().map(|job| job.record.system.poll_interval()).max().unwrap_or(interval);
+        let polls: Vec<Duration> = jobs.iter().map(|job| poll(job.record.system)).collect::<Result<_>>()?;
+        interval = polls.into_iter().max().unwrap_or(interval);
         troubles.retain(|t| t.state == JobState::Held || t.state.is_over());
         for line in troubles.iter().map(Trouble::line) {
             if !said.contains(&line) {

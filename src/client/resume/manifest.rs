@@ -7,6 +7,7 @@ use crate::base::ids::FamilyIx;
 use crate::client::outputs::{Destination, Discard, Output, Receive};
 use crate::graph::proof::Line;
 use crate::graph::{Graph, GraphOutput};
+use crate::protocol::messages::peer::PartHeader;
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -171,14 +172,77 @@ impl Recording {
     }
 }
 
-impl Destination for Recorder {
+impl Told {
+    fn of(output: &Output) -> Told {
+        Told { family: output.family, element: output.element, key: output.key.clone() }
+    }
+}
+
+impl Recorder {
+    fn is_known(&self, output: &Output) -> bool {
+        self.known.contains(&(output.family, output.element))
+    }
+
+    /// Writes what the client is to write to `files`, and adds lines for that too.
+    pub fn beside(mut self, files: Arc<dyn Destination>) -> (Arc<dyn Destination>, Recording) {
+        let recording = Recording { thread: self.thread.take() };
+        (Arc::new(Beside { recorder: self, files }), recording)
+    }
+}
+
+/// Files that the client writes, each noted once it is there.
+struct Beside {
+    recorder: Recorder,
+    files: Arc<dyn Destination>,
+}
+
+impl Destination for Beside {
     fn wants(&self, output: &Output) -> bool {
-        if !self.known.contains(&(output.family, output.element))
-            && let Some(tell) = &self.tell
-        {
-            let told = Told { family: output.family, element: output.element, key: output.key.clone() };
+        if self.recorder.is_known(output) {
+            return false;
+        }
+        // What it does not write itself is there already.
+        self.files.wants(output) || self.recorder.wants(output)
+    }
+
+    fn receiver(&self) -> Box<dyn Receive> {
+        Box::new(Noting { tell: self.recorder.tell.clone(), inner: self.files.receiver(), open: None })
+    }
+}
+
+struct Noting {
+    tell: Option<mpsc::Sender<Told>>,
+    inner: Box<dyn Receive>,
+    open: Option<Told>,
+}
+
+impl Receive for Noting {
+    fn begin(&mut self, output: &Output, parts: &[PartHeader]) -> Result<()> {
+        self.open = Some(Told::of(output));
+        self.inner.begin(output, parts)
+    }
+
+    fn bytes(&mut self, part: usize, bytes: &[u8]) -> Result<()> {
+        self.inner.bytes(part, bytes)
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.inner.end()?;
+        if let (Some(told), Some(tell)) = (self.open.take(), &self.tell) {
             // Without a thread there will be no line, which its end says.
             let _ = tell.send(told);
+        }
+        Ok(())
+    }
+}
+
+impl Destination for Recorder {
+    fn wants(&self, output: &Output) -> bool {
+        if !self.is_known(output)
+            && let Some(tell) = &self.tell
+        {
+            // Without a thread there will be no line, which its end says.
+            let _ = tell.send(Told::of(output));
         }
         false
     }

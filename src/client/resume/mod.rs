@@ -6,7 +6,7 @@ mod fingerprint;
 mod manifest;
 mod stored;
 
-pub use manifest::{Manifest, Recorder};
+pub use manifest::{Manifest, Recorder, Recording};
 
 use crate::base::error::Result;
 use crate::graph::spec::Kept;
@@ -30,11 +30,29 @@ pub struct Rest {
 ///
 /// # Errors
 /// `Graph` when a path is none; `File` when the manifest cannot be used.
-pub fn rest(mut graph: Graph, manifest: &Path, checkpoint: &Path) -> Result<Rest> {
+pub fn rest(graph: Graph, manifest: &Path, checkpoint: &Path) -> Result<Rest> {
+    let mut rest = rest_as_it_is(graph, manifest, Some(checkpoint))?;
+    written_by_workers(&mut rest.graph);
+    Ok(rest)
+}
+
+/// The same without a checkpoint, and where outputs are written by whom the graph says; the client is told of
+/// what workers write.
+///
+/// # Errors
+/// As [`rest`].
+pub fn rest_beside(graph: Graph, manifest: &Path) -> Result<Rest> {
+    let mut rest = rest_as_it_is(graph, manifest, None)?;
+    announce(&mut rest.graph);
+    Ok(rest)
+}
+
+fn rest_as_it_is(mut graph: Graph, manifest: &Path, checkpoint: Option<&Path>) -> Result<Rest> {
     let lines = manifest::read(manifest)?;
     let fingerprints = Fingerprints::of(&graph);
     let (proved, known) = manifest::proved(&graph, &fingerprints, &lines)?;
-    let mut stored = stored::find(&graph, &fingerprints, checkpoint);
+    let found = checkpoint.map(|directory| stored::find(&graph, &fingerprints, directory));
+    let mut stored = found.unwrap_or_default();
     let plan = demand::plan(&graph, &proved, |ix, element| stored.contains_key(&(ix, element)));
     let mut kept = 0;
     for (family, plan) in graph.families.iter_mut().zip(&plan) {
@@ -51,16 +69,23 @@ pub fn rest(mut graph: Graph, manifest: &Path, checkpoint: &Path) -> Result<Rest
             graph.families[at].spec.kept = Some(Kept { skip: plan.skip, load: plan.load, files, stored });
         }
     }
-    stored::order(&mut graph, &fingerprints, checkpoint);
+    if let Some(directory) = checkpoint {
+        stored::order(&mut graph, &fingerprints, directory);
+    }
     let recorder = Recorder::start(graph.clone(), fingerprints, known, manifest)?;
-    written_by_workers(&mut graph);
     Ok(Rest { graph, kept, recorder })
 }
 
 /// Lets workers write all outputs, and the client be told of each.
 fn written_by_workers(graph: &mut Graph) {
-    let families: BTreeSet<_> = graph.outputs.iter().map(|o| o.family).collect();
     graph.outputs.iter_mut().for_each(|o| o.by = Some(By::Worker));
+    announce(graph);
+}
+
+/// Lets the client be told of outputs of which workers write all.
+fn announce(graph: &mut Graph) {
+    let mut families: BTreeSet<_> = graph.outputs.iter().map(|o| o.family).collect();
+    families.retain(|f| graph.outputs.iter().all(|o| o.family != *f || o.by == Some(By::Worker)));
     let announced = families.into_iter().filter_map(|family| {
         let first = graph.outputs.iter().find(|o| o.family == family)?;
         Some(GraphOutput { by: Some(By::Client), ..first.clone() })

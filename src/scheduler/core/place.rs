@@ -224,9 +224,11 @@ impl Core {
             return;
         }
         // What fits into a worker's slots is about to start, as soon as its inputs are there: taken away
-        // again and again it never would.
+        // again and again it never would. On a paused one nothing is about to start.
         let has_more = |(_, w): &&(u32, WorkerId)| {
-            self.cx.worker(*w).is_some_and(|x| x.slots_in_hand > u64::from(x.spec.slots))
+            let may_lose =
+                |x: &Worker| x.slots_in_hand > u64::from(x.spec.slots) || x.status == Status::Paused;
+            self.cx.worker(*w).is_some_and(may_lose)
         };
         let mut longest = self.cx.backlog.iter().rev().take(VICTIMS_LOOKED_AT);
         let Some(&(backlog, victim)) = longest.find(has_more) else { return };

@@ -47,6 +47,8 @@ pub enum Event {
     },
     /// Attempts ended in the executor.
     Done(Vec<Done>),
+    /// Attempts in line had not begun, and were taken out of the executor.
+    TakenBack(Vec<(TaskRef, Attempt)>),
 }
 
 /// A task handed over.
@@ -167,6 +169,8 @@ pub struct Start {
     pub keep: bool,
     /// Its inputs: data edge and task, in order.
     pub inputs: Vec<(u32, TaskRef)>,
+    /// Whether it waits behind busy slots, because it is so short.
+    pub in_line: bool,
 }
 
 /// Inputs that could not be fetched, and the workers that did not have them.

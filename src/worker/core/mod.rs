@@ -7,6 +7,7 @@
 mod data;
 pub mod event;
 mod invariants;
+mod line;
 pub mod pressure;
 mod room;
 mod tasks;
@@ -18,6 +19,7 @@ use crate::base::ids::{TaskRef, WorkerId};
 use data::{Datum, Peer};
 use event::{Action, Event, Report};
 use indexmap::IndexMap;
+use line::Line;
 use room::Room;
 use rustc_hash::FxBuildHasher;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -27,7 +29,7 @@ use tasks::{Hand, Ranked, Zombie};
 pub struct Core {
     /// Slots of the worker, 1/10,000.
     slots: u32,
-    /// Slots occupied by what executes.
+    /// Slots occupied by what executes, without those in line.
     busy: u32,
     /// Tasks in hand.
     hands: IndexMap<TaskRef, Hand, FxBuildHasher>,
@@ -42,6 +44,7 @@ pub struct Core {
     /// No task starts and nothing is fetched.
     paused: bool,
     room: Room,
+    line: Line,
 }
 
 /// With so many tasks ready to start, a worker has enough to do for a moment.
@@ -62,6 +65,7 @@ impl Core {
             actions: Vec::new(),
             paused: false,
             room: Room::default(),
+            line: Line::default(),
         }
     }
 
@@ -78,6 +82,7 @@ impl Core {
             Event::Lost { tasks, here } => self.on_lost(&tasks, here),
             Event::Shed { bytes, here } => self.on_shed(bytes, here),
             Event::Done(done) => done.into_iter().for_each(|d| self.on_done(d)),
+            Event::TakenBack(attempts) => self.on_taken_back(&attempts),
         }
         self.start_ready();
         self.fetch_wanted();

@@ -253,6 +253,7 @@ impl Core {
     /// Forgets what was learned of a run.
     pub fn forget_run(&mut self, run: RunId) {
         self.room.habits.retain(|(r, _), _| *r != run);
+        self.line.forget(run);
     }
 
     /// Lets at least so many bytes of copies go that no task in hand needs, as far as there are any. The

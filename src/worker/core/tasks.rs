@@ -24,6 +24,8 @@ pub(super) struct Hand {
     pub(super) executing: bool,
     /// Bytes it is expected to add, while it executes.
     pub(super) expected: i64,
+    /// How long it will take, nanoseconds, while it waits in line; else 0.
+    pub(super) line_ns: u64,
 }
 
 /// A cancelled attempt that still executes.
@@ -82,7 +84,9 @@ impl Core {
             missing,
             executing: false,
             expected: 0,
+            line_ns: 0,
         };
+        self.line.note_slots(hand.slots);
         if missing == 0 {
             self.ready.push(Ranked(hand.priority, task.task, hand.attempt.n));
         }
@@ -113,7 +117,9 @@ impl Core {
                 self.ready.pop();
                 continue;
             };
-            if self.busy > 0 && self.busy + hand.slots > self.slots {
+            let has_slots = self.busy == 0 || self.busy + hand.slots <= self.slots;
+            let (kin, slots) = ((task.run, hand.family), hand.slots);
+            if !has_slots && (forced || !self.may_line_up(kin, slots)) {
                 return false;
             }
             let demand = self.demand(task.run, hand);
@@ -126,12 +132,17 @@ impl Core {
                 }
             };
             self.ready.pop();
+            let line_ns = if has_slots { 0 } else { self.line_up(kin, task, n) };
             let Some(hand) = self.hands.get_mut(&task) else { continue };
             hand.executing = true;
             hand.expected = expected;
-            self.busy += hand.slots;
-            self.report.started.push((task, hand.attempt));
+            hand.line_ns = line_ns;
+            if has_slots {
+                self.busy += hand.slots;
+                self.report.started.push((task, hand.attempt));
+            }
             self.actions.push(Action::Start(Start {
+                in_line: !has_slots,
                 task,
                 attempt: hand.attempt,
                 tries: hand.tries,
@@ -152,14 +163,20 @@ impl Core {
             if let Some(zombie) = self.zombies.swap_remove(&(task, attempt.n)) {
                 self.busy -= zombie.slots;
                 self.room.give_back(zombie.expected);
+                self.move_up();
             }
             self.actions.push(Action::Discard { task, attempt });
             return;
         }
         let Some(hand) = self.hands.swap_remove(&task) else { return };
-        self.busy -= hand.slots;
+        match hand.line_ns {
+            0 => self.busy -= hand.slots,
+            ns => self.leave_line(ns),
+        }
+        self.move_up();
         self.room.give_back(hand.expected);
         if outcome.is_ok() {
+            self.line.learn((task.run, hand.family), duration);
             self.note_last_uses(task.run, &hand);
         }
         self.let_go(&hand);
@@ -191,7 +208,12 @@ impl Core {
     pub(super) fn on_cancel(&mut self, task: TaskRef, attempt: Attempt) {
         let Some(hand) = self.remove_hand(task, attempt) else { return };
         if hand.executing {
-            let zombie = Zombie { slots: hand.slots, expected: hand.expected };
+            // One in line occupies nothing yet.
+            let slots = if hand.line_ns > 0 { 0 } else { hand.slots };
+            if hand.line_ns > 0 {
+                self.leave_line(hand.line_ns);
+            }
+            let zombie = Zombie { slots, expected: hand.expected };
             self.zombies.insert((task, attempt.n), zombie);
             self.actions.push(Action::Kill { task, attempt });
         }

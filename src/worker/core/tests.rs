@@ -56,8 +56,11 @@ impl Story {
     }
 
     fn done(&mut self, i: u32, n: u32) -> Vec<Action> {
+        self.done_after(i, n, Duration::from_millis(10))
+    }
+
+    fn done_after(&mut self, i: u32, n: u32, duration: Duration) -> Vec<Action> {
         let outcome = Ok(7);
-        let duration = Duration::from_millis(1);
         self.tell(Event::Done(vec![Done {
             task: task(i),
             attempt: attempt(n),
@@ -403,4 +406,63 @@ fn what_ended_with_the_worker_is_handed_back() {
     s.tell(Event::Done(vec![Done { task, attempt, outcome, memory: 0, duration: Duration::ZERO }]));
     let report = s.0.take_report();
     assert_eq!((report.returned, report.failed.len()), (vec![(task, attempt)], 0));
+}
+
+/// A worker of two threads that knows its family as one of very short tasks, with tasks 1 to 99 in hand.
+fn hurried() -> Story {
+    let mut s = Story::new(2);
+    s.compute(&[assigned(0, &[])]);
+    s.done_after(0, 1, Duration::from_micros(5));
+    let actions = s.compute(&(1..100).map(|i| assigned(i, &[])).collect::<Vec<_>>());
+    let in_line = |a: &Action| matches!(a, Action::Start(s) if s.in_line);
+    assert_eq!((started(&actions).len(), actions.iter().filter(|a| in_line(a)).count()), (66, 64));
+    assert_eq!((s.0.in_line(), s.0.executing()), (64, 66));
+    s.0.take_report();
+    s
+}
+
+#[test]
+fn very_short_tasks_wait_in_line_behind_busy_slots() {
+    let mut s = hurried();
+    // Each that ends makes room for one more, and the first in line has its slot.
+    assert_eq!(started(&s.done_after(1, 1, Duration::from_micros(4))), [67]);
+    assert_eq!(s.0.take_report().started, [(task(3), attempt(1))]);
+    // Whoever has begun is not stolen, nor is who waits so shortly; a cancelled one leaves the line.
+    s.tell(Event::Steal(vec![(task(10), attempt(1))]));
+    assert_eq!(s.0.take_report().kept, [(task(10), attempt(1))]);
+    s.tell(Event::Cancel(vec![(task(11), attempt(1))]));
+    assert_eq!(s.0.in_line(), 64, "another took its place");
+    // One that took long: no more are lined up.
+    assert!(started(&s.done_after(2, 1, Duration::from_secs(1))).is_empty());
+    assert!(started(&s.done_after(3, 1, Duration::from_micros(4))).is_empty());
+}
+
+#[test]
+fn longer_and_divided_tasks_do_not_wait_in_line() {
+    let mut s = Story::new(1);
+    s.compute(&[assigned(0, &[])]);
+    s.done_after(0, 1, Duration::from_millis(10));
+    assert_eq!(started(&s.compute(&[assigned(1, &[]), assigned(2, &[])])), [1]);
+    let mut s = Story::new(1);
+    s.compute(&[assigned(0, &[])]);
+    s.done_after(0, 1, Duration::from_millis(2));
+    let four: Vec<_> = (1..5).map(|i| assigned(i, &[])).collect();
+    assert_eq!(started(&s.compute(&four)), [1, 2], "one that is brief waits, so that there is no pause");
+    let mut s = Story::new(1);
+    s.compute(&[Assigned { slots: SLOT / 2, ..assigned(0, &[]) }]);
+    s.done_after(0, 1, Duration::from_micros(5));
+    assert_eq!(started(&s.compute(&[assigned(1, &[]), assigned(2, &[])])), [1]);
+}
+
+#[test]
+fn a_line_that_does_not_move_is_taken_back() {
+    let mut s = hurried();
+    s.tell(Event::Cancel(vec![(task(20), attempt(1))]));
+    let waiting: Vec<_> = (3..68).map(|i| (task(i), attempt(1))).collect();
+    // The cancelled one was among those that the pool gave back.
+    assert!(started(&s.tell(Event::TakenBack(waiting))).is_empty());
+    assert_eq!((s.0.in_line(), s.0.executing()), (0, 2));
+    s.tell(Event::Steal(vec![(task(10), attempt(1))]));
+    assert_eq!(s.0.take_report().returned, [(task(10), attempt(1))], "others may have them");
+    assert_eq!(started(&s.done_after(1, 1, Duration::from_secs(1))), [3]);
 }

@@ -33,6 +33,11 @@ pub trait Executor<J>: Send + Sync {
 pub trait Identified {
     /// The task and the attempt at it.
     fn id(&self) -> (TaskRef, Attempt);
+
+    /// Whether it is expected to be so short that news of what ended before it may wait for it.
+    fn is_short(&self) -> bool {
+        false
+    }
 }
 
 /// How a job ended, and what it took.

@@ -30,6 +30,9 @@ pub struct Pool<J: Identified + Send + 'static> {
 
 type Id = (TaskRef, Attempt);
 
+/// A job that a thread runs, and how it is stopped.
+type Taken<J> = (J, Id, Arc<Control>);
+
 struct Shared<J> {
     executor: Arc<dyn Executor<J>>,
     notify: Box<dyn Fn() + Send + Sync>,
@@ -38,14 +41,27 @@ struct Shared<J> {
     work: Condvar,
     /// A thread has ended.
     left: Condvar,
-    finished: Mutex<Vec<Finished>>,
+    finished: Mutex<Ended>,
 }
+
+/// Outcomes that nobody has taken yet.
+#[derive(Default)]
+struct Ended {
+    outcomes: Vec<Finished>,
+    /// Whether it was said that there are some.
+    told: bool,
+}
+
+/// News of short jobs gather while so many more wait for each thread.
+const WAITING_MIN: usize = 16;
 
 struct State<J> {
     queue: VecDeque<J>,
     running: FxHashMap<Id, Arc<Control>>,
     threads: usize,
     started: usize,
+    /// Threads that wait for work.
+    idle: usize,
     closed: bool,
 }
 
@@ -62,6 +78,7 @@ impl<J: Identified + Send + 'static> Pool<J> {
             running: FxHashMap::default(),
             threads: 0,
             started: 0,
+            idle: 0,
             closed: false,
         };
         let shared = Arc::new(Shared {
@@ -70,7 +87,7 @@ impl<J: Identified + Send + 'static> Pool<J> {
             state: Mutex::new(state),
             work: Condvar::new(),
             left: Condvar::new(),
-            finished: Mutex::new(Vec::new()),
+            finished: Mutex::new(Ended::default()),
         });
         let pool = Pool { shared };
         pool.grow(threads)?;
@@ -106,16 +123,24 @@ impl<J: Identified + Send + 'static> Pool<J> {
         }
         let before = state.queue.len();
         state.queue.extend(jobs);
-        match state.queue.len() - before {
-            0 => {}
-            1 => self.shared.work.notify_one(),
-            _ => self.shared.work.notify_all(),
-        }
+        // Each wakes at most once for it: waking nobody would cost a system call as well.
+        let wanted = (state.queue.len() - before).min(state.idle);
+        drop(state);
+        (0..wanted).for_each(|_| self.shared.work.notify_one());
+    }
+
+    /// Takes back the short jobs that wait.
+    pub fn take_back(&self) -> Vec<J> {
+        let mut state = lock(&self.shared.state);
+        let (short, others) = state.queue.drain(..).partition(|job| job.is_short());
+        let short: VecDeque<J> = short;
+        state.queue = others;
+        short.into()
     }
 
     /// The outcomes since the last call.
     pub fn take_finished(&self) -> Vec<Finished> {
-        std::mem::take(&mut *lock(&self.shared.finished))
+        std::mem::take(&mut *lock(&self.shared.finished)).outcomes
     }
 
     /// Stops a job: one that waits ends at once, one that runs is ended. Its outcome comes as usual. Whether
@@ -187,10 +212,15 @@ fn cancelled((task, attempt): Id, why: Option<String>) -> Finished {
 
 impl<J: Identified> Shared<J> {
     fn finish(&self, new: impl IntoIterator<Item = Finished>) {
+        self.note(new, false);
+    }
+
+    /// Keeps outcomes until they are taken; says that there are some unless that `can_wait` or was said.
+    fn note(&self, new: impl IntoIterator<Item = Finished>, can_wait: bool) {
         let mut finished = lock(&self.finished);
-        let was_empty = finished.is_empty();
-        finished.extend(new);
-        let notify = was_empty && !finished.is_empty();
+        finished.outcomes.extend(new);
+        let notify = !can_wait && !finished.told && !finished.outcomes.is_empty();
+        finished.told |= notify;
         drop(finished);
         if notify {
             (self.notify)();
@@ -198,36 +228,59 @@ impl<J: Identified> Shared<J> {
     }
 
     fn run_slot(&self, wake: &Arc<Wake>) {
-        while let Some((job, id, control)) = self.next(wake) {
+        let mut next = self.next(wake, None);
+        while let Some((job, id, control)) = next {
             // Executors catch panics of what they run; this is for their own faults.
             let run = AssertUnwindSafe(|| self.executor.run(job, &control));
             let outcome = catch_unwind(run).unwrap_or_else(|panic| {
                 let text = format!("the executor panicked: {}", panic_text(&*panic));
                 Outcome::failed(Failure::new(FailureKind::Spawn(text)))
             });
-            lock(&self.state).running.remove(&id);
-            if control.is_cancelled() {
-                wake.clear();
-            }
-            self.finish([Finished { task: id.0, attempt: id.1, outcome }]);
+            let finished = Finished { task: id.0, attempt: id.1, outcome };
+            next = self.next(wake, Some((finished, control)));
         }
         lock(&self.state).threads -= 1;
         self.left.notify_all();
     }
 
-    fn next(&self, wake: &Arc<Wake>) -> Option<(J, Id, Arc<Control>)> {
+    /// Takes leave of the job before, and waits for the next one. `None` at the end.
+    fn next(&self, wake: &Arc<Wake>, before: Option<(Finished, Arc<Control>)>) -> Option<Taken<J>> {
         let mut state = lock(&self.state);
+        if let Some((finished, control)) = before {
+            state.running.remove(&(finished.task, finished.attempt));
+            if control.is_cancelled() {
+                // Under the lock, so that no cancellation comes after it.
+                wake.clear();
+            }
+            let waiting = state.queue.len();
+            let can_wait = waiting > WAITING_MIN * state.threads
+                && state.queue.front().is_some_and(|job| job.is_short());
+            let taken = Self::take(&mut state, wake);
+            drop(state);
+            self.note([finished], can_wait);
+            if taken.is_some() {
+                return taken;
+            }
+            state = lock(&self.state);
+        }
         loop {
-            if let Some(job) = state.queue.pop_front() {
-                let (id, control) = (job.id(), Arc::new(Control::with_wake(wake.clone())));
-                state.running.insert(id, control.clone());
-                return Some((job, id, control));
+            if let Some(taken) = Self::take(&mut state, wake) {
+                return Some(taken);
             }
             if state.closed {
                 return None;
             }
+            state.idle += 1;
             state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
         }
+    }
+
+    fn take(state: &mut State<J>, wake: &Arc<Wake>) -> Option<Taken<J>> {
+        let job = state.queue.pop_front()?;
+        let (id, control) = (job.id(), Arc::new(Control::with_wake(wake.clone())));
+        state.running.insert(id, control.clone());
+        Some((job, id, control))
     }
 }
 
@@ -250,7 +303,14 @@ mod tests {
         fn id(&self) -> Id {
             (TaskRef { run: RunId(1), index: self.0 }, Attempt { epoch: 1, n: 1 })
         }
+
+        fn is_short(&self) -> bool {
+            self.0 >= SHORT
+        }
     }
+
+    /// Tests from this number on are short jobs.
+    const SHORT: u32 = 1000;
 
     struct Run;
 
@@ -289,6 +349,32 @@ mod tests {
         got.sort_unstable();
         assert!(got.into_iter().eq(0..500));
         assert!(pool.running().is_empty());
+    }
+
+    #[test]
+    fn news_of_short_jobs_gather_and_all_are_told() {
+        let (pool, rx) = pool(1);
+        pool.submit((SHORT..SHORT + 100).map(|i| Test(i, |_| {})));
+        assert_eq!(take(&pool, &rx, 100).len(), 100);
+        // One for all of those that ended while many waited, then at most one for each.
+        assert!(rx.try_iter().count() <= WAITING_MIN + 1);
+    }
+
+    #[test]
+    fn short_jobs_that_wait_can_be_taken_back() {
+        let (pool, rx) = pool(1);
+        let wait: fn(&Control) = |control| {
+            control.sleep(Duration::from_secs(60));
+        };
+        pool.submit([Test(1, wait), Test(SHORT, |_| {}), Test(2, |_| {}), Test(SHORT + 1, |_| {})]);
+        while pool.running().is_empty() {
+            std::thread::yield_now();
+        }
+        let back: Vec<u32> = pool.take_back().iter().map(|job| job.0).collect();
+        assert_eq!(back, [SHORT, SHORT + 1]);
+        assert!(pool.cancel(Test(1, wait).id().0, Test(1, wait).id().1, None));
+        let ended: Vec<u32> = take(&pool, &rx, 2).iter().map(|f| f.task.index).collect();
+        assert_eq!(ended, [1, 2]);
     }
 
     #[test]
