@@ -5,7 +5,7 @@ use super::build::Origin;
 use super::diagnostic::Diagnostic;
 use super::look::Look;
 use super::order::{ByName, unknown};
-use super::raw::{At, RawGraph, RawOutput};
+use super::raw::{At, RawGraph, RawOutput, RawTask};
 use super::template::{Mode, Names, Plain, Template};
 use super::{Graph, GraphOutput};
 use crate::base::error::{Error, Kind, Result};
@@ -84,6 +84,10 @@ fn path_names(graph: &impl Look, family: FamilyIx) -> Names {
 /// Adds the outputs of a file to the graph; returns what is wrong with them.
 pub fn add(raw: &RawGraph, by_name: &ByName<'_>, graph: &mut Graph, origin: &Origin) -> Vec<Diagnostic> {
     let mut faults = Vec::new();
+    let stays = |task: &RawTask| task.outputs.iter().any(|part| part.in_place);
+    if raw.outputs.is_empty() && !raw.tasks.iter().any(stays) {
+        return faults;
+    }
     let family_of: HashMap<String, FamilyIx> =
         (0..).map(FamilyIx).zip(&graph.families).map(|(ix, f)| (f.spec.name.clone(), ix)).collect();
     let mut files =

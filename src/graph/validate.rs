@@ -187,7 +187,7 @@ fn check_spec(graph: &impl Look, family: &Family, ix: FamilyIx) -> Result<(), St
 }
 
 /// Whether any text of a task could have a placeholder.
-fn has_braces(spec: &TaskSpec) -> bool {
+pub(super) fn has_braces(spec: &TaskSpec) -> bool {
     let has = |text: &String| text.contains('{');
     let command = match &spec.action {
         Action::Argv(argv) => argv.iter().any(has),
