@@ -24,7 +24,7 @@ pub use take::{RunEnd, Taker};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::ids::{RunUuid, TaskRef, WorkerId};
 use crate::config::Config;
-use crate::graph::{By, Graph};
+use crate::graph::{By, Graph, Packed};
 use crate::net::discovery::{self, Wish};
 use crate::net::scheduler_file::{self, SchedulerFile};
 use crate::protocol::framing::{FRAME_BYTES_MAX, encode_whole};
@@ -155,6 +155,7 @@ impl Client {
         }
         let run = RunUuid::new_v4();
         let SubmitOptions { detached, max_fails, wait_workers, max_processing } = options;
+        let graph = Arc::new(Packed::new(graph)?);
         let submit = Submit { run, graph, detached, max_fails, wait_workers, max_processing };
         check_size(&submit)?;
         self.follow(run, Some(submit)).await

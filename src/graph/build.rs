@@ -13,7 +13,8 @@ use super::{Family, Graph, MAX_ELEMENTS};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::ids::FamilyIx;
 use crate::base::units::AMOUNT_ONE;
-use std::collections::{BTreeMap, HashMap};
+use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -52,7 +53,7 @@ pub fn build(raw: &RawGraph, source: &Source, origin: &Origin, options: &Options
         source,
         origin,
         scope: Scope { base_dir: origin.base_dir.clone(), params },
-        sides: HashMap::new(),
+        sides: FxHashMap::default(),
         graph: Graph { name: origin.name.clone(), ..Graph::default() },
         total: 0,
     };
@@ -120,7 +121,7 @@ struct Builder<'a> {
     source: &'a Source,
     origin: &'a Origin,
     scope: Scope,
-    sides: HashMap<&'a str, Side>,
+    sides: FxHashMap<&'a str, Side>,
     graph: Graph,
     total: u64,
 }
@@ -257,7 +258,10 @@ impl<'a> Builder<'a> {
 
     /// Checks every template of a family and the names it gives.
     fn check(&self, task: &RawTask, family: FamilyIx) -> Vec<Diagnostic> {
-        let names = self.graph.names(family);
+        let spec = self.graph.families.get(family.index()).map(|f| &f.spec);
+        // Only what stands in braces is looked up.
+        let braces = spec.is_some_and(super::validate::has_braces);
+        let names = if braces { self.graph.names(family) } else { Names::default() };
         let mut faults = Vec::new();
         let texts: Vec<&String> = match task.action.as_ref().map(|a| &a.it) {
             Some(Action::Argv(argv)) => argv.iter().collect(),

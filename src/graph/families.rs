@@ -4,8 +4,9 @@
 
 use super::items::{Item, Items};
 use super::layer::{Layer, Pattern, Shape, Size};
+use super::look::Look;
 use super::spec::{Action, TaskSpec};
-use super::template::{Elements, Names};
+use super::template::Names;
 use crate::base::ids::FamilyIx;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -112,14 +113,7 @@ impl Graph {
 
     /// The items that stand behind a family: its own, or those at the end of its chain of `Same`.
     pub fn items(&self, family: FamilyIx) -> &Items {
-        let mut at = family;
-        loop {
-            match self.families.get(at.index()).map(|f| &f.items) {
-                Some(Items::Same(earlier)) if earlier.0 < at.0 => at = *earlier,
-                Some(items) => return items,
-                None => return &Items::Index,
-            }
-        }
+        self.items_of(family)
     }
 
     /// The value of an element (of a visible one, in trees none has any); `Item::None` beyond the end.
@@ -131,30 +125,6 @@ impl Graph {
 impl Graph {
     /// The names that the templates of a family may use.
     pub fn names(&self, family: FamilyIx) -> Names {
-        let Some(f) = self.families.get(family.index()) else { return Names::default() };
-        let producers: Vec<Option<Vec<String>>> = f
-            .layer
-            .edges
-            .iter()
-            .filter(|e| e.data)
-            .map(|e| self.families.get(e.producer.index()))
-            .map(|p| p.map(|p| p.spec.outputs.iter().map(|o| o.name.clone()).collect()))
-            .collect();
-        let inputs = f
-            .spec
-            .inputs
-            .iter()
-            .enumerate()
-            .map(|(i, input)| (input.producer.clone(), producers.get(i).cloned().flatten()));
-        Names {
-            inputs: inputs.collect(),
-            outputs: f.spec.outputs.iter().map(|o| o.name.clone()).collect(),
-            params: f.spec.params.clone(),
-            elements: match self.items(family) {
-                Items::Single | Items::Index | Items::Same(_) => Elements::None,
-                Items::Matrix(axes) => Elements::Fields(axes.iter().map(|(name, _)| name.clone()).collect()),
-                Items::Range { .. } | Items::Values(_) | Items::Blocks(_) => Elements::Plain,
-            },
-        }
+        self.families.get(family.index()).map_or_else(Names::default, |f| self.names_for(family, f))
     }
 }

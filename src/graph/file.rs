@@ -54,6 +54,8 @@ pub fn parse(source: &Source, format: Format, origin: &Origin, options: &Options
     };
     let root = root.map_err(|fault| source.error(vec![fault]))?;
     let (raw, faults) = decode::decode(&root);
+    // Of large graphs there need not be three forms at once.
+    drop(root);
     if !faults.is_empty() {
         return Err(source.error(faults));
     }

@@ -4,6 +4,7 @@
 use super::families::Graph;
 use super::items::Items;
 use super::layer::Shape;
+use super::look::Look;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::ids::FamilyIx;
 
@@ -12,76 +13,98 @@ impl Graph {
     /// number), `name[re=100,dt=0.001]` for a matrix, `name[level,position]` for a tree. Families with the
     /// elements of another have that one's brackets. Only trees look at `shape`.
     pub fn key(&self, family: FamilyIx, element: u32, shape: Shape) -> String {
-        let Some(f) = self.families.get(family.index()) else { return format!("?{family}[{element}]") };
-        key_text(&f.spec.name, self.items(family), f.fan_in(), element, shape.total)
+        key(self, family, element, shape)
     }
 
     /// The family and element that a key names; no element where it names a whole family. `shapes` says what
     /// is known of the sizes: elements beyond are refused, those of families still unknown are believed.
     pub fn parse_key(&self, text: &str, shapes: &[Option<Shape>]) -> Result<(FamilyIx, Option<u32>)> {
-        let (name, inside) = match text.split_once('[') {
-            Some((name, rest)) => match rest.strip_suffix(']') {
-                Some(inside) => (name, Some(inside)),
-                None => return Err(not_found(format!("`{text}` is not a key: the bracket is not closed"))),
-            },
-            None => (text, None),
-        };
-        let Some(family) = self.find(name) else { return Err(self.unknown_name(name)) };
-        let shape = shapes.get(family.index()).copied().flatten();
-        let single =
-            matches!(self.items(family), Items::Single) && self.families[family.index()].fan_in().is_none();
-        let Some(inside) = inside else { return Ok((family, single.then_some(0))) };
-        if single {
-            return Err(not_found(format!("`{name}` is a single task; its key is `{name}`")));
-        }
-        let element = self.element(family, inside, shape);
-        match element {
-            Some(e) if shape.is_none_or(|s| e < s.total) => Ok((family, Some(e))),
-            _ => {
-                Err(not_found(format!("`{name}` has no element `[{inside}]`"))
-                    .hint(self.key_hint(family, shape)))
-            }
+        parse(self, text, |family| shapes.get(family.index()).copied().flatten())
+    }
+}
+
+/// See `Graph::key`.
+pub(super) fn key(graph: &impl Look, family: FamilyIx, element: u32, shape: Shape) -> String {
+    let Some(name) = graph.name_of(family) else { return format!("?{family}[{element}]") };
+    key_text(name, graph.items_of(family), fan_in(graph, family), element, shape.total)
+}
+
+/// The fan-in of a tree; nothing has to be unpacked for what cannot be one.
+fn fan_in(graph: &impl Look, family: FamilyIx) -> Option<u32> {
+    match graph.own_items(family)? {
+        Items::Index => graph.family(family)?.fan_in(),
+        _ => None,
+    }
+}
+
+/// See `Graph::parse_key`.
+pub(super) fn parse(
+    graph: &impl Look,
+    text: &str,
+    shape: impl Fn(FamilyIx) -> Option<Shape>,
+) -> Result<(FamilyIx, Option<u32>)> {
+    let (name, inside) = match text.split_once('[') {
+        Some((name, rest)) => match rest.strip_suffix(']') {
+            Some(inside) => (name, Some(inside)),
+            None => return Err(not_found(format!("`{text}` is not a key: the bracket is not closed"))),
+        },
+        None => (text, None),
+    };
+    let Some(family) = graph.all_names().position(|n| n == name).map(|at| FamilyIx(at as u32)) else {
+        return Err(unknown_name(graph, name));
+    };
+    let single = matches!(graph.items_of(family), Items::Single) && fan_in(graph, family).is_none();
+    let Some(inside) = inside else { return Ok((family, single.then_some(0))) };
+    if single {
+        return Err(not_found(format!("`{name}` is a single task; its key is `{name}`")));
+    }
+    let shape = shape(family);
+    match element(graph, family, inside, shape) {
+        Some(e) if shape.is_none_or(|s| e < s.total) => Ok((family, Some(e))),
+        _ => {
+            let hint = key_hint(graph, family, shape);
+            Err(not_found(format!("`{name}` has no element `[{inside}]`")).hint(hint))
         }
     }
+}
 
-    fn element(&self, family: FamilyIx, inside: &str, shape: Option<Shape>) -> Option<u32> {
-        if let Some(fan_in) = self.families[family.index()].fan_in() {
-            let (level, position) = inside.split_once(',')?;
-            let (level, position) = (decimal(level)?, decimal(position)?);
-            let starts = level_starts(shape?.total, fan_in);
-            let first = starts.get(level as usize)?;
-            let end = starts.get(level as usize + 1).copied().unwrap_or(shape?.total);
-            return first.checked_add(position).filter(|e| *e < end);
-        }
-        match self.items(family) {
-            Items::Range { start, step } => {
-                let value: i64 = inside.parse().ok()?;
-                let distance = i128::from(value) - i128::from(*start);
-                let step = i128::from(*step);
-                (step != 0 && distance % step == 0).then(|| u32::try_from(distance / step).ok()).flatten()
-            }
-            Items::Matrix(axes) => matrix_element(axes, inside),
-            _ => decimal(inside),
-        }
+fn element(graph: &impl Look, family: FamilyIx, inside: &str, shape: Option<Shape>) -> Option<u32> {
+    if let Some(fan_in) = fan_in(graph, family) {
+        let (level, position) = inside.split_once(',')?;
+        let (level, position) = (decimal(level)?, decimal(position)?);
+        let starts = level_starts(shape?.total, fan_in);
+        let first = starts.get(level as usize)?;
+        let end = starts.get(level as usize + 1).copied().unwrap_or(shape?.total);
+        return first.checked_add(position).filter(|e| *e < end);
     }
-
-    fn unknown_name(&self, name: &str) -> Error {
-        let error = not_found(format!("the graph has no task `{name}`"));
-        match super::nearest(name, self.families.iter().map(|f| f.spec.name.as_str())) {
-            Some(near) => error.hint(format!("did you mean `{near}`?")),
-            None => error,
+    match graph.items_of(family) {
+        Items::Range { start, step } => {
+            let value: i64 = inside.parse().ok()?;
+            let distance = i128::from(value) - i128::from(*start);
+            let step = i128::from(*step);
+            (step != 0 && distance % step == 0).then(|| u32::try_from(distance / step).ok()).flatten()
         }
+        Items::Matrix(axes) => matrix_element(axes, inside),
+        _ => decimal(inside),
     }
+}
 
-    fn key_hint(&self, family: FamilyIx, shape: Option<Shape>) -> String {
-        match shape {
-            Some(s) if s.total > 0 => {
-                let (first, last) = (self.key(family, 0, s), self.key(family, s.total - 1, s));
-                format!("its keys go from `{first}` to `{last}`")
-            }
-            Some(_) => "it has no elements".to_string(),
-            None => "its elements are not known yet".to_string(),
+fn unknown_name(graph: &impl Look, name: &str) -> Error {
+    let error = not_found(format!("the graph has no task `{name}`"));
+    match super::nearest(name, graph.all_names()) {
+        Some(near) => error.hint(format!("did you mean `{near}`?")),
+        None => error,
+    }
+}
+
+fn key_hint(graph: &impl Look, family: FamilyIx, shape: Option<Shape>) -> String {
+    match shape {
+        Some(s) if s.total > 0 => {
+            let (first, last) = (key(graph, family, 0, s), key(graph, family, s.total - 1, s));
+            format!("its keys go from `{first}` to `{last}`")
         }
+        Some(_) => "it has no elements".to_string(),
+        None => "its elements are not known yet".to_string(),
     }
 }
 

@@ -15,8 +15,11 @@ pub mod file;
 pub mod items;
 mod key;
 pub mod layer;
+mod look;
+mod names;
 mod order;
 mod outputs;
+mod packed;
 mod placeholder;
 pub mod proof;
 mod raw;
@@ -32,7 +35,10 @@ pub use build::{Options, Origin};
 pub use check::{check_json, check_report, expansion};
 pub use families::{By, Family, Graph, GraphOutput};
 pub use key::key_text;
+pub use look::Look;
+pub use names::FamilyNames;
 pub use outputs::stays_inside;
+pub use packed::Packed;
 
 /// The most elements that all families of a graph have together: indices and their sums stay far from the end
 /// of `u32`.

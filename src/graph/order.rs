@@ -3,15 +3,16 @@
 use super::diagnostic::Diagnostic;
 use super::raw::{At, List, RawGraph, RawTask};
 use super::template::RESERVED;
+use rustc_hash::FxHashMap;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 
 /// The tasks by name.
-pub type ByName<'r> = HashMap<&'r str, usize>;
+pub type ByName<'r> = FxHashMap<&'r str, usize>;
 
 /// Looks up every name that a task uses for another and every name that a task has.
 pub fn check_names<'r>(raw: &'r RawGraph, faults: &mut Vec<Diagnostic>) -> ByName<'r> {
-    let mut by_name = ByName::with_capacity(raw.tasks.len());
+    let mut by_name = ByName::with_capacity_and_hasher(raw.tasks.len(), Default::default());
     for (at, task) in raw.tasks.iter().enumerate() {
         by_name.insert(task.name.it.as_str(), at);
         check_name(&task.name, "a task", faults);

@@ -3,8 +3,9 @@
 
 use super::build::Origin;
 use super::diagnostic::Diagnostic;
+use super::look::Look;
 use super::order::{ByName, unknown};
-use super::raw::{At, RawGraph, RawOutput};
+use super::raw::{At, RawGraph, RawOutput, RawTask};
 use super::template::{Mode, Names, Plain, Template};
 use super::{Graph, GraphOutput};
 use crate::base::error::{Error, Kind, Result};
@@ -19,8 +20,7 @@ const EXACT_MAX: u64 = 200_000;
 impl Graph {
     /// The parsed path of an output.
     pub fn output_template(&self, output: &GraphOutput) -> Result<Template> {
-        Template::parse(&output.path, &self.path_names(output.family), Mode::Path)
-            .map_err(|fault| Error::new(Kind::Graph, fault.message).hint(fault.hint))
+        template(self, output)
     }
 
     /// Two elements of a family whose output goes to the same file, by their keys, and that file. Paths with
@@ -66,16 +66,28 @@ impl Graph {
         let base = self.families.get(output.family.index()).map(|f| f.spec.base_dir.as_path());
         Ok(base.unwrap_or(Path::new("")).join(text))
     }
+}
 
-    fn path_names(&self, family: FamilyIx) -> Names {
-        // Only what exists without a task: an input or output named in a path is unknown there.
-        Names { inputs: Vec::new(), outputs: Vec::new(), ..self.names(family) }
-    }
+/// The parsed path of an output.
+pub(super) fn template(graph: &impl Look, output: &GraphOutput) -> Result<Template> {
+    let names = path_names(graph, output.family);
+    Template::parse(&output.path, &names, Mode::Path)
+        .map_err(|fault| Error::new(Kind::Graph, fault.message).hint(fault.hint))
+}
+
+/// Only what exists without a task: an input or output named in a path is unknown there.
+fn path_names(graph: &impl Look, family: FamilyIx) -> Names {
+    let names = graph.family(family).map(|f| graph.names_for(family, &f));
+    Names { inputs: Vec::new(), outputs: Vec::new(), ..names.unwrap_or_default() }
 }
 
 /// Adds the outputs of a file to the graph; returns what is wrong with them.
 pub fn add(raw: &RawGraph, by_name: &ByName<'_>, graph: &mut Graph, origin: &Origin) -> Vec<Diagnostic> {
     let mut faults = Vec::new();
+    let stays = |task: &RawTask| task.outputs.iter().any(|part| part.in_place);
+    if raw.outputs.is_empty() && !raw.tasks.iter().any(stays) {
+        return faults;
+    }
     let family_of: HashMap<String, FamilyIx> =
         (0..).map(FamilyIx).zip(&graph.families).map(|(ix, f)| (f.spec.name.clone(), ix)).collect();
     let mut files =
@@ -162,7 +174,7 @@ struct Files<'g> {
 impl Files<'_> {
     fn claim(&mut self, output: &GraphOutput, path: &At<String>) -> Result<(), Diagnostic> {
         let fault = |message: String, label: String| Diagnostic::new(&path.span, message, label);
-        let names = self.graph.path_names(output.family);
+        let names = path_names(self.graph, output.family);
         let template = Template::parse(&path.it, &names, Mode::Path).map_err(|f| fault(f.message, f.hint))?;
         if template.needs_task() {
             let message = "inputs, outputs and the launcher cannot be part of this path".to_string();

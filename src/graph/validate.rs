@@ -4,12 +4,14 @@
 use super::families::{Family, Graph};
 use super::items::Items;
 use super::layer::{Pattern, Shape, Size};
-use super::spec::{Action, Stdin};
-use super::template::{Mode, Template};
+use super::look::Look;
+use super::spec::{Action, Stdin, TaskSpec};
+use super::template::{Mode, Names, Template};
 use super::{MAX_ELEMENTS, command::Command};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::ids::FamilyIx;
-use std::collections::HashSet;
+use rustc_hash::FxHashSet;
+use std::borrow::Cow;
 
 /// More families than this are refused.
 const MAX_FAMILIES: usize = 10_000_000;
@@ -18,165 +20,183 @@ impl Graph {
     /// Checks everything that code behind this relies on: names, order of edges, parameters of patterns,
     /// sizes that agree, templates that parse.
     pub fn validate(&self) -> Result<()> {
-        if self.families.is_empty() {
-            return Err(Error::new(Kind::Graph, "the graph has no tasks"));
+        check(self, |_, _| Ok(()))
+    }
+}
+
+/// Checks a graph, and hands each family, once it is right, to `each`, with the shapes of all up to it. What
+/// it. What `each` says is wrong is said of that family.
+pub(super) fn check<'g, L: Look>(
+    graph: &'g L,
+    mut each: impl FnMut(Cow<'g, Family>, &[Option<Shape>]) -> Result<(), String>,
+) -> Result<()> {
+    let n = graph.count();
+    if n == 0 {
+        return Err(Error::new(Kind::Graph, "the graph has no tasks"));
+    }
+    if n > MAX_FAMILIES {
+        return Err(Error::new(Kind::Graph, format!("the graph has more than {MAX_FAMILIES} families")));
+    }
+    let mut names = FxHashSet::with_capacity_and_hasher(n, Default::default());
+    let (mut shapes, mut total) = (Vec::with_capacity(n), 0u64);
+    for ix in (0..n as u32).map(FamilyIx) {
+        let name = graph.name_of(ix).unwrap_or_default();
+        let refuse = |what: String| Error::new(Kind::Graph, format!("task `{name}`: {what}"));
+        if !super::is_name(name) || !names.insert(name) {
+            return Err(refuse("the name is not a name or is used twice".to_string()));
         }
-        if self.families.len() > MAX_FAMILIES {
-            return Err(Error::new(Kind::Graph, format!("the graph has more than {MAX_FAMILIES} families")));
+        let Some(family) = graph.family(ix) else {
+            return Err(refuse("it cannot be read".to_string()));
+        };
+        let shape = check_sizes(&family, &shapes).map_err(refuse)?;
+        total += shape.map_or(0, |s| u64::from(s.total));
+        if total > u64::from(MAX_ELEMENTS) {
+            return Err(refuse(format!("the graph has more than {MAX_ELEMENTS} tasks up to here")));
         }
-        let (mut names, mut shapes, mut total) = (HashSet::new(), Vec::new(), 0u64);
-        for (at, family) in self.families.iter().enumerate() {
-            let refuse =
-                |what: String| Error::new(Kind::Graph, format!("task `{}`: {what}", family.spec.name));
-            if !super::is_name(&family.spec.name) || !names.insert(family.spec.name.as_str()) {
-                return Err(refuse("the name is not a name or is used twice".to_string()));
-            }
-            let shape = self.check_sizes(family, &shapes).map_err(refuse)?;
-            total += shape.map_or(0, |s| u64::from(s.total));
-            if total > u64::from(MAX_ELEMENTS) {
-                return Err(refuse(format!("the graph has more than {MAX_ELEMENTS} tasks up to here")));
-            }
-            self.check_items(family, at, shape, &shapes).map_err(refuse)?;
-            self.check_spec(family, FamilyIx(at as u32)).map_err(refuse)?;
-            shapes.push(shape);
+        check_items(&family, ix.index(), shape, &shapes).map_err(refuse)?;
+        check_spec(graph, &family, ix).map_err(refuse)?;
+        shapes.push(shape);
+        each(family, &shapes).map_err(refuse)?;
+    }
+    check_outputs(graph)
+}
+
+fn check_outputs(graph: &impl Look) -> Result<()> {
+    for output in graph.graph_outputs() {
+        let parts = graph.outputs_of(output.family);
+        let known = |part: &String| parts.is_some_and(|parts| parts.iter().any(|o| o.name == *part));
+        if parts.is_none() || !output.part.as_ref().is_none_or(known) {
+            return Err(Error::new(Kind::Graph, "an output belongs to no task of the graph"));
         }
-        for output in &self.outputs {
-            let family = self.families.get(output.family.index());
-            let part_known = |f: &Family| match &output.part {
-                Some(part) => f.spec.outputs.iter().any(|o| o.name == *part),
-                None => true,
+        super::outputs::template(graph, output)?;
+    }
+    Ok(())
+}
+
+/// The shape, once edges and size are known to agree.
+fn check_sizes(family: &Family, shapes: &[Option<Shape>]) -> Result<Option<Shape>, String> {
+    let layer = &family.layer;
+    let (mut alone, mut shaping) = (0, 0);
+    for edge in &layer.edges {
+        if edge.producer.index() >= shapes.len() {
+            return Err("an edge does not point to an earlier task".to_string());
+        }
+        check_pattern(&edge.pattern)?;
+        let makes_own = matches!(edge.pattern, Pattern::Tree { .. } | Pattern::GroupBytes { .. });
+        if makes_own && !edge.data {
+            return Err("a tree or groups by bytes need data".to_string());
+        }
+        alone += usize::from(makes_own);
+        shaping += usize::from(edge.data && !matches!(edge.pattern, Pattern::All));
+    }
+    if alone > 0 && shaping > 1 {
+        return Err("a tree or groups by bytes stand beside another input that gives elements".to_string());
+    }
+    let shape = family.shape();
+    match layer.size {
+        Size::Fixed(total) if total > MAX_ELEMENTS => {
+            return Err(format!("{total} elements are too many"));
+        }
+        Size::Fixed(_) => {}
+        Size::Follows => {
+            let Some(edge) = family.shaping().map(|i| &layer.edges[i]) else {
+                return Err("nothing gives its size".to_string());
             };
-            if !family.is_some_and(part_known) {
-                return Err(Error::new(Kind::Graph, "an output belongs to no task of the graph"));
+            let by_bytes = matches!(edge.pattern, Pattern::GroupBytes { .. });
+            if !by_bytes && shapes[edge.producer.index()].is_some() {
+                return Err("its size is known but said to follow".to_string());
             }
-            self.output_template(output)?;
         }
-        Ok(())
     }
+    let shaped = family.shaping().is_some();
+    for edge in &layer.edges {
+        let n = shapes[edge.producer.index()].map(|s| s.exports());
+        check_edge(&edge.pattern, n, shape, shaped)?;
+    }
+    Ok(shape)
+}
 
-    /// The shape, once edges and size are known to agree.
-    fn check_sizes(&self, family: &Family, shapes: &[Option<Shape>]) -> Result<Option<Shape>, String> {
-        let layer = &family.layer;
-        let (mut alone, mut shaping) = (0, 0);
-        for edge in &layer.edges {
-            if edge.producer.index() >= shapes.len() {
-                return Err("an edge does not point to an earlier task".to_string());
-            }
-            check_pattern(&edge.pattern)?;
-            let makes_own = matches!(edge.pattern, Pattern::Tree { .. } | Pattern::GroupBytes { .. });
-            if makes_own && !edge.data {
-                return Err("a tree or groups by bytes need data".to_string());
-            }
-            alone += usize::from(makes_own);
-            shaping += usize::from(edge.data && !matches!(edge.pattern, Pattern::All));
+fn check_items(
+    family: &Family,
+    at: usize,
+    shape: Option<Shape>,
+    shapes: &[Option<Shape>],
+) -> Result<(), String> {
+    let total = shape.map(|s| s.total);
+    let agrees = match &family.items {
+        Items::Single => total == Some(1),
+        Items::Range { start, step } => {
+            let last = i64::from(total.unwrap_or(0)).saturating_sub(1).max(0);
+            total.is_some()
+                && *step != 0
+                && step.checked_mul(last).and_then(|d| start.checked_add(d)).is_some()
         }
-        if alone > 0 && shaping > 1 {
-            return Err(
-                "a tree or groups by bytes stand beside another input that gives elements".to_string()
-            );
+        Items::Values(_) | Items::Blocks(_) => family.items.len() == total.map(u64::from),
+        Items::Matrix(axes) => {
+            let named = axes.iter().all(|(name, _)| super::is_name(name));
+            named && !axes.is_empty() && family.items.len() == total.map(u64::from)
         }
-        let shape = family.shape();
-        match layer.size {
-            Size::Fixed(total) if total > MAX_ELEMENTS => {
-                return Err(format!("{total} elements are too many"));
-            }
-            Size::Fixed(_) => {}
-            Size::Follows => {
-                let Some(edge) = family.shaping().map(|i| &layer.edges[i]) else {
-                    return Err("nothing gives its size".to_string());
-                };
-                let by_bytes = matches!(edge.pattern, Pattern::GroupBytes { .. });
-                if !by_bytes && shapes[edge.producer.index()].is_some() {
-                    return Err("its size is known but said to follow".to_string());
-                }
-            }
-        }
-        let shaped = family.shaping().is_some();
-        for edge in &layer.edges {
-            let n = shapes[edge.producer.index()].map(|s| s.exports());
-            check_edge(&edge.pattern, n, shape, shaped)?;
-        }
-        Ok(shape)
+        // Families whose sizes follow have the elements of one whose size follows too.
+        Items::Same(earlier) => earlier.index() < at && shapes[earlier.index()].map(|s| s.exports()) == total,
+        Items::Index => true,
+    };
+    let tree = family.fan_in().is_some();
+    if !agrees || (tree && family.items != Items::Index) {
+        return Err("the list of its elements does not agree with its size".to_string());
     }
+    Ok(())
+}
 
-    fn check_items(
-        &self,
-        family: &Family,
-        at: usize,
-        shape: Option<Shape>,
-        shapes: &[Option<Shape>],
-    ) -> Result<(), String> {
-        let total = shape.map(|s| s.total);
-        let agrees = match &family.items {
-            Items::Single => total == Some(1),
-            Items::Range { start, step } => {
-                let last = i64::from(total.unwrap_or(0)).saturating_sub(1).max(0);
-                total.is_some()
-                    && *step != 0
-                    && step.checked_mul(last).and_then(|d| start.checked_add(d)).is_some()
-            }
-            Items::Values(_) | Items::Blocks(_) => family.items.len() == total.map(u64::from),
-            Items::Matrix(axes) => {
-                let named = axes.iter().all(|(name, _)| super::is_name(name));
-                named && !axes.is_empty() && family.items.len() == total.map(u64::from)
-            }
-            // Families whose sizes follow have the elements of one whose size follows too.
-            Items::Same(earlier) => {
-                earlier.index() < at && shapes[earlier.index()].map(|s| s.exports()) == total
-            }
-            Items::Index => true,
-        };
-        let tree = family.fan_in().is_some();
-        if !agrees || (tree && family.items != Items::Index) {
-            return Err("the list of its elements does not agree with its size".to_string());
-        }
-        Ok(())
+fn check_spec(graph: &impl Look, family: &Family, ix: FamilyIx) -> Result<(), String> {
+    let spec = &family.spec;
+    let data = family.layer.edges.iter().filter(|e| e.data).map(|e| graph.name_of(e.producer));
+    if !spec.inputs.iter().map(|i| Some(i.producer.as_str())).eq(data) {
+        return Err("its inputs are not those of its edges".to_string());
     }
+    if spec.nthreads == 0 || spec.nodes.is_some_and(|n| n.count == 0 || n.ranks == Some(0)) {
+        return Err("it asks for no threads, nodes or ranks".to_string());
+    }
+    if family.layer.nodes != spec.nodes.map_or(1, |n| n.count) {
+        return Err("it asks for two different numbers of nodes".to_string());
+    }
+    if family.layer.nodes > 1 && matches!(spec.action, Action::Native { .. }) {
+        return Err("native functions run on one node".to_string());
+    }
+    let inside = spec.outputs.iter().filter(|o| !o.in_place).map(|o| &o.path);
+    let mut inside = inside.chain(spec.inputs.iter().filter_map(|i| i.file_name.as_ref()));
+    if !inside.all(|path| super::stays_inside(path)) {
+        return Err("a path is not inside the task's directory".to_string());
+    }
+    if let Action::Argv(argv) = &spec.action
+        && argv.is_empty()
+    {
+        return Err("it has no program".to_string());
+    }
+    // Only what stands in braces is looked up.
+    let names = if has_braces(spec) { graph.names_for(ix, family) } else { Names::default() };
+    Command::parse(&spec.action, &names).map_err(|f| f.message)?;
+    let parse = |text: &String, mode| Template::parse(text, &names, mode).map(|_| ()).map_err(|f| f.message);
+    spec.env.values().try_for_each(|v| parse(v, Mode::Command))?;
+    let file = match &spec.stdin {
+        Stdin::File(file) => Some(file),
+        Stdin::Auto | Stdin::Null | Stdin::Inputs => None,
+    };
+    let paths = spec.cwd.iter().chain(file).chain(spec.outputs.iter().map(|o| &o.path));
+    let names_of_inputs = spec.inputs.iter().filter_map(|i| i.file_name.as_ref());
+    paths.chain(names_of_inputs).try_for_each(|p| parse(p, Mode::Path))
+}
 
-    fn check_spec(&self, family: &Family, ix: FamilyIx) -> Result<(), String> {
-        let spec = &family.spec;
-        let data: Vec<&str> = family
-            .layer
-            .edges
-            .iter()
-            .filter(|e| e.data)
-            .map(|e| self.families[e.producer.index()].spec.name.as_str())
-            .collect();
-        if !spec.inputs.iter().map(|i| i.producer.as_str()).eq(data) {
-            return Err("its inputs are not those of its edges".to_string());
-        }
-        if spec.nthreads == 0 || spec.nodes.is_some_and(|n| n.count == 0 || n.ranks == Some(0)) {
-            return Err("it asks for no threads, nodes or ranks".to_string());
-        }
-        if family.layer.nodes != spec.nodes.map_or(1, |n| n.count) {
-            return Err("it asks for two different numbers of nodes".to_string());
-        }
-        if family.layer.nodes > 1 && matches!(spec.action, Action::Native { .. }) {
-            return Err("native functions run on one node".to_string());
-        }
-        let inside = spec.outputs.iter().filter(|o| !o.in_place).map(|o| &o.path);
-        let mut inside = inside.chain(spec.inputs.iter().filter_map(|i| i.file_name.as_ref()));
-        if !inside.all(|path| super::stays_inside(path)) {
-            return Err("a path is not inside the task's directory".to_string());
-        }
-        let names = self.names(ix);
-        if let Action::Argv(argv) = &spec.action
-            && argv.is_empty()
-        {
-            return Err("it has no program".to_string());
-        }
-        Command::parse(&spec.action, &names).map_err(|f| f.message)?;
-        let parse =
-            |text: &String, mode| Template::parse(text, &names, mode).map(|_| ()).map_err(|f| f.message);
-        spec.env.values().try_for_each(|v| parse(v, Mode::Command))?;
-        let file = match &spec.stdin {
-            Stdin::File(file) => Some(file),
-            Stdin::Auto | Stdin::Null | Stdin::Inputs => None,
-        };
-        let paths = spec.cwd.iter().chain(file).chain(spec.outputs.iter().map(|o| &o.path));
-        let names_of_inputs = spec.inputs.iter().filter_map(|i| i.file_name.as_ref());
-        paths.chain(names_of_inputs).try_for_each(|p| parse(p, Mode::Path))
-    }
+/// Whether any text of a task could have a placeholder.
+pub(super) fn has_braces(spec: &TaskSpec) -> bool {
+    let has = |text: &String| text.contains('{');
+    let command = match &spec.action {
+        Action::Argv(argv) => argv.iter().any(has),
+        Action::Shell(line) => has(line),
+        Action::Native { .. } => false,
+    };
+    let stdin = matches!(&spec.stdin, Stdin::File(file) if has(file));
+    let paths = spec.outputs.iter().map(|o| &o.path).chain(&spec.cwd).chain(spec.env.values());
+    command || stdin || paths.chain(spec.inputs.iter().filter_map(|i| i.file_name.as_ref())).any(has)
 }
 
 fn check_pattern(pattern: &Pattern) -> Result<(), String> {

@@ -227,7 +227,7 @@ impl Driver {
         let mut first = None;
         for run in runs {
             let Some(entry) = self.runs.get(run) else { continue };
-            match entry.info.graph.parse_key(key, &entry.shapes(&self.core)) {
+            match entry.info.graph.parse_key(key, |family| entry.shape(&self.core, family)) {
                 Ok((family, None)) => return Ok((run, Named::Family(family))),
                 Ok((family, Some(element))) => match self.core.find_task(run, family, element) {
                     Some(task) => return Ok((run, Named::Task(task, family, element))),

@@ -5,7 +5,7 @@ use super::core::action::{Batch, Output};
 use super::core::event::{Report, RunSpec};
 use super::link::Link;
 use crate::base::ids::{ClientId, FamilyIx, RunId, RunUuid, TaskRef, WorkerId};
-use crate::graph::Graph;
+use crate::graph::Packed;
 use crate::graph::layer::Shape;
 use crate::protocol::messages::client::{Hello, Question, ToClient};
 use crate::protocol::messages::worker::{Heartbeat, Register, ToWorker};
@@ -136,7 +136,7 @@ pub enum Input {
 #[derive(Debug)]
 pub struct Submission {
     /// The graph.
-    pub graph: Arc<Graph>,
+    pub graph: Arc<Packed>,
     /// What scheduling needs of it.
     pub spec: RunSpec,
     /// What workers write.
@@ -155,7 +155,7 @@ pub struct RunInfo {
     /// Its identity.
     pub uuid: RunUuid,
     /// Its graph.
-    pub graph: Arc<Graph>,
+    pub graph: Arc<Packed>,
     /// What workers write.
     pub writes: Writes,
 }

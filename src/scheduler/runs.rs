@@ -5,8 +5,9 @@ use super::core::Core;
 use super::core::event::RunSpec;
 use super::core::explain::RunProgress;
 use super::input::{RunInfo, Submission};
-use crate::base::ids::{ClientId, RunId, RunUuid};
+use crate::base::ids::{ClientId, FamilyIx, RunId, RunUuid};
 use crate::base::time::Time;
+use crate::graph::Look;
 use crate::graph::layer::Shape;
 use crate::protocol::messages::client::Summary;
 use std::collections::{BTreeMap, HashMap};
@@ -143,12 +144,9 @@ impl Runs {
 }
 
 impl RunEntry {
-    /// What is known of the families' sizes.
-    pub fn shapes(&self, core: &Core) -> Vec<Option<Shape>> {
-        let sizes = self.info.graph.shapes();
-        let known = |(ix, shape): (u32, Option<Shape>)| {
-            shape.or_else(|| core.shape(self.info.run, crate::base::ids::FamilyIx(ix)))
-        };
-        (0..).zip(sizes).map(known).collect()
+    /// What is known of a family's size.
+    pub fn shape(&self, core: &Core, family: FamilyIx) -> Option<Shape> {
+        let submitted = || self.info.graph.family(family)?.shape();
+        core.shape(self.info.run, family).or_else(submitted)
     }
 }

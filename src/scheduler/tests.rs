@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::graph::items::{Item, Items};
 use crate::graph::layer::{Edge, Layer, Pattern, SLOT, Size};
 use crate::graph::spec::{Action, Input, Stdin, TaskSpec};
-use crate::graph::{By, Family, Graph, GraphOutput};
+use crate::graph::{By, Family, Graph, GraphOutput, Packed};
 use crate::net::connection::{Connection, connect};
 use crate::net::scheduler_file;
 use crate::net::tls::ClientTls;
@@ -196,7 +196,8 @@ fn graph() -> Graph {
 }
 
 fn submit(run: Uuid) -> Submit {
-    Submit { run, graph: graph(), detached: false, max_fails: None, wait_workers: 0, max_processing: None }
+    let graph = Arc::new(Packed::new(graph()).unwrap());
+    Submit { run, graph, detached: false, max_fails: None, wait_workers: 0, max_processing: None }
 }
 
 async fn submitted(end: &mut ClientEnd, submit: Submit) -> Accepted {
@@ -385,8 +386,10 @@ async fn graphs_that_cannot_run_are_rejected() {
         |g| _ = g.families[0].layer.resources.insert("gpus".into(), u64::MAX),
     ];
     for spoil in bad {
-        let mut submit = submit(Uuid::new_v4());
-        spoil(&mut submit.graph);
+        let mut graph = graph();
+        spoil(&mut graph);
+        let graph = Arc::new(Packed::new(graph).unwrap());
+        let submit = Submit { graph, ..submit(Uuid::new_v4()) };
         client.sender.send(FromClient::Submit(submit)).await.unwrap();
         let ToClient::Rejected(rejected) = heard(&mut client).await else { panic!("not rejected") };
         assert!(!rejected.reason.is_empty());

@@ -10,8 +10,8 @@ use crate::base::ids::{Incarnation, RunId, RunUuid, WorkerId};
 use crate::base::time::Time;
 use crate::cli::args::{BenchCoreArgs, GraphOptions};
 use crate::cli::output;
-use crate::graph::Graph;
-use crate::graph::layer::SLOT;
+use crate::graph::Packed;
+use crate::graph::layer::{Layer, SLOT};
 use crate::scheduler::core::action::{Action, Batch, Summary};
 use crate::scheduler::core::event::{Event, Finished, Report, RunSpec, WorkerSpec};
 use crate::scheduler::core::{Core, Settings};
@@ -45,10 +45,16 @@ pub fn core(args: &BenchCoreArgs) -> Result<u8> {
 fn measure(options: &GraphOptions, nworkers: u32) -> Result<Figures> {
     let mut drive = Drive::new(nworkers);
     let heap = usage::heap_bytes();
-    let graph = Arc::new(shapes::graph(options, &Work::none())?);
+    let graph = shapes::graph(options, &Work::none())?;
     let tasks = shapes::count(&graph);
+    let graph = Arc::new(Packed::new(graph)?);
     let with_graph = usage::heap_bytes();
-    let event = Event::RunSubmitted { client: None, run: RunId(0), spec: run_spec(&graph) };
+    let mut layers = Vec::new();
+    graph.validate(|family, _| {
+        layers.push(family.layer);
+        Ok(())
+    })?;
+    let event = Event::RunSubmitted { client: None, run: RunId(0), spec: run_spec(&graph, layers) };
     let actions = drive.step(vec![event]);
     let submit = drive.wall;
     let known = usage::heap_bytes();
@@ -71,12 +77,12 @@ fn measure(options: &GraphOptions, nworkers: u32) -> Result<Figures> {
 }
 
 /// What the scheduler makes of a submitted graph.
-fn run_spec(graph: &Graph) -> RunSpec {
+fn run_spec(graph: &Packed, layers: Vec<Layer>) -> RunSpec {
     RunSpec {
         uuid: RunUuid::nil(),
         name: graph.name.clone(),
-        layers: graph.families.iter().map(|f| f.layer.clone()).collect(),
-        names: Arc::new(graph.families.iter().map(|f| f.spec.name.clone()).collect()),
+        layers,
+        names: graph.names().clone(),
         outputs: Vec::new(),
         detached: false,
         max_fails: None,

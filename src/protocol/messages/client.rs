@@ -1,9 +1,10 @@
 //! Between clients and the scheduler.
 
 use crate::base::ids::{FamilyIx, RunId, RunUuid, TaskRef, WorkerId};
-use crate::graph::Graph;
+use crate::graph::Packed;
 use crate::protocol::wire::Payload;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 crate::messages! {
     /// What a client says to the scheduler.
@@ -106,7 +107,7 @@ pub struct Submit {
     /// The run's identity, chosen by the client: the same graph sent twice is the same run.
     pub run: RunUuid,
     /// The graph.
-    pub graph: Graph,
+    pub graph: Arc<Packed>,
     /// Goes on when the client is gone; outputs not written by workers are kept until somebody takes them.
     pub detached: bool,
     /// Cancel the rest after so many failed tasks.

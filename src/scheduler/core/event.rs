@@ -3,6 +3,7 @@
 use crate::base::failure::Failure;
 use crate::base::ids::{Attempt, ClientId, FamilyIx, Incarnation, RunId, RunUuid, TaskRef, WorkerId};
 use crate::base::time::Time;
+use crate::graph::FamilyNames;
 use crate::graph::layer::Layer;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -112,7 +113,7 @@ pub struct RunSpec {
     /// The families in topological order.
     pub layers: Vec<Layer>,
     /// Names of the families, in the same order.
-    pub names: Arc<Vec<String>>,
+    pub names: Arc<FamilyNames>,
     /// Families whose results are outputs that the client takes.
     pub outputs: Vec<FamilyIx>,
     /// Whether it goes on without its client.

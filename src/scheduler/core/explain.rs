@@ -9,7 +9,6 @@ use super::workers::WorkerView;
 use super::{Core, Status};
 use crate::base::ids::{FamilyIx, RunId, RunUuid, TaskRef, WorkerId};
 use crate::base::time::Time;
-use std::sync::Arc;
 
 /// Ready tasks looked at to find out why none of a run is handed out.
 const ENTRIES_LOOKED_AT: usize = 10_000;
@@ -158,7 +157,7 @@ impl Core {
         let mut late = late.filter(|e| e.task.run == run).filter_map(|e| r.first_queued(e));
         if let Some(i) = late.next() {
             let (f, _) = r.place_of(i);
-            let name = r.names.get(f.index()).map_or("a task", String::as_str);
+            let name = r.names.get(f).unwrap_or("a task");
             let need = r.time_needed(f).unwrap_or_default().as_secs_f64();
             return Some(format!("{name} may take {need:.0} s, and every worker leaves before"));
         }
@@ -166,7 +165,7 @@ impl Core {
             let mut waiting = self.cx.gangs.waiting[&(*run, *f)].iter();
             let queued = waiting.find(|(_, t)| r.state_of(t.index) == State::Queued);
             if let Some(why) = queued.and_then(|(_, t)| self.lacking_nodes(r, t.index)) {
-                return Some(format!("{} {why}", r.names.get(f.index()).map_or("a task", String::as_str)));
+                return Some(format!("{} {why}", r.names.get(*f).unwrap_or("a task")));
             }
         }
         let unable = |c: &&super::ready::Class| !workers().any(|w| w.could_run(c.slots, &c.resources));
@@ -174,17 +173,12 @@ impl Core {
             let entries = class.entries().take(ENTRIES_LOOKED_AT);
             let mut ready = entries.filter(|e| e.task.run == run).filter_map(|e| r.first_queued(e));
             let (f, _) = r.place_of(ready.next()?);
-            let name = r.names.get(f.index()).map_or("a task", String::as_str);
+            let name = r.names.get(f).unwrap_or("a task");
             let amount = |n: u64| n as f64 / f64::from(crate::graph::layer::SLOT);
             let mut wants = vec![format!("{} threads", amount(class.slots.into()))];
             wants.extend(class.resources.iter().map(|(what, n)| format!("{} {what}", amount(*n))));
             Some(format!("{name} wants {}, which no worker has", wants.join(" and ")))
         })
-    }
-
-    /// The names of a run's families.
-    pub fn family_names(&self, run: RunId) -> Option<Arc<Vec<String>>> {
-        Some(self.run(run)?.names.clone())
     }
 
     /// The task that is a family's element, if it exists by now.
@@ -305,7 +299,7 @@ impl Run {
 
     fn view(&self, now: Time) -> RunView {
         let families = self.families.iter().enumerate().map(|(f, family)| {
-            let name = self.names.get(f).cloned().unwrap_or_default();
+            let name = self.names.get(FamilyIx(f as u32)).unwrap_or_default().to_owned();
             (name, family.shape.map_or(0, |s| s.total), family.done)
         });
         RunView {

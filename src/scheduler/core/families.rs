@@ -73,7 +73,7 @@ impl Run {
     /// Says so if an edge needs another number of elements than the family has. Sizes known at submission
     /// were checked then; these are the ones that came out while running.
     fn misfit(&self, f: FamilyIx, total: u32) -> Option<String> {
-        let name = |f: FamilyIx| self.names.get(f.index()).map_or("?", String::as_str);
+        let name = |f: FamilyIx| self.names.get(f).unwrap_or("?");
         self.edges.of(f).iter().find_map(|e| {
             let n = self.exports(e.producer);
             let needs = match e.pattern() {

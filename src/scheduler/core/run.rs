@@ -10,6 +10,7 @@ use crate::base::failure::OutgrownAttempt;
 use crate::base::ids::{ClientId, FamilyIx, RunId, TaskRef, WorkerId};
 use crate::base::priority::Priority;
 use crate::base::time::Time;
+use crate::graph::FamilyNames;
 use crate::graph::layer::{Layer, Pattern, Shape, Size};
 use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
@@ -26,7 +27,7 @@ pub(super) struct Run {
     pub(super) id: RunId,
     pub(super) uuid: crate::base::ids::RunUuid,
     pub(super) name: String,
-    pub(super) names: Arc<Vec<String>>,
+    pub(super) names: Arc<FamilyNames>,
     pub(super) owner: Option<ClientId>,
     pub(super) watchers: Vec<ClientId>,
     pub(super) detached: bool,

@@ -1,6 +1,7 @@
 //! Between wire messages and what the core knows: tasks out, reports in. Owns no state.
 
 use crate::base::ids::FamilyIx;
+use crate::graph::Look;
 use crate::graph::items::{Item, Items};
 use crate::graph::layer::Shape;
 use crate::protocol::messages::client::OutputAt;
@@ -18,8 +19,8 @@ pub fn tasks(batch: &Batch, runs: &[Arc<RunInfo>]) -> compute::Tasks {
     let mut items = Vec::new();
     for (at, task) in (0u32..).zip(&batch.tasks) {
         let Some(run) = runs.iter().find(|r| r.run == task.task.run) else { continue };
-        if lists(run.graph.items(task.family)) {
-            items.push((at, run.graph.item(task.family, task.element)));
+        if lists(run.graph.items_of(task.family)) {
+            items.push((at, run.graph.item_of(task.family, task.element)));
         }
     }
     items.retain(|(_, item)| *item != Item::None);
@@ -60,14 +61,14 @@ fn lists(items: &Items) -> bool {
 /// What a worker needs to know of families.
 pub fn families(run: &RunInfo, families: &[(FamilyIx, Option<Shape>)]) -> Families {
     let info = |&(ix, shape): &(FamilyIx, Option<Shape>)| {
-        let family = run.graph.families.get(ix.index())?;
-        let items = run.graph.items(ix);
+        let family = run.graph.family(ix)?.into_owned();
+        let items = run.graph.items_of(ix);
         Some(FamilyInfo {
             family: ix,
-            spec: family.spec.clone(),
+            fan_in: family.fan_in(),
+            spec: family.spec,
             items: if lists(items) { Items::Index } else { items.clone() },
             shape,
-            fan_in: family.fan_in(),
             writes: run.writes.get(&ix).cloned().unwrap_or_default(),
         })
     };

@@ -2,13 +2,12 @@
 //! because it cannot run yet. Owns these limits; the graph's own rules are `graph`'s.
 
 use crate::base::ids::FamilyIx;
-use crate::graph::layer::Pattern;
-use crate::graph::{By, Graph};
+use crate::graph::layer::{Pattern, Shape};
+use crate::graph::{By, Family, Look, Packed};
 use crate::protocol::messages::client::Submit;
 use crate::scheduler::core::event::RunSpec;
 use crate::scheduler::input::{Submission, Writes};
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 /// The most tasks of one graph: their columns take some 50 bytes each.
 const TASKS_MAX: u64 = 1 << 26;
@@ -22,40 +21,41 @@ const AMOUNT_MAX: u64 = 1 << 40;
 /// Checks a graph and makes it ready, or says why it cannot run.
 pub fn prepare(submit: Submit) -> Result<Submission, String> {
     let graph = submit.graph;
-    graph.validate().map_err(|e| e.to_string())?;
-    let tasks: u64 = graph.expanded_sizes().into_iter().flatten().sum();
+    let mut layers = Vec::with_capacity(graph.count());
+    let mut tasks = 0u64;
+    let each = |family: Family, shapes: &[Option<Shape>]| {
+        possible(&family, shapes)?;
+        tasks += family.shape().map_or(0, |s| u64::from(s.total));
+        layers.push(family.layer);
+        Ok(())
+    };
+    graph.validate(each).map_err(|e| e.to_string())?;
     if tasks > TASKS_MAX {
         return Err(format!("the graph has {tasks} tasks; one graph can have {TASKS_MAX} at most"));
     }
-    for (ix, family) in graph.families.iter().enumerate() {
-        possible(&graph, ix).map_err(|what| format!("task `{}`: {what}", family.spec.name))?;
-    }
     let (outputs, writes) = outputs(&graph, submit.detached);
-    let names = graph.families.iter().map(|f| f.spec.name.clone()).collect();
     let spec = RunSpec {
         uuid: submit.run,
         name: graph.name.clone(),
-        layers: graph.families.iter().map(|f| f.layer.clone()).collect(),
-        names: Arc::new(names),
+        layers,
+        names: graph.names().clone(),
         outputs,
         detached: submit.detached,
         max_fails: submit.max_fails,
         max_processing: submit.max_processing,
     };
-    Ok(Submission { graph: Arc::new(graph), spec, writes, wait_workers: submit.wait_workers, tasks })
+    Ok(Submission { graph, spec, writes, wait_workers: submit.wait_workers, tasks })
 }
 
 /// What is valid and cannot run yet, or nowhere.
-fn possible(graph: &Graph, ix: usize) -> Result<(), String> {
-    let family = &graph.families[ix];
+fn possible(family: &Family, shapes: &[Option<Shape>]) -> Result<(), String> {
     if u64::from(family.layer.slots) > AMOUNT_MAX
         || family.layer.resources.values().any(|amount| *amount > AMOUNT_MAX)
     {
         return Err("it asks for more of a resource than any worker can have".into());
     }
     for edge in family.layer.edges.iter().filter(|e| e.data) {
-        let producer = &graph.families[edge.producer.index()];
-        let n = producer.shape().map_or(0, |s| s.exports());
+        let n = shapes[edge.producer.index()].map_or(0, |s| s.exports());
         let most = match &edge.pattern {
             Pattern::All => n,
             Pattern::Group { size } => n.min(*size),
@@ -73,7 +73,7 @@ fn possible(graph: &Graph, ix: usize) -> Result<(), String> {
 }
 
 /// The families whose results the client takes, and what workers write.
-fn outputs(graph: &Graph, detached: bool) -> (Vec<FamilyIx>, Writes) {
+fn outputs(graph: &Packed, detached: bool) -> (Vec<FamilyIx>, Writes) {
     let (mut taken, mut writes) = (BTreeSet::new(), Writes::new());
     let default = if detached { By::Worker } else { By::Client };
     for output in &graph.outputs {

@@ -6,7 +6,7 @@ use crate::base::ids::{Attempt, FamilyIx, RunId, TaskRef, WorkerId};
 use crate::graph::items::Items;
 use crate::graph::layer::{Layer, Shape};
 use crate::graph::spec::{Action, Stdin, TaskSpec};
-use crate::graph::{By, Family, Graph, GraphOutput};
+use crate::graph::{By, Family, Graph, GraphOutput, Packed};
 use crate::protocol::framing::{Decoder, FRAME_BYTES_MAX, FrameError, encode_whole};
 use crate::protocol::messages::client::*;
 use crate::protocol::messages::compute::Compute;
@@ -20,6 +20,7 @@ use crate::protocol::messages::worker::{
 };
 use crate::protocol::wire::Wire;
 use bytes::{Bytes, BytesMut};
+use std::sync::Arc;
 use uuid::Uuid;
 
 const GOLDEN: &str = include_str!("golden.txt");
@@ -101,7 +102,7 @@ fn from_client() -> Vec<FromClient> {
     };
     let submit = Submit {
         run: uuid(),
-        graph: graph(),
+        graph: Arc::new(Packed::new(graph()).unwrap()),
         detached: true,
         max_fails: Some(3),
         wait_workers: 2,

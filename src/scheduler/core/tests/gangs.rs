@@ -61,7 +61,7 @@ fn workers_are_kept_free_until_all_are_empty() {
     let spec = |layers: Vec<Layer>| RunSpec {
         uuid: uuid::Uuid::from_u128(7),
         name: "urgent".into(),
-        names: Arc::new(vec!["mpi".into()]),
+        names: Arc::new(["mpi"].into_iter().collect()),
         layers,
         outputs: vec![],
         detached: false,
@@ -239,7 +239,7 @@ fn a_worker_that_pauses_is_none_of_them() {
     let spec = RunSpec {
         uuid: uuid::Uuid::from_u128(7),
         name: "mpi".into(),
-        names: Arc::new(vec!["mpi".into()]),
+        names: Arc::new(["mpi"].into_iter().collect()),
         layers: vec![wide(1, 2)],
         outputs: vec![],
         detached: false,
