@@ -94,7 +94,7 @@ fn tasks_on_a_worker() {
 #[test]
 fn many_connections() {
     let sandbox = Sandbox::new();
-    let bench = sandbox.hpcdag(&["bench", "connections", "--tasks", "2000", "--nworkers", "100", "--json"]);
+    let bench = sandbox.hpcdag(&["bench", "connections", "--tasks", "2000", "--nworkers", "300", "--json"]);
     let mut few_files = sandbox.command("bash");
     few_files
         .args(["-c", "ulimit -S -n 64 && exec \"$@\"", "-"])
@@ -104,7 +104,7 @@ fn many_connections() {
     let figures: Value = serde_json::from_str(&text).expect("figures in JSON");
     check(&figures, "connections", 2000);
     assert!(number(&figures, "registered_seconds") > 0.0, "{figures}");
-    assert!(number(&figures, "open_files") > 100.0, "{figures}");
+    assert!(number(&figures, "open_files") > 300.0, "{figures}");
     assert!(number(&figures, "fraction_of_10") > 0.0, "{figures}");
 }
 

@@ -1,27 +1,29 @@
 //! Accepting connections: handshakes run beside one another, and only peers with the cluster's credentials
-//! and an allowed role come out. Owns the limit on strangers; what peers say is `connection`'s.
+//! and an allowed role come out. Owns how many handshakes run; who waits for one is `doorstep`'s, what peers
+//! say is `connection`'s.
 
-use crate::base::error::{Error, Kind};
+use crate::base::error::{Error, Kind, Result};
 use crate::net::backoff::LogLimit;
 use crate::net::connection::Connection;
-use crate::net::tls::ServerTls;
+use crate::net::doorstep::{self, Places};
+use crate::net::tls::{HANDSHAKE_TIMEOUT, ServerTls};
 use crate::protocol::credentials::Role;
 use crate::protocol::wire::Wire;
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsStream;
 
-/// Handshakes at the same time. Further connections wait in the kernel.
-pub const HANDSHAKES_MAX: usize = 256;
+/// Handshakes that are begun side by side: enough to keep the processors busy while peers answer, few enough
+/// that each is over soon, however many wait. All at once, they would all come too late on a slow machine.
+pub const HANDSHAKES_MAX: usize = 64;
 
-/// A handshake that has taken so long ends when others wait for its place: strangers who connect and say
-/// nothing must not keep our own people out. A real one takes milliseconds.
-const HANDSHAKE_YIELDS_AFTER: Duration = Duration::from_secs(1);
+/// After so long a handshake counts no longer among them, though it goes on: whoever begins one and does not
+/// answer keeps nobody waiting.
+const HANDSHAKE_COUNTS_FOR: Duration = Duration::from_millis(100);
 
 /// How long to wait when the process has run out of file descriptors.
 const NO_DESCRIPTORS_DELAY: Duration = Duration::from_millis(100);
@@ -77,9 +79,10 @@ async fn accept_all(
     send: mpsc::Sender<Accepted>,
 ) {
     let mut places = Places::new();
+    let door = Arc::new(Door { tls, allowed, send, turns: Semaphore::new(HANDSHAKES_MAX) });
     let limit = Arc::new(LogLimit::new(Duration::from_secs(10)));
     loop {
-        let Some(permit) = places.next().await else { return };
+        let Some(place) = places.next().await else { return };
         let (tcp, peer) = match listener.accept().await {
             Ok(pair) => pair,
             Err(e) => {
@@ -90,65 +93,59 @@ async fn accept_all(
                 continue;
             }
         };
-        let (tls, send, limit) = (tls.clone(), send.clone(), Arc::clone(&limit));
-        let yielded = places.begin();
+        let silent = places.take();
+        let (door, limit) = (Arc::clone(&door), Arc::clone(&limit));
         tokio::spawn(async move {
-            let shaken = tokio::select! {
-                shaken = tls.accept(tcp, allowed) => shaken,
-                // Also when the listener was dropped.
-                _ = yielded => Err(Error::new(Kind::Timeout, "its handshake took long, and others waited")),
-            };
-            match shaken {
+            match door.pass(tcp, silent).await {
                 // An error means that the listener was dropped meanwhile.
-                Ok((stream, role)) => drop(send.send(Accepted { role, peer, stream }).await),
+                Ok((stream, role)) => drop(door.send.send(Accepted { role, peer, stream }).await),
                 Err(e) => log_refusal(&limit, peer, &e),
             }
-            drop(permit);
+            drop(place);
         });
     }
 }
 
-/// The places for handshakes, and who has been at it for how long.
-struct Places {
-    free: Arc<Semaphore>,
-    /// Oldest first. Those that are closed have ended.
-    taken: VecDeque<(Instant, oneshot::Sender<()>)>,
+/// What every connection has to pass.
+struct Door {
+    tls: ServerTls,
+    allowed: &'static [Role],
+    send: mpsc::Sender<Accepted>,
+    /// Handshakes that may begin, in the order in which peers have spoken.
+    turns: Semaphore,
 }
 
-impl Places {
-    fn new() -> Places {
-        Places { free: Arc::new(Semaphore::new(HANDSHAKES_MAX)), taken: VecDeque::new() }
-    }
-
-    /// Waits for a place; if there is none, the oldest handshake makes way as soon as it may. `None` is never
-    /// seen: the semaphore is not closed.
-    async fn next(&mut self) -> Option<OwnedSemaphorePermit> {
-        loop {
-            if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
-                return Some(permit);
-            }
-            self.taken.retain(|(_, handshake)| !handshake.is_closed());
-            let freed = Arc::clone(&self.free).acquire_owned();
-            // All may be past their handshake and wait to be let in.
-            let Some((since, _)) = self.taken.front() else { return freed.await.ok() };
-            tokio::select! {
-                permit = freed => return permit.ok(),
-                () = tokio::time::sleep_until((*since + HANDSHAKE_YIELDS_AFTER).into()) => {
-                    // It hears of it by the loss of its sender.
-                    drop(self.taken.pop_front());
-                }
-            }
+impl Door {
+    /// Waits until the peer speaks, then does the handshake. `silent` resolves if it has to make way before;
+    /// whoever has spoken is not cut before its handshake is over or its time is up.
+    async fn pass(
+        &self,
+        tcp: TcpStream,
+        silent: oneshot::Receiver<()>,
+    ) -> Result<(TlsStream<TcpStream>, Role)> {
+        let refused = |what: &str| Error::new(Kind::Refused, what);
+        let spoken = tokio::select! {
+            spoken = doorstep::has_spoken(&tcp) => spoken,
+            // Also when the listener was dropped.
+            _ = silent => return Err(refused("it said nothing while others waited")),
+            () = tokio::time::sleep(HANDSHAKE_TIMEOUT) => return Err(refused("it said nothing")),
+        };
+        match spoken {
+            Ok(true) => {}
+            Ok(false) => return Err(refused("it does not speak TLS, or left at once")),
+            Err(e) => return Err(refused(&format!("connection is gone: {e}"))),
         }
-    }
-
-    /// A handshake begins; what is returned resolves when it has to make way.
-    fn begin(&mut self) -> oneshot::Receiver<()> {
-        if self.taken.len() >= 2 * HANDSHAKES_MAX {
-            self.taken.retain(|(_, handshake)| !handshake.is_closed());
+        // The semaphore is never closed.
+        let turn = self.turns.acquire().await.ok();
+        if doorstep::has_left(&tcp).await {
+            return Err(refused("it left before its turn"));
         }
-        let (sender, receiver) = oneshot::channel();
-        self.taken.push_back((Instant::now(), sender));
-        receiver
+        let mut handshake = std::pin::pin!(self.tls.accept(tcp, self.allowed));
+        tokio::select! {
+            shaken = &mut handshake => return shaken,
+            () = tokio::time::sleep(HANDSHAKE_COUNTS_FOR) => drop(turn),
+        }
+        handshake.await
     }
 }
 

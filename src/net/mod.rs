@@ -5,6 +5,7 @@ pub mod address;
 pub mod backoff;
 pub mod connection;
 pub mod discovery;
+mod doorstep;
 pub mod fetch;
 pub mod listener;
 pub mod private_file;

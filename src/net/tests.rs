@@ -287,17 +287,59 @@ async fn messages_too_large_to_send_end_the_connection_with_the_reason() {
     assert!(e.message.contains("peers accept 67108864"), "{e}");
 }
 
+/// Strangers who connect and then say nothing, one byte, or the beginning of a handshake and no more.
+async fn stall(address: &Address, n: usize) -> TcpStream {
+    let mut tcp = TcpStream::connect((address.host.as_str(), address.port)).await.unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    let mut stranger = rustls::ClientConnection::new(std::sync::Arc::new(config), name).unwrap();
+    let mut hello = Vec::new();
+    stranger.write_tls(&mut hello).unwrap();
+    let said = [0, 1, hello.len(), hello.len()][n % 4];
+    tcp.write_all(&hello[..said]).await.unwrap();
+    tcp
+}
+
 #[tokio::test]
-async fn silent_strangers_make_way() {
+async fn many_friends_at_once_come_in_beside_strangers_who_stall() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    // Both ends of all connections are in this process.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
     let mut server = server(&[Role::Worker]).await;
-    let address = server.address.to_string();
-    let address = address.trim_start_matches("tls://");
-    let mut silent = Vec::new();
-    for _ in 0..2 * crate::net::listener::HANDSHAKES_MAX {
-        silent.push(TcpStream::connect(address).await.unwrap());
+    // If those who begin kept their turns until their time is up, friends would have none for 50 seconds.
+    let mut strangers = Vec::new();
+    for n in 0..720 {
+        strangers.push(stall(&server.address, n).await);
     }
-    let begun = std::time::Instant::now();
-    let (near, _far) = server.pair(Role::Worker).await;
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    drop((near, silent));
+    let tls = ClientTls::new(&server.cluster.issue(Role::Worker).unwrap(), "test").unwrap();
+    let mut coming = tokio::task::JoinSet::new();
+    for n in 0..400 {
+        let (address, tls) = (server.address.clone(), tls.clone());
+        coming.spawn(async move {
+            let near = connect::<Say, Say>(&address, Role::Scheduler, &tls, 2 * SOON).await.unwrap();
+            near.sender.send(number(n)).await.unwrap();
+            near
+        });
+    }
+    let mut all = Vec::new();
+    let mut let_in = Vec::new();
+    for _ in 0..400 {
+        let accepted = tokio::time::timeout(2 * SOON, server.listener.accept()).await.unwrap().unwrap();
+        let mut far = accepted.into_connection::<Say, Say>();
+        all.push(far.receiver.recv().await.unwrap().unwrap());
+        let_in.push(far);
+    }
+    all.sort_by_key(|said| match said {
+        Say::Number(n) => n.0,
+        Say::Bulk(_) => u64::MAX,
+    });
+    assert_eq!(all, (0..400).map(number).collect::<Vec<_>>());
+    assert_eq!(coming.join_all().await.len(), 400);
+    drop(strangers);
 }

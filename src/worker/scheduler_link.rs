@@ -5,7 +5,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::net::address::Address;
 use crate::net::connection::{Sender, connect};
 use crate::net::receiver::Receiver;
-use crate::net::scheduler_file::{self, SchedulerFile};
+use crate::net::scheduler_file::{self, Liveness, SchedulerFile};
 use crate::net::tls::ClientTls;
 use crate::protocol::credentials::Role;
 use crate::protocol::messages::worker::{FromWorker, Register, Registered, ToWorker};
@@ -22,10 +22,19 @@ pub(super) struct Whereabouts {
 }
 
 impl Whereabouts {
-    /// Waits until the file is there and its scheduler answers.
-    pub(super) async fn find(&self, patience: Duration) -> Result<SchedulerFile> {
-        scheduler_file::wait_for(&self.file, self.address.as_ref(), patience, scheduler_file::probe).await
+    /// Waits until the file is there and, if that is to be asked, its scheduler answers.
+    pub(super) async fn find(&self, patience: Duration, ask: bool) -> Result<SchedulerFile> {
+        let (file, address) = (&self.file, self.address.as_ref());
+        match ask {
+            true => scheduler_file::wait_for(file, address, patience, scheduler_file::probe).await,
+            false => scheduler_file::wait_for(file, address, patience, unasked).await,
+        }
     }
+}
+
+/// Takes a scheduler for alive.
+async fn unasked(_: &SchedulerFile) -> Liveness {
+    Liveness::Alive
 }
 
 /// A connection on which the scheduler has taken this worker in.

@@ -269,9 +269,12 @@ impl Life {
         let patience = self.config.worker.death_timeout.0;
         let deadline = Instant::now() + patience;
         let mut pause = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        // The first registration is question enough: asking before whether anybody is there would double the
+        // handshakes when a thousand workers come at once. After it failed, asking says best why.
+        let mut ask = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let file = self.whereabouts.find(left).await?;
+            let file = self.whereabouts.find(left, ask).await?;
             self.serve(&file).await?;
             let timeout = self.config.network.connect_timeout.0;
             match register(&file, self.introduction(), timeout).await {
@@ -284,9 +287,10 @@ impl Life {
                     }
                     return Ok(answer);
                 }
-                Err(error) if Instant::now() >= deadline => return Err(error),
+                Err(error) if ask && Instant::now() >= deadline => return Err(error),
                 Err(error) => tracing::info!("cannot register, trying again: {error}"),
             }
+            ask = true;
             tokio::time::sleep(pause.next_delay()).await;
         }
     }

@@ -482,6 +482,28 @@ async fn a_lost_scheduler_is_looked_for() {
 }
 
 #[tokio::test]
+async fn a_scheduler_that_is_too_busy_is_tried_again() {
+    let mut played = played().await;
+    played.config.network.connect_timeout = Span(Duration::from_millis(500));
+    played.publish().await;
+    let options = played.options("w", 1);
+    let start = tokio::spawn(Worker::start(options));
+    // It registers at once, without a connection that only asks whether somebody is there.
+    let first = soon(played.listener.accept()).await.unwrap();
+    assert_eq!(first.role, Role::Worker);
+    drop(first);
+    // Later ones hear nothing at all.
+    let mut unheard = Vec::new();
+    while unheard.len() < 2 {
+        unheard
+            .extend(Some(soon(played.listener.accept()).await.unwrap()).filter(|a| a.role == Role::Worker));
+    }
+    let session = played.accept(1).await;
+    assert_eq!(session.register.name, "w");
+    drop((soon(start).await.unwrap().unwrap(), session, unheard));
+}
+
+#[tokio::test]
 async fn files_are_written_before_the_attempt_is_finished() {
     let mut played = played().await;
     played.publish().await;

@@ -66,10 +66,10 @@ impl Line {
     fn admits(&self, kin: Kin, slots: u32, all: u32) -> bool {
         let Some(ns) = self.expected_ns(kin) else { return false };
         let threads = (all / SLOT) as usize;
-        let has_room = match ns {
-            0..=SHORT_NS => self.tasks < WAIT_TASKS * threads && self.ns + ns <= WAIT_NS * threads as u64,
-            ..=BRIEF_NS => self.tasks < threads,
-            _ => false,
+        let has_room = if ns <= SHORT_NS {
+            self.tasks < WAIT_TASKS * threads && self.ns + ns <= WAIT_NS * threads as u64
+        } else {
+            ns <= BRIEF_NS && self.tasks < threads
         };
         has_room && slots == SLOT && !self.divided
     }
