@@ -93,11 +93,9 @@ pub fn sequence(dag: &Dag) -> Vec<u32> {
     if dag.levels.len() == dag.len() {
         let guide = Guide::new(dag);
         for rule in RULES {
-            let order = Walk::new(dag, &guide, rule).run();
-            let peak = peak_live(&order, dag);
-            if best.as_ref().is_none_or(|(least, _)| peak < *least) {
-                best = Some((peak, order));
-            }
+            let limit = best.as_ref().map_or(usize::MAX, |(least, _)| *least);
+            let Some((peak, order)) = Walk::new(dag, &guide, rule, limit).run() else { continue };
+            best = Some((peak, order));
             if peak <= dag.least_peak() {
                 break;
             }
@@ -178,7 +176,14 @@ struct Walk<'a> {
     guide: &'a Guide,
     rule: Rule,
     order: Vec<u32>,
+    /// Results alive, and the most there were so far.
+    alive: usize,
+    peak: usize,
+    /// A walk whose peak reaches this is given up.
+    limit: usize,
     done: Vec<bool>,
+    /// Tasks that are among the candidates as begun: by the rule `Written` they need not be listed again.
+    listed: Vec<bool>,
     /// Inputs that are not there: how many, and the work they are.
     missing: Vec<u32>,
     besides: Vec<u64>,
@@ -201,7 +206,7 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn new(dag: &'a Dag, guide: &'a Guide, rule: Rule) -> Walk<'a> {
+    fn new(dag: &'a Dag, guide: &'a Guide, rule: Rule, limit: usize) -> Walk<'a> {
         let tasks = || 0..dag.len() as u32;
         let besides = |i: u32| dag.inputs(i).iter().map(|&j| guide.size[j as usize]).sum();
         let besides: Vec<u64> = tasks().map(besides).collect();
@@ -213,7 +218,11 @@ impl<'a> Walk<'a> {
             guide,
             rule,
             order: Vec::with_capacity(dag.len()),
+            alive: 0,
+            peak: 0,
+            limit,
             done: vec![false; dag.len()],
+            listed: vec![false; dag.len()],
             missing: tasks().map(|i| dag.inputs(i).len() as u32).collect(),
             rest: guide.size.clone(),
             begun: vec![u64::MAX; dag.len()],
@@ -228,11 +237,15 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn run(mut self) -> Vec<u32> {
+    /// The greatest number of results alive and the order; `None` if it is no better than the limit.
+    fn run(mut self) -> Option<(usize, Vec<u32>)> {
         let mut steps = DIVERTED * (self.dag.len() + self.dag.inputs.targets.len());
         loop {
             while let Some(i) = self.free.pop() {
                 self.take(i);
+            }
+            if self.peak >= self.limit {
+                return None;
             }
             while self.path.last().is_some_and(|&i| self.done[i as usize]) {
                 self.path.pop();
@@ -243,7 +256,7 @@ impl<'a> Walk<'a> {
             {
                 self.path.push(better);
             }
-            let Some(&i) = self.path.last() else { return self.order };
+            let Some(&i) = self.path.last() else { return Some((self.peak, self.order)) };
             match self.first_missing(i) {
                 Some(input) => self.path.push(input),
                 None => self.take(i),
@@ -265,16 +278,24 @@ impl<'a> Walk<'a> {
         loop {
             let &Reverse((fresh, key, besides, i)) = self.candidates.peek()?;
             // Every change lists a task again; only the last entry counts.
-            let stale = self.done[i as usize] || besides != self.besides[i as usize];
+            let changed = besides != self.besides[i as usize];
+            let stale = self.done[i as usize] || changed && (fresh || !self.stays_listed(i));
             let here = self.path.last().map(|&p| self.key(p).0);
             if !stale && here.is_some_and(|here| fresh || here <= key.0) {
                 return None;
             }
             self.candidates.pop();
+            self.listed[i as usize] &= fresh;
             if !stale {
                 return Some(i);
             }
         }
+    }
+
+    /// Whether an entry of a task that has begun holds whatever changes, until it is done.
+    fn stays_listed(&self, i: u32) -> bool {
+        let waits = self.dag.inputs(i).len() > 1 && self.missing[i as usize] > 0;
+        self.rule == Rule::Written && (waits || self.dag.users(i).is_empty())
     }
 
     fn first_missing(&mut self, i: u32) -> Option<u32> {
@@ -296,9 +317,12 @@ impl<'a> Walk<'a> {
         }
         self.order.push(i);
         let dag = self.dag;
+        self.peak = self.peak.max(self.alive + 1);
+        self.alive += usize::from(!dag.users(i).is_empty());
         for &input in dag.inputs(i) {
             let at = input as usize;
             self.left[at] -= 1;
+            self.alive -= usize::from(self.left[at] == 0);
             self.last[at] ^= i;
             if self.left[at] == 1 && self.missing[self.last[at] as usize] == 0 {
                 self.free.push(self.last[at]);
@@ -334,7 +358,10 @@ impl<'a> Walk<'a> {
                 }
                 let besides = self.besides[at];
                 if self.begun[at] < u64::MAX {
-                    self.candidates.push(Reverse((false, self.key(i), besides, i)));
+                    let listed = std::mem::replace(&mut self.listed[at], true);
+                    if !listed || !self.stays_listed(i) {
+                        self.candidates.push(Reverse((false, self.key(i), besides, i)));
+                    }
                 } else if dag.users(i).is_empty() {
                     self.candidates.push(Reverse((true, (besides, 0), besides, i)));
                 }
@@ -374,6 +401,20 @@ mod tests {
         assert_eq!(peak_live(&[0, 1, 2, 3, 4], &dag), 3);
         assert_eq!(peak_live(&[4], &self::dag(&[vec![], vec![], vec![], vec![], vec![]])), 1);
         assert_eq!(peak_live(&[], &self::dag(&[])), 0);
+    }
+
+    #[test]
+    fn a_walk_knows_its_peak() {
+        let rows: Vec<Vec<u32>> = (0..60u32)
+            .map(|i| if i < 6 { vec![] } else { [i - 6, i - 5 - i % 2].into_iter().collect() })
+            .collect();
+        let dag = dag(&rows);
+        let guide = Guide::new(&dag);
+        for rule in RULES {
+            let (peak, order) = Walk::new(&dag, &guide, rule, usize::MAX).run().unwrap();
+            assert_eq!(peak, peak_live(&order, &dag));
+            assert_eq!(Walk::new(&dag, &guide, rule, peak).run(), None);
+        }
     }
 
     #[test]
