@@ -7,6 +7,7 @@ use super::command_graph::{self, Target};
 use super::context::{Context, run_long, run_short};
 use super::output::{self, Out};
 use super::progress::{Progress, summary_text};
+use super::shape::Record;
 use super::signals::Requests;
 use crate::base::error::{Error, Kind, Result};
 use crate::client::summary::RunSummary;
@@ -17,6 +18,7 @@ use crate::worker::executor::native::Registry;
 use crate::worker::executor::processes::Program;
 use crate::worker::process;
 use serde_json::json;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// Runs the command; returns the exit code.
@@ -164,6 +166,7 @@ impl Submission<'_> {
     async fn follow(&self, client: Client) -> Result<Followed> {
         let mut requests = Requests::listen()?;
         let (destination, files) = self.target.destination(&self.graph)?;
+        let record = self.record_file()?;
         let handle = client.submit(self.graph.clone(), self.options()).await?;
         let run = handle.run();
         let mut progress = Progress::new(self.context.verbosity.quiet > 0 || self.is_one_command());
@@ -192,8 +195,24 @@ impl Submission<'_> {
             ordered.finish()?;
         }
         let written = files.map_or_else(Vec::new, |f| f.written());
-        let code = self.conclude(&end?, &written, interrupted).await?;
-        Ok(Followed::Ended(code))
+        let end = end?;
+        let recorded = match record {
+            Some((file, path)) => {
+                let record = Record::gather(&client, &self.graph, run, &end.summary).await;
+                record.and_then(|r| r.write(file, path))
+            }
+            None => Ok(()),
+        };
+        let code = self.conclude(&end, &written, interrupted).await?;
+        // The run is worth more than its record.
+        recorded.map(|()| Followed::Ended(code))
+    }
+
+    /// The file of `--record`, open before anything runs: what keeps it from being written is said at once.
+    fn record_file(&self) -> Result<Option<(File, &Path)>> {
+        let Some(path) = &self.args.record else { return Ok(None) };
+        let file = File::create(path).map_err(|e| Error::file("cannot write", path, &e))?;
+        Ok(Some((file, path)))
     }
 
     fn is_one_command(&self) -> bool {

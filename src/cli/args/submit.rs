@@ -78,6 +78,11 @@ pub struct SubmitArgs {
     /// Begin when there are so many workers
     #[arg(long, value_name = "N")]
     pub wait_workers: Option<u32>,
+    /// Write the run's shape to a file once it has ended: edges, sizes, durations, memory
+    ///
+    /// No data, code or names: for a bug report, and for `hpcdag bench replay`.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["detach", "check", "batch"])]
+    pub record: Option<PathBuf>,
     /// How the summary is printed.
     #[command(flatten)]
     pub json: JsonOption,

@@ -71,7 +71,7 @@ fn measure(options: &GraphOptions, nworkers: u32) -> Result<Figures> {
 }
 
 /// What the scheduler makes of a submitted graph.
-fn run_spec(graph: &Graph) -> RunSpec {
+pub(super) fn run_spec(graph: &Graph) -> RunSpec {
     RunSpec {
         uuid: RunUuid::nil(),
         name: graph.name.clone(),
@@ -209,7 +209,7 @@ impl Drive {
     }
 }
 
-fn worker_spec(w: u32) -> WorkerSpec {
+pub(super) fn worker_spec(w: u32) -> WorkerSpec {
     WorkerSpec {
         name: format!("bench-{w}"),
         host: "localhost".into(),
