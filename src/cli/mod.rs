@@ -22,6 +22,7 @@ pub mod progress;
 mod relay;
 mod run;
 mod serve;
+mod shape;
 mod signals;
 mod steer;
 mod submit;

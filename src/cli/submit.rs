@@ -8,6 +8,7 @@ use super::context::{Context, Role, run_as, run_long, run_short};
 use super::lock;
 use super::output::{self, Out};
 use super::progress::{Progress, summary_text};
+use super::shape::Record;
 use super::signals::Requests;
 use crate::base::error::{Error, Kind, Result};
 use crate::client::resume::{self, Recording};
@@ -19,6 +20,7 @@ use crate::worker::executor::native::Registry;
 use crate::worker::executor::processes::Program;
 use crate::worker::process;
 use serde_json::json;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -204,6 +206,7 @@ impl Submission<'_> {
         };
         let mut requests = Requests::listen()?;
         let (destination, files) = self.target.destination(&self.graph)?;
+        let record = self.record_file()?;
         let (graph, destination, recording) = self.rest(destination)?;
         let handle = client.submit(graph, self.options()).await?;
         let run = handle.run();
@@ -237,8 +240,24 @@ impl Submission<'_> {
             ordered.finish()?;
         }
         let written = files.map_or_else(Vec::new, |f| f.written());
-        let code = self.conclude(&end?, &written, interrupted).await?;
-        Ok(Followed::Ended(code))
+        let end = end?;
+        let recorded = match record {
+            Some((file, path)) => {
+                let record = Record::gather(&client, &self.graph, run, &end.summary).await;
+                record.and_then(|r| r.write(file, path))
+            }
+            None => Ok(()),
+        };
+        let code = self.conclude(&end, &written, interrupted).await?;
+        // The run is worth more than its record.
+        recorded.map(|()| Followed::Ended(code))
+    }
+
+    /// The file of `--record`, open before anything runs: what keeps it from being written is said at once.
+    fn record_file(&self) -> Result<Option<(File, &Path)>> {
+        let Some(path) = &self.args.record else { return Ok(None) };
+        let file = File::create(path).map_err(|e| Error::file("cannot write", path, &e))?;
+        Ok(Some((file, path)))
     }
 
     /// What people know the run by.

@@ -28,7 +28,7 @@ enum Named {
     Family(FamilyIx),
 }
 
-fn not_found(what: impl Into<String>) -> (String, String) {
+pub(super) fn not_found(what: impl Into<String>) -> (String, String) {
     ("not-found".into(), what.into())
 }
 
@@ -41,6 +41,7 @@ impl Driver {
             Question::Locate { key, run } => self.locate(&key, run),
             Question::StopWorkers { names } => self.stop_workers(&names),
             Question::Demand { min_work_ms } => Ok(self.demand(Duration::from_millis(min_work_ms))),
+            Question::Shape { run, from } => self.shape_of(run, from),
             Question::Stop => {
                 self.stop("asked for by a client");
                 Ok(json!({ "stopping": true }))

@@ -12,6 +12,7 @@ mod requests;
 mod runs;
 mod server;
 mod sessions;
+mod shape;
 mod stop;
 mod waits;
 

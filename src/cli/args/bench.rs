@@ -1,7 +1,7 @@
 //! Arguments of `hpcdag bench`.
 
 use super::JsonOption;
-use super::bench_commands::{BenchSpawnArgs, BenchStartArgs, BenchSubmitArgs};
+use super::bench_commands::{BenchReplayArgs, BenchSpawnArgs, BenchStartArgs, BenchSubmitArgs};
 use super::value::positive;
 use crate::base::units::{ByteSize, Span};
 use clap::{Args, Subcommand, ValueEnum};
@@ -36,6 +36,8 @@ pub enum BenchCommand {
     Start(BenchStartArgs),
     /// A large graph file, until the scheduler knows all of it
     Submit(BenchSubmitArgs),
+    /// A run that `hpcdag submit --record` kept the shape of, once more
+    Replay(BenchReplayArgs),
     /// The pretended workers of zero-worker and connections
     #[command(hide = true)]
     Sessions(BenchSessionsArgs),

@@ -97,6 +97,11 @@ pub struct SubmitArgs {
     /// Threads for this command itself; on a login node 2 unless this says otherwise
     #[arg(long, value_name = "N|auto")]
     pub threads: Option<String>,
+    /// Write the run's shape to a file once it has ended: edges, sizes, durations, memory
+    ///
+    /// No data, code or names: for a bug report, and for `hpcdag bench replay`.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["detach", "check", "batch"])]
+    pub record: Option<PathBuf>,
     /// How the summary is printed.
     #[command(flatten)]
     pub json: JsonOption,

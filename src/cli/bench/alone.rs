@@ -77,7 +77,7 @@ fn measure(options: &GraphOptions, nworkers: u32) -> Result<Figures> {
 }
 
 /// What the scheduler makes of a submitted graph.
-fn run_spec(graph: &Packed, layers: Vec<Layer>) -> RunSpec {
+pub(super) fn run_spec(graph: &Packed, layers: Vec<Layer>) -> RunSpec {
     RunSpec {
         uuid: RunUuid::nil(),
         name: graph.name.clone(),
@@ -215,7 +215,7 @@ impl Drive {
     }
 }
 
-fn worker_spec(w: u32) -> WorkerSpec {
+pub(super) fn worker_spec(w: u32) -> WorkerSpec {
     WorkerSpec {
         name: format!("bench-{w}"),
         host: "localhost".into(),

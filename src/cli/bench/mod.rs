@@ -7,8 +7,10 @@ mod figures;
 mod memory;
 mod parts;
 mod pretend;
+mod replay;
 mod sessions;
 mod shapes;
+mod simulated;
 mod spawn;
 mod speed;
 mod start;
@@ -36,6 +38,7 @@ pub fn bench(context: &Context, args: &BenchArgs) -> Result<u8> {
         BenchCommand::Tasks(args) => speed::tasks(context, args),
         BenchCommand::Stencil(args) => stencil::stencil(context, args),
         BenchCommand::Connections(args) => speed::connections(context, args),
+        BenchCommand::Replay(args) => replay::replay(context, args),
         BenchCommand::Sessions(args) => sessions::sessions(context, args),
     }
 }

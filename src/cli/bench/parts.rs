@@ -117,10 +117,23 @@ impl Parts {
     /// # Errors
     /// What keeps them from starting; `Timeout` when one does not come.
     pub async fn start_workers(&mut self, nworkers: u32, nthreads: u32) -> Result<()> {
+        self.start_workers_with(nworkers, nthreads, &[]).await
+    }
+
+    /// The same with more options of `hpcdag worker`.
+    ///
+    /// # Errors
+    /// As [`Parts::start_workers`].
+    pub async fn start_workers_with(
+        &mut self,
+        nworkers: u32,
+        nthreads: u32,
+        options: &[String],
+    ) -> Result<()> {
         for n in 0..nworkers {
             let name = format!("bench-{n}");
             let mut command = itself(&["worker", "--no-nanny", "--host", "127.0.0.1", "--name", &name]);
-            command.args(["--nthreads", &nthreads.to_string()]);
+            command.args(["--nthreads", &nthreads.to_string()]).args(options);
             command.arg("--scheduler-file").arg(&self.file);
             command.arg("--local-directory").arg(self.directory.path());
             self.workers.push(Part::start(command, &name, &self.directory)?);

@@ -96,7 +96,8 @@ fn add(graph: &mut Graph, name: String, layer: Layer, work: &Work) {
     graph.families.push(Family { layer, spec: spec(name, inputs, work), items });
 }
 
-fn spec(name: String, inputs: Vec<Input>, work: &Work) -> TaskSpec {
+/// What elements execute.
+pub(super) fn spec(name: String, inputs: Vec<Input>, work: &Work) -> TaskSpec {
     TaskSpec {
         name,
         action: Action::Native { function: work.function.into(), args: work.args.clone() },

@@ -334,6 +334,13 @@ pub enum Question {
         /// Work for less time than this is not worth a place of its own, milliseconds.
         min_work_ms: u64,
     },
+    /// How large are a run's results and how long do its tasks take, family by family? No names.
+    Shape {
+        /// The run.
+        run: RunUuid,
+        /// The first family that is asked about; the answer says where to go on.
+        from: u32,
+    },
 }
 
 /// The answer to a question: JSON text as `--json` prints it, or why there is none.

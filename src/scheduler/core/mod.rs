@@ -25,6 +25,7 @@ mod reports;
 mod retire;
 mod run;
 mod singles;
+pub mod sizes;
 pub mod state;
 pub mod story;
 mod transitions;

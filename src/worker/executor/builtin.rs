@@ -14,6 +14,7 @@ pub(super) fn register(registry: &Registry) {
     registry.register("noop", |context| Args::of(context, &[]).map(|_| ()));
     registry.register("sleep", sleep);
     registry.register("busy", busy);
+    registry.register("replay", replay);
     registry.register("bytes", bytes);
     registry.register("mix", mix);
     registry.register("transient", transient);
@@ -38,6 +39,16 @@ fn busy(context: &mut NativeContext<'_>) -> Result<(), String> {
     if until.is_none() && iterations.is_none() {
         return Err("an argument is missing: `seconds` or `iterations`".into());
     }
+    compute(context, iterations, until);
+    let size = usize::try_from(args.bytes("size")?.unwrap_or(0)).map_err(|_| "`size` is too large")?;
+    if size > 0 {
+        context.alloc(size).map_err(text)?.fill(0);
+    }
+    Ok(())
+}
+
+/// Computes for so many iterations of a fixed piece of work, or until then.
+fn compute(context: &NativeContext<'_>, iterations: Option<u64>, until: Option<Instant>) {
     let (mut done, mut value) = (0, 1u64);
     while iterations.is_none_or(|n| done < n)
         && until.is_none_or(|at| Instant::now() < at)
@@ -49,7 +60,23 @@ fn busy(context: &mut NativeContext<'_>) -> Result<(), String> {
         }
         done += round;
     }
-    let size = usize::try_from(args.bytes("size")?.unwrap_or(0)).map_err(|_| "`size` is too large")?;
+}
+
+/// What `hpcdag bench replay` runs: computes for `seconds`, and makes as many bytes as `sizes` says for the
+/// element, or, with `draw`, as one of `sizes` that follows from the task's key.
+fn replay(context: &mut NativeContext<'_>) -> Result<(), String> {
+    // Not copied as `Args` are: there may be thousands of sizes.
+    let args = context.args();
+    let time = args.get("seconds").and_then(Value::as_f64).unwrap_or(0.0);
+    let time = Duration::try_from_secs_f64(time).map_err(|e| format!("`seconds`: {e}"))?;
+    let sizes = args.get("sizes").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let draw = args.get("draw").and_then(Value::as_bool).unwrap_or(false);
+    let place = if draw { crc32fast::hash(context.key().as_bytes()) } else { context.index() };
+    let size = sizes.get(place as usize % sizes.len().max(1)).and_then(Value::as_u64).unwrap_or(0);
+    let size = usize::try_from(size).map_err(|_| "a size is too large")?;
+    if !time.is_zero() {
+        compute(context, None, Some(Instant::now() + time));
+    }
     if size > 0 {
         context.alloc(size).map_err(text)?.fill(0);
     }
