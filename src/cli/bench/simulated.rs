@@ -8,7 +8,6 @@ use crate::base::ids::{Attempt, FamilyIx, RunId, TaskRef, WorkerId};
 use crate::base::priority::Priority;
 use crate::base::time::Time;
 use crate::graph::{Graph, Packed};
-
 use crate::scheduler::core::action::{Action, Assigned, Batch, Summary};
 use crate::scheduler::core::event::{Event, Finished, Report, WorkerSpec};
 use crate::scheduler::core::{Core, Settings};
