@@ -15,7 +15,12 @@ use crate::protocol::wire::Wire;
 use crate::scheduler::input::{ClientOrder, Input};
 use crate::scheduler::link::{Orders, link};
 use std::net::SocketAddr;
-use tokio::sync::oneshot;
+use std::sync::Arc;
+use tokio::sync::{Semaphore, oneshot};
+
+/// Questions of one client that may be without an answer, or have one that it has not taken. Further ones are
+/// not even read: a client that asks without end must not keep the scheduler from its work.
+const QUESTIONS_MAX: usize = 64;
 
 /// Serves a client until its connection ends.
 pub async fn serve(connection: Connection<ToClient, FromClient>, shared: Shared) {
@@ -50,8 +55,9 @@ pub async fn serve(connection: Connection<ToClient, FromClient>, shared: Shared)
         cluster: shared.cluster.to_string(),
         epoch: shared.epoch,
     };
-    let writer = tokio::spawn(write(orders, sender.clone(), welcome));
-    let reason = match read(&mut receiver, client, &sender, &shared).await {
+    let questions = Arc::new(Semaphore::new(QUESTIONS_MAX));
+    let writer = tokio::spawn(write(orders, sender.clone(), welcome, Arc::clone(&questions)));
+    let reason = match read(&mut receiver, client, &sender, &shared, &questions).await {
         Ok(()) => "it ended the connection".to_string(),
         Err(e) => e.message,
     };
@@ -90,6 +96,7 @@ async fn read(
     client: ClientId,
     sender: &Sender<ToClient>,
     shared: &Shared,
+    questions: &Semaphore,
 ) -> Result<()> {
     while let Some(message) = receiver.recv().await? {
         let input = match message {
@@ -110,7 +117,14 @@ async fn read(
             FromClient::Forget(named) => Input::Forget { run: named.run },
             FromClient::OutputsTaken(tasks) => Input::OutputsTaken { tasks: tasks.tasks },
             FromClient::OutputMissing(m) => Input::OutputMissing { task: m.task, holder: m.holder },
-            FromClient::Ask(ask) => Input::Ask { client, id: ask.id, question: ask.question },
+            FromClient::Ask(ask) => {
+                tokio::select! {
+                    // Its answer gives the place back.
+                    Ok(place) = questions.acquire() => place.forget(),
+                    () = sender.closed() => return Ok(()),
+                }
+                Input::Ask { client, id: ask.id, question: ask.question }
+            }
         };
         if shared.driver.send(input).await.is_err() {
             return Ok(());
@@ -131,8 +145,13 @@ async fn submitted(client: ClientId, submit: Submit) -> Result<Result<Input, Rej
 }
 
 /// Writes what the driver orders.
-async fn write(orders: Orders<ClientOrder>, sender: Sender<ToClient>, welcome: Welcome) {
-    if let Err(e) = write_all(orders, &sender, welcome).await {
+async fn write(
+    orders: Orders<ClientOrder>,
+    sender: Sender<ToClient>,
+    welcome: Welcome,
+    questions: Arc<Semaphore>,
+) {
+    if let Err(e) = write_all(orders, &sender, welcome, &questions).await {
         tracing::debug!("stopped writing to a client: {}", e.message);
     }
     // Whatever comes of it: the reader has to notice the end.
@@ -144,6 +163,7 @@ async fn write_all(
     mut orders: Orders<ClientOrder>,
     sender: &Sender<ToClient>,
     welcome: Welcome,
+    questions: &Semaphore,
 ) -> Result<(), Error> {
     sender.send(ToClient::Welcome(welcome)).await?;
     while let Some(order) = orders.next().await {
@@ -157,7 +177,11 @@ async fn write_all(
                 return sender.send(message).await;
             }
         };
+        let is_answer = matches!(message, ToClient::Answer(_));
         sender.send(message).await?;
+        if is_answer {
+            questions.add_permits(1);
+        }
     }
     Ok(())
 }
