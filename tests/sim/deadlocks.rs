@@ -473,3 +473,53 @@ fn a_leaving_worker_begins_nothing() {
     assert!(stage.executing(0).is_empty());
     stage.goes_well();
 }
+
+/// A worker by itself, two threads, and one task in two attempts.
+fn two_attempts() -> (work::Core, work::event::Assigned, work::event::Assigned) {
+    let mut stage = Stage::new(1);
+    stage.submit(&graphs::independent(1));
+    let first = stage.assigned(0);
+    let mut second = first.clone();
+    second.attempt.n += 1;
+    (work::Core::new(2 * hpcdag::graph::layer::SLOT), first, second)
+}
+
+/// Cancel and resume again (#6893): both attempts of a task execute at the same time, in two threads, and the
+/// end of the first is not the end of the second.
+#[test]
+fn the_end_of_a_cancelled_attempt_is_not_that_of_the_next() {
+    let (mut core, first, second) = two_attempts();
+    let _ = core.handle(work::event::Event::Compute(vec![first.clone()]));
+    let _ = core.handle(work::event::Event::Cancel(vec![(first.task, first.attempt)]));
+    let _ = core.handle(work::event::Event::Compute(vec![second.clone()]));
+    assert_eq!(core.executing(), 2);
+    let done = |attempt| work::event::Done {
+        task: first.task,
+        attempt,
+        outcome: Ok(1),
+        memory: 1,
+        duration: Default::default(),
+    };
+    let _ = core.handle(work::event::Event::Done(vec![done(first.attempt)]));
+    assert!(core.take_report().finished.is_empty());
+    let _ = core.handle(work::event::Event::Done(vec![done(second.attempt)]));
+    assert_eq!(core.take_report().finished.len(), 1);
+    core.check().expect("invariants");
+}
+
+/// An assignment that is older than what is in hand changes nothing; a newer one takes its place.
+#[test]
+fn the_newest_assignment_counts() {
+    let (mut core, first, second) = two_attempts();
+    let starts = |actions: Vec<work::event::Action>| {
+        let start = |a: &work::event::Action| match a {
+            work::event::Action::Start(start) => Some(start.attempt),
+            _ => None,
+        };
+        actions.iter().find_map(start)
+    };
+    assert_eq!(starts(core.handle(work::event::Event::Compute(vec![first.clone()]))), Some(first.attempt));
+    assert_eq!(starts(core.handle(work::event::Event::Compute(vec![second.clone()]))), Some(second.attempt));
+    assert_eq!(starts(core.handle(work::event::Event::Compute(vec![first]))), None);
+    core.check().expect("invariants");
+}

@@ -324,6 +324,15 @@ impl Player {
 
 /// Less usual things.
 impl Stage {
+    /// The first task that is on its way to a worker.
+    pub fn assigned(&self, w: u32) -> work::event::Assigned {
+        let compute = self.workers[&WorkerId(w)].inbox.iter().find_map(|event| match event {
+            work::event::Event::Compute(tasks) => tasks.first(),
+            _ => None,
+        });
+        compute.expect("a task is on its way").clone()
+    }
+
     /// Results of a worker cannot be read any more.
     pub fn unreadable(&mut self, w: u32, tasks: &[TaskRef]) {
         if let Some(player) = self.workers.get_mut(&WorkerId(w)) {

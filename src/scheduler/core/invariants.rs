@@ -108,21 +108,16 @@ impl Core {
                 }
             }
         }
-        for run in self.runs.iter().flatten().filter(|run| !run.is_full() && !run.parked.is_empty()) {
+        for run in self.runs.iter().flatten().filter(|run| !run.is_full()) {
             let is_queued = |e: &Entry| self.tasks_of(e).iter().any(|t| queued.contains_key(t));
-            let parked = run.parked.iter().filter(|(_, e)| is_queued(e));
-            let could_go =
-                |(class, _): &&(u32, Entry)| !self.cx.ready.classes[*class as usize].open.is_empty();
-            let others = run.count(State::Queued) - parked.clone().count() as u64;
-            if parked.clone().any(|p| could_go(&p))
-                && others + run.count(State::Processing) < run.max_in_hand()
-            {
+            let could_go = |class: &u32| !self.cx.ready.classes[*class as usize].open.is_empty();
+            if run.parked.iter().any(|(class, entries)| could_go(class) && entries.iter().any(is_queued)) {
                 return Err(format!("run {} holds tasks back though it may hand out more", run.id));
             }
         }
         let in_heaps = self.cx.ready.classes.iter().flat_map(|c| c.entries());
         let in_local = self.cx.workers.iter().flatten().flat_map(|w| w.local.iter());
-        let parked = self.runs.iter().flatten().flat_map(|run| run.parked.iter().map(|(_, entry)| entry));
+        let parked = self.runs.iter().flatten().flat_map(|run| run.parked.values().flatten());
         for entry in in_heaps.chain(in_local).chain(parked) {
             self.tasks_of(entry).iter().for_each(|task| {
                 queued.remove(task);

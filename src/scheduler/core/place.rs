@@ -90,7 +90,7 @@ impl Core {
     fn place_local(&mut self, run: usize, class: u32, entry: Entry, w: WorkerId) {
         let Some(run) = self.runs[run].as_mut() else { return };
         if run.is_full() {
-            run.parked.push((class, entry));
+            run.parked.entry(class).or_default().push(entry);
             return;
         }
         match run.admitted(&self.cx, class as usize, entry.task.index, w) {
@@ -140,7 +140,7 @@ impl Core {
         let i = entry.task.index;
         let queued = run.state_of(i) == State::Queued;
         if queued && run.is_full() {
-            run.parked.push((class as u32, entry));
+            run.parked.entry(class as u32).or_default().push(entry);
             return None;
         }
         let place = if queued { run.choose(&mut self.cx, class, i) } else { Place::Later };

@@ -14,7 +14,7 @@ use crate::graph::FamilyNames;
 use crate::graph::layer::{Layer, Pattern, Shape, Size};
 use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +33,8 @@ pub(super) struct Run {
     pub(super) detached: bool,
     pub(super) max_fails: Option<u32>,
     max_processing: u64,
-    /// Ready tasks that wait because as many as are allowed are handed out: class and entry.
-    pub(super) parked: Vec<(u32, super::ready::Entry)>,
+    /// Ready tasks that wait because as many as are allowed are handed out, by class.
+    pub(super) parked: BTreeMap<u32, BinaryHeap<super::ready::Entry>>,
     /// Roots that are given out by domain.
     pub(super) pools: Vec<super::domains::Pool>,
     pub(super) generation: u32,
@@ -185,7 +185,7 @@ impl Run {
             detached: spec.detached,
             max_fails: spec.max_fails,
             max_processing: spec.max_processing.map_or(u64::MAX, |n| u64::from(n.max(1))),
-            parked: Vec::new(),
+            parked: BTreeMap::new(),
             pools: Vec::new(),
             generation,
             submitted: now,

@@ -27,13 +27,16 @@ impl Run {
         }
     }
 
-    /// Lets one task through that waits because as many as are allowed are handed out, if that is over.
+    /// Lets tasks through that wait because as many as are allowed are handed out, if that is over: the
+    /// first of each class, for there may be no worker for those of another.
     pub(super) fn unpark(&mut self, cx: &mut Cx) {
-        if !self.is_full()
-            && let Some((class, entry)) = self.parked.pop()
-        {
-            cx.ready.push(class, entry);
+        if self.is_full() || self.parked.is_empty() {
+            return;
         }
+        self.parked.retain(|class, entries| {
+            entries.pop().into_iter().for_each(|entry| cx.ready.push(*class, entry));
+            !entries.is_empty()
+        });
     }
 
     /// Puts a task whose inputs are all there into its queue.
