@@ -196,7 +196,7 @@ impl Scene {
     fn start_worker(&mut self, w: usize) {
         let host = if self.network.is_some() { format!("10.77.0.{}", 10 + w) } else { "127.0.0.1".into() };
         let name = format!("w{w}");
-        let args = ["worker", "--host", &host, "--name", &name, "--nthreads", "2", "--memory-limit", "24MiB"];
+        let args = ["worker", "--host", &host, "--name", &name, "--nthreads", "2", "--memory-limit", "64MiB"];
         let mut command = Scene::command(&self.sandbox, self.network.as_ref(), Some(w), &args);
         // The first one has hardly any disk.
         let local = if w == 0 && self.small.is_some() { "small".into() } else { format!("local{w}") };

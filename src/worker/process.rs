@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpgrp, getpid, getppid};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// The signal that a worker gets when its nanny has died without a farewell. The worker kills its tasks and
@@ -199,10 +200,19 @@ fn kill_entries(entries: &[ProcessEntry]) {
     }
 }
 
+/// Whether this process ends at once, and everything below it.
+static LEAVING_AT_ONCE: AtomicBool = AtomicBool::new(false);
+
+/// Whether tasks that end from now on were killed because the worker ends: none of that is to be told.
+pub fn is_leaving_at_once() -> bool {
+    LEAVING_AT_ONCE.load(Ordering::SeqCst)
+}
+
 /// SIGKILLs every process below this one, with their process groups, and returns how many were seen. Does not
 /// wait for them. For a worker that leaves at once; what escapes by starting processes meanwhile is left to
 /// its nanny.
 pub fn kill_descendants() -> usize {
+    LEAVING_AT_ONCE.store(true, Ordering::SeqCst);
     let found = descendants();
     kill_entries(&found);
     found.len()

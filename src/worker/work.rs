@@ -10,6 +10,7 @@ use super::finish::{Job, to_wire};
 use super::memory::monitor::Gauge;
 use super::memory::{Memory, Results, Running};
 use super::prepare::nodes::Node;
+use super::process;
 use super::store::Store;
 use super::store::data::TaskResult;
 use super::store::spill::DiskUse;
@@ -241,6 +242,9 @@ impl Work {
     /// Attempts ended in the pool.
     pub(super) fn on_finished(&mut self) {
         let finished = self.pool.take_finished();
+        if process::is_leaving_at_once() {
+            return;
+        }
         // Before what failed by it: such a task is not at fault.
         let lost = self.memory.take_lost();
         if !lost.is_empty() {
