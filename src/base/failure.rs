@@ -24,6 +24,8 @@ pub enum FailureKind {
     MissingOutput(String),
     /// A native function returned an error or panicked.
     Native(String),
+    /// A call raised an exception.
+    Raised(Box<Raised>),
     /// It was cancelled.
     Cancelled,
     /// The workers that ran it were lost, each with the reason.
@@ -42,6 +44,18 @@ pub enum FailureKind {
     Outgrown(Box<Outgrown>),
     /// It was ended because it took more memory than it had declared.
     Overrun(Overrun),
+}
+
+/// An exception of another language.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Raised {
+    /// Its type and message, on one line.
+    pub summary: String,
+    /// Its traceback as text.
+    pub traceback: String,
+    /// The exception itself for the client, opaque.
+    #[serde(with = "serde_bytes")]
+    pub payload: Vec<u8>,
 }
 
 /// A task for which no worker had memory enough.
@@ -193,6 +207,7 @@ impl fmt::Display for FailureKind {
             FailureKind::OutputTooLarge(bytes) => write!(f, "its output grew beyond {bytes} bytes"),
             FailureKind::MissingOutput(name) => write!(f, "did not write its output {name}"),
             FailureKind::Native(what) => write!(f, "{what}"),
+            FailureKind::Raised(raised) => f.write_str(&raised.summary),
             FailureKind::Cancelled => write!(f, "cancelled"),
             FailureKind::WorkersLost(reasons) => {
                 write!(f, "took down {} workers: {}", reasons.len(), reasons.join("; "))

@@ -317,6 +317,8 @@ impl Link {
                 let what = format!("the scheduler refuses: {}", refused.reason);
                 return Some(End::Over(Error::new(Kind::Refused, what)));
             }
+            // Of runs of calls, which this client does not submit.
+            ToClient::CallsDone(_) | ToClient::CallsFailed(_) | ToClient::CallsLost(_) => {}
             ToClient::Pong(_) | ToClient::Welcome(_) => {}
         }
         None

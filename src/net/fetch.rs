@@ -147,6 +147,7 @@ impl Fetcher {
             ToPeer::Refused(reason) => format!("refuses: {}", reason.reason),
             ToPeer::Welcome(_) => "sent a welcome out of turn".into(),
             ToPeer::Begin(_) => "sent a result out of turn".into(),
+            ToPeer::Stored(_) => "says that it keeps what it was not given".into(),
             ToPeer::Piece(piece) => format!("sent {} bytes too many", piece.body.len()),
         };
         Error::new(Kind::Refused, format!("the worker at {} {what}", self.address))

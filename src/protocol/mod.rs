@@ -7,5 +7,5 @@ pub mod framing;
 pub mod wire;
 
 /// The version of everything in this module. Peers written in Rust must have the same one.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 pub mod messages;

@@ -235,6 +235,9 @@ impl Driver {
                 tracing::info!("stopping: {}", reason.reason);
                 return Some(End::Over(Ending::Stopped));
             }
+            ToWorker::CallRun(_) | ToWorker::CallBatch(_) => {
+                return Some(End::Lost("the scheduler sent calls, which are not run yet".into()));
+            }
             ToWorker::Refused(reason) => return Some(End::Over(Ending::Refused(reason.reason))),
             ToWorker::Registered(_) => {
                 return Some(End::Lost("the scheduler answered a registration twice".into()));

@@ -533,6 +533,7 @@ impl Work {
                 returned: report.returned,
                 kept: report.kept,
                 uncopied: report.uncopied,
+                stored: Vec::new(),
                 paused,
             },
         };

@@ -1,5 +1,6 @@
 //! Between clients and the scheduler.
 
+use super::calls::{Calls, CallsDone, CallsFailed, RunTasks};
 use crate::base::ids::{FamilyIx, RunId, RunUuid, TaskRef, WorkerId};
 use crate::graph::Packed;
 use crate::protocol::wire::Payload;
@@ -28,6 +29,18 @@ crate::messages! {
         8 => Ask(Ask),
         /// Nothing, to show that I am there.
         9 => Ping(Empty),
+        /// A piece of a run of calls.
+        10 => Calls(Calls),
+        /// Results of calls that I do not need any more.
+        11 => Release(RunTasks),
+        /// Results of calls that I need, of whoever's run: `CallsDone` or `CallsFailed` tell.
+        12 => Want(RunTasks),
+        /// Calls that are not to be run, nor what depends on them.
+        13 => CancelCalls(RunTasks),
+        /// Failed calls that are to be tried again, with those that failed because of them.
+        14 => RetryCalls(RunTasks),
+        /// I will not come back: the session is over.
+        15 => Leave(Empty),
     }
     retired: []
 }
@@ -56,6 +69,12 @@ crate::messages! {
         9 => Stopping(Reason),
         /// The answer to `Ping`.
         10 => Pong(Empty),
+        /// Results of calls that can be fetched; they are kept until `Release`.
+        11 => CallsDone(CallsDone),
+        /// Calls that will have no result.
+        12 => CallsFailed(CallsFailed),
+        /// Results of calls that were lost and are being made again.
+        13 => CallsLost(RunTasks),
     }
     retired: []
 }

@@ -5,6 +5,7 @@
 //! between Rust peers need the same `PROTOCOL`; what a client says begins with the range of versions it
 //! speaks.
 
+pub mod calls;
 pub mod client;
 pub mod compute;
 pub mod peer;

@@ -18,6 +18,10 @@ crate::messages! {
         1 => Hello(PeerHello),
         /// Send these results.
         2 => Get(Get),
+        /// Here is a result that nobody computes; its pieces follow.
+        3 => Put(Put),
+        /// The next bytes of what was put last.
+        4 => Piece(Piece),
     }
     retired: []
 }
@@ -34,6 +38,8 @@ crate::messages! {
         3 => Begin(Begin),
         /// The next bytes of the result that began last.
         4 => Piece(Piece),
+        /// What was put is kept.
+        5 => Stored(Stored),
     }
     retired: []
 }
@@ -85,6 +91,26 @@ pub struct PartHeader {
     pub in_place: Option<(String, u64, i64)>,
 }
 
+/// A result that a client brings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Put {
+    /// Comes back in `Stored`.
+    pub id: u32,
+    /// The task whose result it is.
+    pub task: TaskRef,
+    /// Its parts, in the order in which their bytes follow.
+    pub parts: Vec<PartHeader>,
+}
+
+/// What was put is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stored {
+    /// The number it was put with.
+    pub id: u32,
+    /// Why not, if it could not be kept.
+    pub error: Option<String>,
+}
+
 /// Bytes of a result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Piece {
@@ -97,4 +123,6 @@ impl Payload for PeerHello {}
 impl Payload for PeerWelcome {}
 impl Payload for Get {}
 impl Payload for Begin {}
+impl Payload for Put {}
+impl Payload for Stored {}
 crate::payload_with_body!(Piece);

@@ -34,6 +34,8 @@ pub struct Rare {
     pub kept: Vec<(TaskRef, Attempt)>,
     /// Copies asked for that could not be had.
     pub uncopied: Vec<(TaskRef, WorkerId)>,
+    /// Results that clients have brought, and their bytes.
+    pub stored: Vec<(TaskRef, u64)>,
     /// Whether the worker is paused, if that changed.
     pub paused: Option<bool>,
 }

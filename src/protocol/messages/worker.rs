@@ -1,5 +1,6 @@
 //! Between workers and the scheduler.
 
+use super::calls::{CallBatch, CallRun};
 use super::client::{Empty, Reason};
 use super::compute::Compute;
 use super::report::Report;
@@ -61,6 +62,10 @@ crate::messages! {
         13 => Retire(Reason),
         /// Results to write for a later run: all workers leave.
         14 => Save(Save),
+        /// A run of calls that tasks to come belong to.
+        15 => CallRun(CallRun),
+        /// Calls, before the first of them is to be computed.
+        16 => CallBatch(CallBatch),
     }
     retired: []
 }

@@ -117,6 +117,12 @@ async fn read(
             FromClient::Forget(named) => Input::Forget { run: named.run },
             FromClient::OutputsTaken(tasks) => Input::OutputsTaken { tasks: tasks.tasks },
             FromClient::OutputMissing(m) => Input::OutputMissing { task: m.task, holder: m.holder },
+            FromClient::Calls(_)
+            | FromClient::Release(_)
+            | FromClient::Want(_)
+            | FromClient::CancelCalls(_)
+            | FromClient::RetryCalls(_)
+            | FromClient::Leave(_) => return Err(super::nonsense("calls, which are not taken yet")),
             FromClient::Ask(ask) => {
                 tokio::select! {
                     // Its answer gives the place back.

@@ -116,7 +116,7 @@ impl Session<'_> {
         };
         let hello = match first? {
             Some(FromPeer::Hello(hello)) => hello,
-            Some(FromPeer::Get(_)) => return self.refuse("a greeting was expected".into()).await,
+            Some(_) => return self.refuse("a greeting was expected".into()).await,
             None => return Ok(()),
         };
         if let Some(reason) = self.fault(&hello) {
@@ -133,6 +133,9 @@ impl Session<'_> {
                     None => self.answer(get).await?,
                     Some(reason) => return self.refuse(reason).await,
                 },
+                Some(FromPeer::Put(_) | FromPeer::Piece(_)) => {
+                    return self.refuse("results are not taken yet".into()).await;
+                }
                 Some(FromPeer::Hello(_)) => return self.refuse("a second greeting".into()).await,
                 None => return Ok(()),
             }

@@ -1,17 +1,18 @@
 //! Golden bytes: one message of every kind, and the bytes it has had since this protocol number came into
 //! being. A change here needs a new `PROTOCOL`. Owns the samples; `golden.txt` has the bytes.
 
-use crate::base::failure::{Failure, FailureKind};
+use crate::base::failure::{Failure, FailureKind, Raised};
 use crate::base::ids::{Attempt, FamilyIx, RunId, TaskRef, WorkerId};
 use crate::graph::items::Items;
 use crate::graph::layer::{Layer, Shape};
 use crate::graph::spec::{Action, Stdin, TaskSpec};
 use crate::graph::{By, Family, Graph, GraphOutput, Packed};
 use crate::protocol::framing::{Decoder, FRAME_BYTES_MAX, FrameError, encode_whole};
+use crate::protocol::messages::calls::*;
 use crate::protocol::messages::client::*;
 use crate::protocol::messages::compute::Compute;
 use crate::protocol::messages::peer::{
-    Begin, FromPeer, Get, PartHeader, PeerHello, PeerWelcome, Piece, ToPeer,
+    Begin, FromPeer, Get, PartHeader, PeerHello, PeerWelcome, Piece, Put, Stored, ToPeer,
 };
 use crate::protocol::messages::report::{News, Rare, Report};
 use crate::protocol::messages::worker::{
@@ -121,6 +122,12 @@ fn from_client() -> Vec<FromClient> {
         FromClient::Ask(Ask { id: 10, question: Question::Status }),
         FromClient::Ask(Ask { id: 11, question: Question::Demand { min_work_ms: 30_000 } }),
         FromClient::Ping(Empty {}),
+        FromClient::Calls(calls()),
+        FromClient::Release(run_tasks()),
+        FromClient::Want(run_tasks()),
+        FromClient::CancelCalls(run_tasks()),
+        FromClient::RetryCalls(run_tasks()),
+        FromClient::Leave(Empty {}),
     ]
 }
 
@@ -141,6 +148,14 @@ fn to_client() -> Vec<ToClient> {
         peers: vec![(WorkerId(4), "tls://127.0.0.1:9".into())],
     };
     let failed = FailedTask { key: "day[3]".into(), host: "node7".into(), attempts: 2, failure: failure() };
+    let failed_call = FailedCall {
+        task: 7,
+        cancelled: false,
+        key: "a-b".into(),
+        host: "node7".into(),
+        attempts: 1,
+        failure: raised(),
+    };
     let summary = Summary { done: 5, task_seconds: 1.5, failures: vec![failed], ..Summary::default() };
     vec![
         ToClient::Welcome(welcome),
@@ -154,7 +169,68 @@ fn to_client() -> Vec<ToClient> {
         ToClient::Answer(Answer { id: 9, result: Err(("not-found".into(), "no such key".into())) }),
         ToClient::Stopping(reason()),
         ToClient::Pong(Empty {}),
+        ToClient::CallsDone(CallsDone::pack(
+            uuid(),
+            vec![(WorkerId(4), "tls://127.0.0.1:9".into())],
+            &[(7, 100, WorkerId(4))],
+        )),
+        ToClient::CallsFailed(CallsFailed { run: uuid(), failed: vec![failed_call] }),
+        ToClient::CallsLost(run_tasks()),
     ]
+}
+
+fn run_tasks() -> RunTasks {
+    RunTasks { later: true, reason: "enough".into(), ..RunTasks::new(uuid(), &[7, 8]) }
+}
+
+fn code() -> Code {
+    Code { id: b"id".to_vec(), bytes: b"code".to_vec() }
+}
+
+fn call_options() -> CallOptions {
+    CallOptions {
+        priority: -1,
+        retries: 2,
+        slots: 5000,
+        resources: [("gpus".to_string(), 10_000)].into(),
+        workers: vec!["n1".into()],
+        loose: true,
+        memory: Some(1 << 33),
+        output_size: None,
+        time_limit_ms: Some(500),
+    }
+}
+
+fn calls() -> Calls {
+    let columns = CallColumns {
+        option: vec![0],
+        flags: vec![WANTED],
+        deps_end: vec![1],
+        deps: vec![EXTERNAL],
+        keys_end: vec![3],
+        keys: b"a-b".to_vec(),
+        batch_end: vec![1],
+        bytes_end: vec![6],
+        bytes: b"pickle".to_vec(),
+    };
+    Calls {
+        run: uuid(),
+        piece: 0,
+        last: true,
+        name: "inc".into(),
+        map: false,
+        environment: b"e".to_vec(),
+        functions: vec![code()],
+        options: vec![call_options()],
+        externals: vec![(uuid(), 7)],
+        body: columns.pack(),
+    }
+}
+
+fn raised() -> Failure {
+    let raised =
+        Raised { summary: "ValueError: no".into(), traceback: "Traceback".into(), payload: b"x".to_vec() };
+    Failure::of(FailureKind::Raised(Box::new(raised)))
 }
 
 fn from_worker() -> Vec<FromWorker> {
@@ -183,6 +259,7 @@ fn from_worker() -> Vec<FromWorker> {
         returned: vec![(task(), attempt())],
         kept: vec![(task(), attempt())],
         uncopied: vec![(task(), WorkerId(4))],
+        stored: vec![(task(), 100)],
         paused: Some(true),
     };
     let news = News {
@@ -228,6 +305,25 @@ fn to_worker() -> Vec<ToWorker> {
         ToWorker::Stop(reason()),
         ToWorker::Retire(reason()),
         ToWorker::Save(Save { tasks: vec![(task(), FamilyIx(3), 7, 1500)] }),
+        ToWorker::CallRun(CallRun {
+            run: RunId(3),
+            uuid: uuid(),
+            name: "inc".into(),
+            environment: b"e".to_vec(),
+            functions: vec![code()],
+        }),
+        ToWorker::CallBatch(CallBatch {
+            run: RunId(3),
+            first: 256,
+            options: vec![call_options()],
+            body: BatchColumns {
+                option: vec![0],
+                keys_end: vec![3],
+                keys: b"a-b".to_vec(),
+                bytes: b"pickle".to_vec(),
+            }
+            .pack(),
+        }),
     ]
 }
 
@@ -235,12 +331,18 @@ fn from_peer() -> Vec<FromPeer> {
     vec![
         FromPeer::Hello(PeerHello { protocol: 1, epoch: 1 }),
         FromPeer::Get(Get { id: 1, tasks: vec![task()] }),
+        FromPeer::Put(Put { id: 1, task: task(), parts: vec![part()] }),
+        FromPeer::Piece(Piece { body: Bytes::from_static(b"bytes") }),
     ]
+}
+
+fn part() -> PartHeader {
+    PartHeader { name: String::new(), len: 5, in_place: None }
 }
 
 fn to_peer() -> Vec<ToPeer> {
     let parts = vec![
-        PartHeader { name: String::new(), len: 5, in_place: None },
+        part(),
         PartHeader { name: "h5".into(), len: 0, in_place: Some(("/data/x.h5".into(), 100, -1)) },
     ];
     vec![
@@ -249,6 +351,7 @@ fn to_peer() -> Vec<ToPeer> {
         ToPeer::Begin(Begin { id: 1, task: task(), parts: Some(parts) }),
         ToPeer::Begin(Begin { id: 1, task: task(), parts: None }),
         ToPeer::Piece(Piece { body: Bytes::from_static(b"bytes") }),
+        ToPeer::Stored(Stored { id: 1, error: Some("full".into()) }),
     ]
 }
 
