@@ -104,7 +104,8 @@ def import_advice(error: ImportError) -> str:
 def describe(error: BaseException) -> tuple[str, str, bytes]:
     """Summary (a line), traceback text without our own frames, and payload of a task's exception."""
     _strip(error)
-    if isinstance(error, ImportError):
+    told = "".join(map(str, getattr(error, "__notes__", None) or ()))
+    if isinstance(error, ImportError) and "upload_file" not in told + _say(error):
         add_note(error, import_advice(error))
     first = (_say(error).strip().splitlines() or [""])[0]
     summary = (f"{_type_name(error)}: {first}" if first else _type_name(error))[:_SUMMARY_CHARS_MAX]

@@ -183,7 +183,10 @@ class Executor:
                     data = self._map(next(fds), size)
                 else:
                     path, size, mtime = size
-                    data = self._map(_open_unchanged(os.fsdecode(path), size, mtime), size)
+                    try:
+                        data = self._map(_open_unchanged(os.fsdecode(path), size, mtime), size)
+                    except OSError as error:
+                        data = error  # For the task.
                 self.inputs[-1].append((name, data))
 
     def _map(self, fd: int, size: int) -> Any:
@@ -272,6 +275,10 @@ class Executor:
     def _attempt(self, call: Call) -> tuple[Any, Parts]:
         def work() -> Parts:
             batch = self.loaded.batch(call.batch)
+            for parts in call.inputs:
+                for _, data in parts:
+                    if isinstance(data, OSError):
+                        raise data
             inputs = [_result.loads(parts) for parts in call.inputs]
             call.inputs.clear()  # So that nothing but the task holds them.
             return _result.dumps(_result.settle(batch.run(call.index, inputs)))
@@ -323,7 +330,7 @@ class Executor:
         pool = sys.modules.get("pyarrow")
         if pool is not None:
             pool.default_memory_pool().release_unused()
-        self.channel.send(TRIMMED, [])
+        self.channel.send(TRIMMED, None)
 
 
 def _open_unchanged(path: str, size: int, mtime_ns: int) -> int:
