@@ -79,7 +79,7 @@ class Channel:
                 raise _frames.FrameError("the connection ended within a frame")
             here += n
         if header.flags > len(self._descriptors):
-            raise _frames.FrameError(f"message {header.tag} lacks descriptors: is the limit of open files reached?")
+            raise _frames.FrameError(f"message {header.tag} lacks descriptors: too many open files?")
         descriptors = [self._descriptors.popleft() for _ in range(header.flags)]
         control = _frames.unpack_control(rest[: header.control])
         return Frame(header.tag, control, rest[header.control :], descriptors)
@@ -109,7 +109,9 @@ class Channel:
                 self._descriptors.extend(fds)
         return n
 
-    def send(self, tag: int, control: Any, pieces: Sequence[Any] = (), descriptors: Sequence[int] = ()) -> None:
+    def send(
+        self, tag: int, control: Any, pieces: Sequence[Any] = (), descriptors: Sequence[int] = ()
+    ) -> None:
         """Sends a frame with `pieces` (bytes-like) as its body. The caller keeps its descriptors."""
         if len(descriptors) > DESCRIPTORS_MAX:
             raise _frames.FrameError(f"message {tag} has too many descriptors: {len(descriptors)}")

@@ -1,8 +1,8 @@
 """The process that runs tasks, one at a time: forked by `_zygote`, spoken to over a socket of its own.
 
-Owns the loop and the order of things on the connection. The main thread runs tasks and reads the socket between
-them. While a task takes long, a second thread reads instead, so that tasks can be cancelled and the end of the
-connection is noticed. `docs/protocol.md` has the messages.
+Owns the loop and the order of things on the connection. The main thread runs tasks and reads the socket
+between them. While a task takes long, a second thread reads instead, so that tasks can be cancelled and the
+end of the connection is noticed. `docs/protocol.md` has the messages.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class Executor:
             self.trims += 1
         elif tag == WELCOME:
             if not VERSIONS[0] <= control[0] <= VERSIONS[1]:
-                raise RuntimeError(f"the worker speaks version {control[0]} with executors, this is for {VERSIONS}")
+                raise RuntimeError(f"the worker speaks version {control[0]}, this executor {VERSIONS}")
         else:
             raise RuntimeError(f"message {tag} is not for Python executors")
 
@@ -294,7 +294,7 @@ class Executor:
             return {"Raised": list(_errors.describe(error))}, []
         size = _result.size(parts)
         if call.max_output is not None and size > call.max_output:
-            return {"Unkept": f"the result has {size} bytes, more than the {call.max_output} that are allowed"}, []
+            return {"Unkept": f"the result has {size} bytes, more than the {call.max_output} allowed"}, []
         return "Succeeded", parts
 
     def _send_done(self, call: Call, end: Any, parts: Parts, cpu_ns: int) -> None:
