@@ -96,7 +96,8 @@ def import_advice(error: ImportError) -> str:
     return (
         f"{what} could not be imported on {socket.gethostname()} by {sys.executable}. If it is a file of "
         f"yours: send it with client.upload_file({(module or 'module') + '.py'!r}), or keep it in a "
-        "directory that is on sys.path when the Client is made, on a file system that the workers share. If it is a "
+        "directory that is on sys.path when the Client is made and on a file system that the workers "
+        "share. If it is a "
         "package: install it in the environment of the workers (worker.python.executable)."
     )
 

@@ -1,7 +1,7 @@
 """MessagePack: `pack` and `unpack` with the `msgpack` package where it is there, else in pure Python.
 
 Owns the mapping of values: None, bool, int (-2**63 .. 2**64-1), float (64 bits), str (UTF-8), bytes-like
-(bin), list and tuple (array), dict (map; any key that can be hashed). Extension types are not used on our wires.
+(bin), list and tuple (array), dict (map; any key that can be hashed). Extension types are not used.
 """
 
 from __future__ import annotations

@@ -5,7 +5,9 @@ Owns `current()`, which tasks may call, the exceptions that stop tasks, and the 
 
 from __future__ import annotations
 
+import _signal
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -15,6 +17,9 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from . import _environment
+
+# That of `signal` makes an enumeration's member each time, which takes longer than a small task.
+_getsignal = getattr(_signal, "getsignal", signal.getsignal)
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -131,7 +136,7 @@ class Stop:
             return call()
         finally:
             self._task = None
-            if signal.getsignal(signal.SIGINT) != self._interrupted:
+            if _getsignal(signal.SIGINT) != self._interrupted:
                 # The task has installed its own, which is not for those that follow.
                 signal.signal(signal.SIGINT, self._interrupted)
 
@@ -156,6 +161,9 @@ def prepare_process() -> None:
         os.environ.setdefault("DASK_SCHEDULER", "synchronous")
 
 
+_worker_directory = functools.cache(_environment.worker_directory)
+
+
 def describe_call(key: str, attempt: Any, nthreads: int, run: bytes) -> Current:
     """`Current` of a CALL's fields."""
-    return Current(key, tuple(attempt), slots(nthreads), _environment.worker_directory(), run)
+    return Current(key, tuple(attempt), slots(nthreads), _worker_directory(), run)
