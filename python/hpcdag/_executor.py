@@ -136,6 +136,7 @@ class Executor:
                     return
                 self._take(frame)
             finally:
+                frame = None  # With its memory.
                 self.reading.release()
 
     def _take(self, frame: _channel.Frame) -> None:
@@ -247,6 +248,7 @@ class Executor:
                 sys.stderr.flush()
                 os._exit(0)  # Whatever the task is doing.
             self._take(frame)
+            frame = None  # With its memory.
 
     def _run(self, call: Call) -> None:
         """Runs a task and says how it ended."""
@@ -291,7 +293,10 @@ class Executor:
             why = self.stop.reason(call.task)
             if why is not None:
                 return "TimeLimit" if why is _tasks.TimeLimit else "Cancelled", []
-            return {"Raised": list(_errors.describe(error))}, []
+            raised = list(_errors.describe(error))
+            # Whoever keeps the exception is not to keep what the task had.
+            error.__traceback__ = None
+            return {"Raised": raised}, []
         size = _result.size(parts)
         if call.max_output is not None and size > call.max_output:
             return {"Unkept": f"the result has {size} bytes, more than the {call.max_output} allowed"}, []

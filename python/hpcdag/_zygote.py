@@ -6,6 +6,7 @@ when its connection ends. Owns no task. One thread, so that forking is safe.
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import gc
 import importlib
@@ -214,6 +215,7 @@ def _own_path() -> None:
 
 def main() -> int:
     """Runs a zygote on stdin."""
+    faulthandler.enable()
     # The worker decides about interrupts from a terminal.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = _channel.Channel(_take_stdin())

@@ -130,6 +130,39 @@ def test_generators_become_lists(executor):
     assert executor.fail(broken)[0] == "ValueError: in a generator"
 
 
+def test_calls_are_read_while_a_task_runs(executor, tmp_path):
+    gate = str(tmp_path / "gate")
+    os.mkfifo(gate)
+
+    def wait():
+        with open(gate) as file:
+            return file.read()
+
+    first = executor.start(wait)
+    # More than the socket holds: it would block if nobody read.
+    rest = [executor.start(lambda x: len(x), inputs=[_result.dumps(b"x" * (40_000 + i))]) for i in range(100)]
+    with open(gate, "w") as file:
+        file.write("open")
+    assert _result.loads(executor.done(first)[1]) == "open"
+    for i, number in enumerate(rest):
+        assert _result.loads(executor.done(number)[1]) == 40_000 + i
+
+
+def test_short_and_long_calls_in_turn(executor):
+    def spin(ms):
+        end = time.monotonic() + ms / 1000
+        while time.monotonic() < end:
+            pass
+        return ms
+
+    times = [1, 25, 45, 0, 21, 62, 3, 0, 41, 19] * 4
+    numbers = [executor.start(spin, ms) for ms in times[:20]]
+    for ms, number in zip(times[:20], numbers, strict=True):
+        assert _result.loads(executor.done(number)[1]) == ms
+    for ms in times[20:]:
+        assert executor.run(spin, ms) == ms
+
+
 def test_a_batch_that_was_not_sent_or_was_dropped(executor):
     ident = executor.load(lambda: 5)
     assert executor.done(executor.call(ident))[0] == "Succeeded"

@@ -9,7 +9,7 @@ import time
 import pytest
 from executors import RUN
 
-from hpcdag import _executor
+from hpcdag import _executor, _result
 from hpcdag._errors import RemoteError
 
 
@@ -247,3 +247,20 @@ def test_a_process_that_dies(executor, how):
     if how == "segfault":
         assert "Segmentation fault" in text and "in task" in text
     assert executor.channel.receive() is None
+
+
+def test_what_fails_keeps_no_inputs(executor):
+    numpy = pytest.importorskip("numpy")
+    parts = _result.dumps(numpy.ones(100_000))
+
+    def fail(array):
+        problem = ValueError(1)
+        fail.kept = problem  # As caches of modules do.
+        raise problem
+
+    def mapped():
+        with open("/proc/self/maps") as maps:
+            return [line for line in maps if "hpcdag-result" in line]
+
+    assert executor.fail(fail, inputs=[parts])[0] == "ValueError: 1"
+    assert executor.run(mapped) == []
