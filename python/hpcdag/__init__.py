@@ -1,0 +1,1 @@
+"""hpcdag: many dependent tasks on clusters, also for programs written for Dask."""
