@@ -15,13 +15,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hpcdag._binary import HpcdagError as HpcdagError
     from hpcdag._binary import version as version
     from hpcdag.client import Client as Client
     from hpcdag.client import fire_and_forget as fire_and_forget
     from hpcdag.client import futures_of as futures_of
     from hpcdag.client import get_client as get_client
-    from hpcdag.cluster import Cluster as Cluster
     from hpcdag.future import Future as Future
+    from hpcdag.jobqueue import Cluster as Cluster
     from hpcdag.jobqueue import PBSCluster as PBSCluster
     from hpcdag.jobqueue import SGECluster as SGECluster
     from hpcdag.jobqueue import SLURMCluster as SLURMCluster
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
 # Where each name is. Whoever adds a module adds its names here, and above for type checkers.
 _EXPORTS = {
     "Client": "client",
-    "Cluster": "cluster",
+    "Cluster": "jobqueue",
     "Future": "future",
+    "HpcdagError": "_binary",
     "LocalCluster": "local",
     "PBSCluster": "jobqueue",
     "SGECluster": "jobqueue",
