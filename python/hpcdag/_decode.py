@@ -205,7 +205,7 @@ class Batch:
                 values[key] = swap(value, inputs) if type(value) in (Input, Own) else value
         if kind == WHOLE:
             return partial(entry[1], values)
-        from hpcdag._dask import evaluate
+        from hpcdag._dask_nodes import evaluate
 
         return partial(evaluate, entry[1], entry[2], entry[3], values)
 

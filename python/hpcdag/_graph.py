@@ -352,7 +352,9 @@ class Graph:
         piece.bytes_end.append(len(piece.bytes))
 
     def _identity(self, dep: Any) -> Any:
-        return id(dep) if type(dep) is Brought or self._locate is None else self._locate(dep)
+        if type(dep) is int:
+            return dep
+        return (id(dep),) if type(dep) is Brought or self._locate is None else self._locate(dep)
 
     def _bring(self, value: Any) -> Brought:
         dep = Brought(value)
