@@ -43,6 +43,8 @@ class RunWriter:
         self._options: dict[Options, int] = {}
         self._externals: dict[tuple[bytes, int], int] = {}
         self._functions: set[bytes] = set()
+        #: for callers: what they have added so far
+        self.seen: dict[int, Any] = {}
         self._begin_piece()
 
     def _begin_piece(self) -> None:
