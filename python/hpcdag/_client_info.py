@@ -1,4 +1,5 @@
-"""What a client can tell about its cluster. Owns the forms, which are those of Dask's client where it has them."""
+"""What a client can tell about its cluster. Owns the forms, which are those of Dask's client where it has
+them."""
 
 from __future__ import annotations
 
@@ -61,11 +62,13 @@ class ClientInfo:
                 return
             except TimeoutError as error:
                 if until is not None and time.monotonic() >= until - 0.01:
-                    raise TimeoutError(f"there are not {n_workers} workers after {limit:g} s: {error}") from None
+                    raise TimeoutError(
+                        f"there are not {n_workers} workers after {limit:g} s: {error}"
+                    ) from None
 
     def who_has(self, futures: Any = None, **_: Any) -> dict[Any, tuple[str, ...]]:
-        """Addresses of the workers that have the results of futures (of all of this client without any), by key;
-        one of them where several have it."""
+        """Addresses of the workers that have the results of futures (of all of this client without any), by
+        key; one of them where several have it."""
         from ._waiting import futures_in
 
         session = self._session
@@ -87,7 +90,9 @@ class ClientInfo:
         for key, addresses in self.who_has().items():
             for address in addresses:
                 found.setdefault(address, []).append(key)
-        return {address: tuple(keys) for address, keys in found.items() if workers is None or address in workers}
+        return {
+            address: tuple(keys) for address, keys in found.items() if workers is None or address in workers
+        }
 
     @property
     def dashboard_link(self) -> str:
@@ -112,7 +117,10 @@ class ClientInfo:
             return f"<Client: {session.file.address}, not connected>"
         threads = sum(round(worker["threads"]) for worker in workers)
         memory = sum(worker["memory"]["limit"] or 0 for worker in workers)
-        return f"<Client: {session.file.address} workers={len(workers)} threads={threads}, memory={_size(memory)}>"
+        return f"<Client: {session.file.address}
+        workers={len(workers)} threads={threads},
+       
+        memory={_size(memory)}>"
 
     def _repr_html_(self) -> str:
         session = self._session
@@ -124,13 +132,19 @@ class ClientInfo:
             return f"{head}<div>not connected: {html.escape(str(error))}</div>"
         workers = status["workers"]
         rows = "".join(
-            f"<tr><td style='text-align:left'>{html.escape(str(worker['name']))}</td><td>{worker['state']}</td>"
-            f"<td>{round(worker['threads'])}</td><td>{_size(worker['memory']['process'] or 0)}</td>"
-            f"<td>{_size(worker['memory']['limit'] or 0)}</td></tr>"
-            for worker in workers[:50]
+          
+            f"<tr><td
+      
+        style='text-align:left'>{html.escape(str(worker['name']))}</td><td>{worker['state']}</td>"
+            f"<td>{round(worker['threads'])}</td><td>{_size(worker['memory']['process']
+            or 0)}</td>" f"<td>{_size(worker['memory']['limit']
+            or 0)}</td></tr>" for worker
+            in workers[:50]
+      
+        ) more = f"<div>and {len(workers) - 50} more</div>" if len(workers) > 50 else ""
+        dashboard = (
+            f"<div>Dashboard: <a href='{html.escape(link)}'>{html.escape(link)}</a></div>" if link else ""
         )
-        more = f"<div>and {len(workers) - 50} more</div>" if len(workers) > 50 else ""
-        dashboard = f"<div>Dashboard: <a href='{html.escape(link)}'>{html.escape(link)}</a></div>" if link else ""
         cluster = f"<div>Cluster {html.escape(session.file.id)} at {html.escape(session.file.address)}</div>"
         return (
             f"{head}{cluster}{dashboard}<details><summary>{len(workers)} workers, "
@@ -141,7 +155,8 @@ class ClientInfo:
         )
 
 
-def _worker(worker: dict[str, Any]) -> dict[str, Any]:
+def _worker(worker: dict[str, Any]) -> dict[str,
+Any]:
     """A worker as Dask's client tells it."""
     memory = worker["memory"]
     return {

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 class ClientExecutor(concurrent.futures.Executor):
-    """Runs calls on the cluster of a client. `options` are keywords of `Client.submit`, the same for all calls."""
+    """Runs calls on the cluster of a client. `options` are keywords of `Client.submit`, the same for all
+    calls."""
 
     def __init__(self, client: Client, **options: Any) -> None:
         options.setdefault("pure", False)
@@ -40,7 +41,9 @@ class ClientExecutor(concurrent.futures.Executor):
         with self._lock:
             self._futures.add(future)
         session = remote._held()
-        session.when_ended(remote._run, remote._index, lambda _r, _i: session.in_background(_settle, future, remote))
+        session.when_ended(
+            remote._run, remote._index, lambda _r, _i: session.in_background(_settle, future, remote)
+        )
         return future
 
     def map(

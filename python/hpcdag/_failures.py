@@ -25,7 +25,9 @@ def exception_of(failure: list, key: Any) -> BaseException:
         return _raised(about, where, "" if str(key) == blamed else f"; {key!r} depends on it")
     if cancelled or name == "Cancelled":
         why = f": {reason}" if reason else ""
-        return CancelledError(f"{key!r} was cancelled{why}" if str(key) == blamed else f"{blamed!r} was cancelled{why}")
+        return CancelledError(
+            f"{key!r} was cancelled{why}" if str(key) == blamed else f"{blamed!r} was cancelled{why}"
+        )
     text = f"{where}: {_words(name, about)}"
     if reason:
         text += f" ({reason})"
@@ -102,10 +104,16 @@ def _words(name: str, about: Any) -> str:
         return _shortage(about)
     if name == "Outgrown":
         attempts, end = about
-        text = "; then, ".join(f"{'alone ' if alone else ''}on {at}: {_shortage(s)}" for at, alone, s in attempts)
+        text = "; then, ".join(
+            f"{'alone ' if alone else ''}on {at}: {_shortage(s)}" for at, alone, s in attempts
+        )
         if isinstance(end, dict):
-            return f"{text}; no worker has more room, the largest limit is {_size(next(iter(end.values()))[0])}"
-        return text + ("; it had the worker to itself, and no other has more room" if end == "WasAlone" else "")
+            return (
+                f"{text}; no worker has more room, the largest limit is {_size(next(iter(end.values()))[0])}"
+            )
+        return text + (
+            "; it had the worker to itself, and no other has more room" if end == "WasAlone" else ""
+        )
     return str(about) if about else name
 
 

@@ -85,8 +85,8 @@ class Submitter:
         key: Any = None,
         pure: bool = True,
     ) -> Future:
-        """A future of `function(*args, **kwargs)`; that of the same call if it is `pure` and alive, or of the same
-        key. Raises TypeError for arguments that cannot be sent."""
+        """A future of `function(*args, **kwargs)`; that of the same call if it is `pure` and alive, or of
+        the same key. Raises TypeError for arguments that cannot be sent."""
         session = self._session
         if key is not None and (known := self.known(key)) is not None:
             return known

@@ -45,7 +45,8 @@ def _is_done(future: Future) -> bool:
 
 
 def wait(fs: Any, timeout: Any = None, return_when: str = "ALL_COMPLETED") -> DoneAndNotDone:
-    """Waits until all futures (in nested lists and the like) have ended, or with `FIRST_COMPLETED` one of them.
+    """Waits until all futures (in nested lists and the like) have ended, or with `FIRST_COMPLETED` one of
+    them.
 
     Raises TimeoutError after `timeout` seconds.
     """
@@ -72,7 +73,7 @@ def wait(fs: Any, timeout: Any = None, return_when: str = "ALL_COMPLETED") -> Do
     return DoneAndNotDone(done, set(futures) - done)
 
 
-class as_completed:  # noqa: N801 (as in concurrent.futures and distributed)
+class as_completed:
     """Iterates over futures in the order in which they end; more may be added meanwhile.
 
     Args:
@@ -140,7 +141,9 @@ class as_completed:  # noqa: N801 (as in concurrent.futures and distributed)
                 future = self._ready.popleft()
                 if future._session is not None and not _is_done(future):
                     # Its result was lost meanwhile and is made again.
-                    future._session.when_ended(future._run, future._index, lambda _r, _i, f=future: self._push(f))
+                    future._session.when_ended(
+                        future._run, future._index, lambda _r, _i, f=future: self._push(f)
+                    )
                     continue
                 self._pending -= 1
                 return future
@@ -168,7 +171,9 @@ class as_completed:  # noqa: N801 (as in concurrent.futures and distributed)
             values = session.peers.fetch(done, self._left(), raising=False) if session.ended is None else {}
             for future in mine:
                 task = (future._run, future._index)
-                self._results.append((future, values[task] if task in values else _Failed(future._exception())))
+                self._results.append(
+                    (future, values[task] if task in values else _Failed(future._exception()))
+                )
         self._results.extend((f, _Failed(f.exception())) for f in some if f._session is None)
 
     def __iter__(self) -> Iterator[Any]:

@@ -18,8 +18,8 @@ from typing import Any
 from . import _book, _calls, _discovery, _environment
 from ._client_info import ClientInfo
 from ._graph import Graph
-from ._options import parse_seconds
 from ._options import options as make_options
+from ._options import parse_seconds
 from ._peers import Peers
 from ._session import CANCEL, RETRY, Session, _sessions
 from ._submit import Submitter, function_name, locate_from
@@ -48,18 +48,20 @@ _lock = threading.RLock()
 
 # Keywords of Dask's Client that have no meaning here: taken, so that existing calls work.
 _WITHOUT_EFFECT = frozenset(
-    ("loop", "security", "heartbeat_interval", "serializers", "deserializers", "extensions", "direct_to_workers",
+    ("loop", "security", "heartbeat_interval", "serializers", "deserializers", "extensions",
+    "direct_to_workers",
      "connection_limit", "silence_logs", "dashboard_address", "protocol")
 )  # fmt: skip
 _LOCAL = frozenset(("n_workers", "nworkers", "threads_per_worker", "nthreads", "memory_limit", "processes"))
 
 
 class Client(ClientInfo):
-    """A connection to a cluster. While it lives it is Dask's default scheduler, unless `set_as_default` is false.
+    """A connection to a cluster. While it lives it is Dask's default scheduler, unless `set_as_default` is
+    false.
 
     Args:
-        cluster: a cluster object (anything with `scheduler_file`), the path of a scheduler file, or an address
-            (`tls://HOST:PORT`). With keywords of `LocalCluster` (`n_workers`, `threads_per_worker`,
+        cluster: a cluster object (anything with `scheduler_file`), the path of a scheduler file, or an
+        address (`tls://HOST:PORT`). With keywords of `LocalCluster` (`n_workers`, `threads_per_worker`,
             `memory_limit`) and none of these, one is started and ends with the client.
         scheduler_file: the scheduler file. Without any of these it is found as the command line finds it:
             `$HPCDAG_SCHEDULER_FILE`, the configuration, the one cluster of yours that is alive.
@@ -178,17 +180,17 @@ class Client(ClientInfo):
         time_limit: Any = None,
         **kwargs: Any,
     ) -> Future:
-        """Runs `function(*args, **kwargs)` on the cluster. Futures among the arguments, however deep, are waited
-        for and replaced by their results.
+        """Runs `function(*args, **kwargs)` on the cluster. Futures among the arguments, however deep, are
+        waited for and replaced by their results.
 
         Args:
             key: a name for the task; while a future of that name lives, it is given again.
-            workers: names, addresses or hosts of workers that may run it; others only with `allow_other_workers`.
-            resources: amounts by name that it needs.
+            workers: names, addresses or hosts of workers that may run it; others only with
+            `allow_other_workers`. resources: amounts by name that it needs.
             retries: attempts beyond the first.
             priority: the larger, the sooner.
-            pure: whether the same call (by content) is the same task while a future of it lives; as in Dask it is
-                unless this says False.
+            pure: whether the same call (by content) is the same task while a future of it lives; as in Dask
+            it is unless this says False.
             memory: private memory that it needs: bytes or a text such as "4GiB".
             nthreads: CPU slots that it takes.
             time_limit: the longest time of an attempt: seconds or a text such as "5m".
@@ -242,7 +244,8 @@ class Client(ClientInfo):
     ) -> list[Future]:
         """Runs `function` for each element of the iterables (up to the shortest), and `kwargs` with each.
 
-        `key` is the beginning of the keys, or a list of keys. The other keywords are those of `submit`; `pure` and
+        `key` is the beginning of the keys, or a list of keys. The other keywords are those of `submit`;
+        `pure` and
         `batch_size` are ignored: each map is a run of its own, and is sent while it is being encoded.
         """
         if not callable(function):
@@ -251,7 +254,9 @@ class Client(ClientInfo):
             raise NotImplementedError("hpcdag has no actors")
         if not iterables:
             raise ValueError("map needs something to iterate over")
-        columns: list[Sequence[Any]] = [c if isinstance(c, (list, tuple, range)) else list(c) for c in iterables]
+        columns: list[Sequence[Any]] = [
+            c if isinstance(c, (list, tuple, range)) else list(c) for c in iterables
+        ]
         count = min(map(len, columns))
         columns = [column if len(column) == count else column[:count] for column in columns]
         if not count:
@@ -295,8 +300,11 @@ class Client(ClientInfo):
                 future._key = f"{name}-{at}"
         return of
 
-    def gather(self, futures: Any, errors: str = "raise", direct: Any = None, asynchronous: Any = None) -> Any:
-        """The results of futures in (nested) lists, tuples, sets, dictionaries or iterators, in the same structure.
+    def gather(
+        self, futures: Any, errors: str = "raise", direct: Any = None, asynchronous: Any = None
+    ) -> Any:
+        """The results of futures in (nested) lists, tuples, sets, dictionaries or iterators, in the same
+        structure.
 
         `errors`: "raise" the first task's exception, or "skip" such futures. The others are ignored.
         """
@@ -327,15 +335,15 @@ class Client(ClientInfo):
         workers: Any = None,
         broadcast: bool = False,
         direct: Any = None,
-        hash: bool = True,  # noqa: A002 (as in distributed)
+        hash: bool = True,
         timeout: Any = 60.0,
         asynchronous: Any = None,
     ) -> Any:
-        """Brings data to the workers, one value to one worker in turn. Gives a future of each value of a list, tuple,
-        set or dictionary, in the same structure; one future for anything else.
+        """Brings data to the workers, one value to one worker in turn. Gives a future of each value of a
+        list, tuple, set or dictionary, in the same structure; one future for anything else.
 
-        `broadcast` has no effect: whoever needs a value fetches it once and keeps a copy. `workers`, `direct` and
-        `hash` are ignored. Raises TimeoutError if there is no worker within `timeout` seconds.
+        `broadcast` has no effect: whoever needs a value fetches it once and keeps a copy. `workers`,
+        `direct` and `hash` are ignored. Raises TimeoutError if there is no worker within `timeout` seconds.
         """
         limit = parse_seconds(timeout)
         if isinstance(data, dict):
@@ -426,8 +434,9 @@ class Client(ClientInfo):
         on_error: str = "raise",
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Runs `function(*args, **kwargs)` once on every worker (or those of `workers`: names or addresses), in an
-        executor as any task. Results by the workers' addresses; with `on_error="return"` exceptions are among them.
+        """Runs `function(*args, **kwargs)` once on every worker (or those of `workers`: names or addresses),
+        in an executor as any task. Results by the workers' addresses; with `on_error="return"` exceptions are
+        among them.
         """
         wanted = {workers} if isinstance(workers, str) else set(workers or ())
         all_workers = self._status()["workers"]
@@ -444,17 +453,19 @@ class Client(ClientInfo):
         return self.gather(futures, errors="skip" if on_error == "ignore" else "raise")
 
     def upload_file(self, filename: str | os.PathLike[str], load: bool = True) -> None:
-        """Brings a module, egg or archive (.py, .zip, .egg, .whl) to every worker, the later ones too. Tasks that are
-        submitted from now on can import it."""
+        """Brings a module, egg or archive (.py, .zip, .egg, .whl) to every worker, the later ones too. Tasks
+        that are submitted from now on can import it."""
         with open(filename, "rb") as file:
             self._files = {**self._files, os.path.basename(filename): file.read()}
         self._packed = (None, b"")
 
     def restart(self, timeout: Any = None, wait_for_workers: bool = True, **_: Any) -> Client:
-        """Cancels everything of this client and starts its executors anew, with fresh modules. Results are lost."""
-        session = self._session
-        with session.lock:
-            runs = [(run, [i for i, refs in enumerate(run.refs) if refs]) for run in session.book.runs.values()]
+        """Cancels everything of this client and starts its executors anew, with fresh modules. Results are
+        lost.""" session =
+        self._session with session.lock:
+            runs = [
+                (run, [i for i, refs in enumerate(run.refs) if refs]) for run in session.book.runs.values()
+            ]
         for run, tasks in runs:
             if run.mine and tasks:
                 session.on_tasks(CANCEL, run, tasks, "the client was restarted")
@@ -477,7 +488,12 @@ class Client(ClientInfo):
                 return book.keys[key]
             name, _, number = str(key).rpartition("-")
             for run in book.runs.values():
-                if run.name == name and number.isdecimal() and int(number) < len(run.refs) and run.refs[int(number)]:
+                if (
+                    run.name == name
+                    and number.isdecimal()
+                    and int(number) < len(run.refs)
+                    and run.refs[int(number)]
+                ):
                     return run, int(number)
         raise KeyError(key)
 
@@ -501,8 +517,8 @@ class Client(ClientInfo):
         return "closed" if self.closed else "running" if self._session.connected else "connecting"
 
     def close(self, timeout: Any = 2.0) -> None:
-        """Leaves the cluster. Its futures are of no use any more; tasks that nobody else wants are cancelled, but for
-        those of `fire_and_forget` and published ones."""
+        """Leaves the cluster. Its futures are of no use any more; tasks that nobody else wants are
+        cancelled, but for those of `fire_and_forget` and published ones."""
         if self._patched is not None and not self._session._forked:
             patched, self._patched = self._patched, None
             with contextlib.suppress(Exception):
@@ -574,9 +590,9 @@ def default_client(client: Client | None = None) -> Client:
 
 
 def get_client(address: str | None = None, timeout: Any = None, resolve_address: bool = True) -> Client:
-    """The client that is the default; in a task, one of the task's cluster. Raises ValueError if there is none."""
-    try:
-        return default_client()
+    """The client that is the default; in a task, one of the task's cluster. Raises ValueError if there is
+    none."""
+    try: return default_client()
     except ValueError:
         if not in_task():
             raise
@@ -600,7 +616,9 @@ def client_of_cluster(cluster: str) -> Client:
         made = Client(set_as_default=False, name="task" if in_task() else None)
         if made._session.file.id != cluster:
             made.close()
-            raise RefusedError(f"the future belongs to the cluster {cluster}, which this process does not use")
+            raise RefusedError(
+                f"the future belongs to the cluster {cluster}, which this process does not use"
+            )
         _of_cluster[cluster] = made
         return made
 

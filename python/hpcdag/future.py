@@ -31,8 +31,8 @@ class Future(_Base):
     """A task of the cluster and a reference to its result, which is kept until the last future of it is gone.
 
     Futures may be arguments of further tasks, also within lists, dictionaries and objects, and parts of Dask
-    collections. They may be pickled: whoever unpickles one (in a task, or another client of the same cluster) has a
-    reference of its own.
+    collections. They may be pickled: whoever unpickles one (in a task, or another client of the same
+    cluster) has a reference of its own.
     """
 
     __slots__ = ("__weakref__", "_index", "_key", "_run", "_session")
@@ -114,8 +114,9 @@ class Future(_Base):
         return None if self._run.state[self._index] == _book.DONE else self._exception()
 
     def traceback(self, timeout: Any = None) -> types.TracebackType | str | None:
-        """Where the task raised its exception: an object if `tblib` is installed, else text; None if it did not."""
-        from ._options import parse_seconds
+        """Where the task raised its exception: an object if `tblib` is installed, else text; None if it did
+        not.""" from ._options import
+        parse_seconds
 
         self._wait(parse_seconds(timeout))
         failure = self._run.failures.get(self._index)
@@ -153,17 +154,15 @@ class Future(_Base):
         self._held().on_tasks(RETRY, self._run, [self._index])
 
     def release(self, **_: Any) -> None:
-        """Gives the reference up; the result is dropped when it was the last. The future is of no use any more."""
-        session, self._session = self._session, None
-        if session is not None:
+        """Gives the reference up; the result is dropped when it was the last. The future is of no use any
+        more.""" session, self._session = self._session,
+        None if session is not None:
             session.drop(self._run, self._index)
 
     def add_done_callback(self, function: Callable[[Future], Any]) -> None:
         """Calls `function(future)` when the task has ended, in a thread that is there for that."""
         session = self._held()
-        session.when_ended(
-            self._run, self._index, lambda _run, _index: session.in_background(function, self)
-        )
+        session.when_ended(self._run, self._index, lambda _run, _index: session.in_background(function, self))
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._result_async().__await__()

@@ -16,7 +16,9 @@ from .future import Future
 _INTERVAL = 0.2
 
 
-def progress(*futures: Any, notebook: bool | None = None, multi: bool = True, complete: bool = True, **_: Any) -> Any:
+def progress(
+    *futures: Any, notebook: bool | None = None, multi: bool = True, complete: bool = True, **_: Any
+) -> Any:
     """Shows how far futures (in lists, Dask collections and the like) are.
 
     In a terminal it waits for the end; in a notebook it comes back at once and goes on showing.
