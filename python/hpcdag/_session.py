@@ -378,8 +378,9 @@ class Session(Link):
 
     def ask(self, question: Any, timeout: float | None = 30.0) -> Any:
         """The answer to a question (see docs/protocol.md), as decoded JSON. Raises TimeoutError,
-        RefusedError.""" answer =
-        _Answer() with self.lock:
+        RefusedError."""
+        answer = _Answer()
+        with self.lock:
             self.check()
             self._flush_open()
             self._ask_number = number = (self._ask_number + 1) & 0xFFFFFFFF

@@ -461,8 +461,9 @@ class Client(ClientInfo):
 
     def restart(self, timeout: Any = None, wait_for_workers: bool = True, **_: Any) -> Client:
         """Cancels everything of this client and starts its executors anew, with fresh modules. Results are
-        lost.""" session =
-        self._session with session.lock:
+        lost."""
+        session = self._session
+        with session.lock:
             runs = [
                 (run, [i for i, refs in enumerate(run.refs) if refs]) for run in session.book.runs.values()
             ]
