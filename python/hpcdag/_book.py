@@ -18,29 +18,30 @@ _NONE = b"\0"
 
 
 class Run:
-    """A run of calls, of this client's or somebody else's, and the state of those of its tasks that it knows."""
+    """A run of calls, of this client's or somebody else's, and the state of those of its tasks that it
+    knows."""
 
     __slots__ = (
-        "uuid",
-        "name",
-        "id",
-        "first",
+        "__weakref__",
         "brought",
-        "mine",
         "complete",
-        "frames",
-        "keep",
-        "live",
-        "state",
-        "nbytes",
-        "holder",
-        "refs",
         "failures",
-        "waiting",
+        "first",
+        "frames",
+        "holder",
+        "id",
+        "keep",
         "keys",
         "later",
+        "live",
+        "mine",
+        "name",
+        "nbytes",
         "reason",
-        "__weakref__",
+        "refs",
+        "state",
+        "uuid",
+        "waiting",
     )
 
     def __init__(self, uuid: bytes, name: str, mine: bool) -> None:
@@ -119,7 +120,8 @@ class Book:
         self.keys[key] = (run, index)
 
     def drop(self, dropped: Iterable[tuple[Run, int]]) -> dict[tuple[bytes, bool], list[int]]:
-        """Takes references away. Gives what is to be released now: tasks by run, and whether each is to end first."""
+        """Takes references away. Gives what is to be released now: tasks by run, and whether each is to end
+        first."""
         released: dict[tuple[bytes, bool], list[int]] = {}
         for run, index in dropped:
             refs = run.refs
@@ -150,7 +152,11 @@ class Book:
         if not n:
             return []
         first, last = tasks[0], tasks[n - 1]
-        if last - first + 1 == n and last < len(run.state) and (n < 3 or tasks.tolist() == list(range(first, last + 1))):
+        if (
+            last - first + 1 == n
+            and last < len(run.state)
+            and (n < 3 or tasks.tolist() == list(range(first, last + 1)))
+        ):
             run.state[first : last + 1] = bytes([DONE]) * n
             run.nbytes[first : last + 1] = array("Q", nbytes.tobytes())
             run.holder[first : last + 1] = array("I", holders.tobytes())

@@ -1,6 +1,7 @@
 """Single calls on their way to the scheduler: a run that grows until it is sent (message `Calls`).
 
-Owns the message for calls that are made one by one; whole graphs and maps are `_graph`'s. What is in the batches is `_encode`'s affair, who sends the pieces `_session`'s.
+Owns the message for calls that are made one by one; whole graphs and maps are `_graph`'s. What is in the
+batches is `_encode`'s affair, who sends the pieces `_session`'s.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ BROUGHT = 2
 #: A piece is sent when it has so many tasks or bytes of batches.
 PIECE_TASKS = 4096
 PIECE_BYTES = 8 << 20
+
 
 class RunWriter:
     """Collects the tasks of one run and hands pieces to `send(buffers, last)` as they become full.
@@ -43,6 +45,8 @@ class RunWriter:
         self._options: dict[Options, int] = {}
         self._externals: dict[tuple[bytes, int], int] = {}
         self._functions: set[bytes] = set()
+        #: for callers: what they have added so far
+        self.seen: dict[int, Any] = {}
         self._begin_piece()
 
     def _begin_piece(self) -> None:
@@ -98,8 +102,8 @@ class RunWriter:
     ) -> int:
         """Adds `count` tasks whose batch is `data` (bytes-like, not copied). Returns the number of the first.
 
-        `deps`: for each task, numbers of this run or what `external` gave. `keys`: as many or none; the same for all
-        batches of a run.
+        `deps`: for each task, numbers of this run or what `external` gave. `keys`: as many or none; the same
+        for all batches of a run.
         """
         full = len(self._option) + count > PIECE_TASKS or self._batch_bytes + len(data) > PIECE_BYTES
         if self._option and (full or self._code_bytes > PIECE_BYTES):

@@ -12,7 +12,17 @@ from typing import Any
 
 from ._graph import Options
 
-_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_UNITS = {
+    "": 1,
+    "k": 1000,
+    "m": 1000**2,
+    "g": 1000**3,
+    "t": 1000**4,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
 _SECONDS = {"": 1, "ms": 1e-3, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
@@ -54,8 +64,8 @@ def options(
     """How calls are to be run.
 
     `priority`: the larger, the sooner. `retries`: attempts beyond the first. `resources`: amounts by name.
-    `workers`: names, addresses or hosts; others too if `allow_other_workers`. `memory`, `output_size`: bytes or
-    text such as "4GiB". `time_limit`: seconds, text or timedelta. `nthreads`: CPU slots.
+    `workers`: names, addresses or hosts; others too if `allow_other_workers`. `memory`, `output_size`: bytes
+    or text such as "4GiB". `time_limit`: seconds, text or timedelta. `nthreads`: CPU slots.
     Raises ValueError and TypeError for what makes no sense.
     """
     if isinstance(workers, str):

@@ -147,7 +147,9 @@ class Peers:
             if missing:
                 misses += 1
                 if misses > _MISSES_MAX:
-                    raise HpcdagError(f"{len(missing)} results could not be had from the workers that should have them")
+                    raise HpcdagError(
+                        f"{len(missing)} results could not be had from the workers that should have them"
+                    )
                 for task, holder in missing:
                     self.session.missing(*task, holder)
                 time.sleep(min(1.0, 0.01 * 2**misses))
@@ -215,8 +217,8 @@ class Peers:
     def bring(self, run: Run, brought: Iterable[tuple[int, Any]], timeout: float = 60.0) -> None:
         """Brings data to workers, one after the other in turn. The run has been accepted.
 
-        Raises TimeoutError if there is no worker, NoSchedulerError if none could be reached, TypeError for values
-        that cannot be pickled, RefusedError if a worker could not keep one.
+        Raises TimeoutError if there is no worker, NoSchedulerError if none could be reached, TypeError for
+        values that cannot be pickled, RefusedError if a worker could not keep one.
         """
         addresses = self.addresses(timeout)
         for index, value in brought:
@@ -226,7 +228,9 @@ class Peers:
                 self._turn += 1
                 address = addresses[self._turn % len(addresses)]
                 try:
-                    error = self._with_connection(address, lambda wire, i=index, p=parts: _put(wire, run.task(i), p))
+                    error = self._with_connection(
+                        address, lambda wire, i=index, p=parts: _put(wire, run.task(i), p)
+                    )
                 except (OSError, _wire._frames.FrameError, RefusedError) as fault:
                     faults.append(f"{address}: {fault}")
                     addresses = self.addresses(timeout)
@@ -235,7 +239,9 @@ class Peers:
                     break
                 faults.append(f"{address}: {error}")
             else:
-                raise NoSchedulerError(errno.EIO, "data could not be brought to a worker: " + "; ".join(faults))
+                raise NoSchedulerError(
+                    errno.EIO, "data could not be brought to a worker: " + "; ".join(faults)
+                )
 
     def bring_all(self, run: Run, brought: list[tuple[int, Any]]) -> None:
         """`bring` in the background: what cannot be brought is cancelled, so that nobody waits for it."""
@@ -246,7 +252,9 @@ class Peers:
             if self.session.ended is None:
                 log.warning("arguments of %s could not be brought to workers: %s", run.name, error)
                 with contextlib.suppress(Exception):
-                    self.session.on_tasks(CANCEL, run, [i for i, _ in brought], f"its data could not be brought: {error}")
+                    self.session.on_tasks(
+                        CANCEL, run, [i for i, _ in brought], f"its data could not be brought: {error}"
+                    )
 
 
 def _receive_result(wire: _wire.Blocking, number: int) -> list[tuple[str, memoryview]] | None:

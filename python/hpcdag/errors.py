@@ -19,7 +19,8 @@ class NoSchedulerError(HpcdagError, OSError):
 
 
 class RefusedError(HpcdagError):
-    """The scheduler, a worker or a check of ours refuses: other versions, exposed credentials, a bad request."""
+    """The scheduler, a worker or a check of ours refuses: other versions, exposed credentials, a bad
+    request."""
 
 
 class TaskError(HpcdagError):
