@@ -24,8 +24,9 @@ class ClientData:
 
     _session: Session
 
-    def _environment(self) -> bytes:
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        def _environment(self) -> bytes: ...
 
     def gather(
         self, futures: Any, errors: str = "raise", direct: Any = None, asynchronous: Any = None

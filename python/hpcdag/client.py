@@ -15,6 +15,7 @@ from typing import Any
 from . import _book, _discovery, _environment, _registry
 from ._client_data import ClientData, fire_and_forget, futures_of
 from ._client_info import ClientInfo
+from ._client_workers import ClientWorkers
 from ._graph import Graph
 from ._options import options as make_options
 from ._options import parse_seconds
@@ -48,7 +49,7 @@ _WITHOUT_EFFECT = frozenset(
 _LOCAL = frozenset(("n_workers", "nworkers", "threads_per_worker", "nthreads", "memory_limit", "processes"))
 
 
-class Client(ClientInfo, ClientData):
+class Client(ClientInfo, ClientData, ClientWorkers):
     """A connection to a cluster. While it lives it is Dask's default scheduler, unless `set_as_default` is
     false.
 
@@ -123,6 +124,7 @@ class Client(ClientInfo, ClientData):
         self._submitter = Submitter(self._session, self._environment)
         self._set_as_default = set_as_default
         self._patched: Any = None
+        self._dask_port: Any = None
         _registry.add(self, set_as_default)
         if set_as_default:
             self._become_default()
@@ -292,74 +294,50 @@ class Client(ClientInfo, ClientData):
 
     # Collections of Dask
 
+    def _port(self) -> Any:
+        """What `_dask` sends through."""
+        if self._dask_port is None:
+            from ._dask_port import SessionPort
+
+            self._dask_port = SessionPort(self._session, self._environment, self._submitter.known, self.gather)
+        return self._dask_port
+
     def get(self, dsk: Any, keys: Any, **kwargs: Any) -> Any:
-        """Computes keys of a Dask graph: what Dask calls a scheduler."""
+        """Computes keys of a Dask graph: what Dask calls a scheduler. `kwargs` are options as for `submit`; unknown
+        ones are ignored, because libraries pass theirs."""
         from . import _dask
 
-        return _dask.get(self, dsk, keys, **kwargs)
+        return _dask.get(self._port(), dsk, keys, **kwargs)
 
-    def compute(self, collections: Any, sync: bool = False, **kwargs: Any) -> Any:
-        """Futures of the values of Dask collections (of one: one); with `sync` the values."""
+    def compute(self, collections: Any, sync: bool = False, optimize_graph: bool = True, **kwargs: Any) -> Any:
+        """Futures of the values of Dask collections (of a list a list, of one collection one); with `sync` the
+        values. What is no collection stays as it is."""
         from . import _dask
 
-        return _dask.compute(self, collections, sync=sync, **kwargs)
+        port = self._port()
+        found = self._with_collections(
+            collections, lambda some: _dask.compute(port, some, optimize_graph=optimize_graph, **kwargs)
+        )
+        return self.gather(found) if sync else found
 
-    def persist(self, collections: Any, **kwargs: Any) -> Any:
-        """The same collections, whose parts are computed on the cluster and stay there."""
+    def persist(self, collections: Any, optimize_graph: bool = True, **kwargs: Any) -> Any:
+        """The same collections (of a list a list), whose parts are computed on the cluster and stay there."""
         from . import _dask
 
-        return _dask.persist(self, collections, **kwargs)
+        port = self._port()
+        return self._with_collections(
+            collections, lambda some: _dask.persist(port, some, optimize_graph=optimize_graph, **kwargs)
+        )
 
-    # Every worker
-
-    def run(
-        self,
-        function: Callable[..., Any],
-        *args: Any,
-        workers: str | Collection[str] | None = None,
-        wait: bool = True,
-        nanny: bool = False,
-        on_error: str = "raise",
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """Runs `function(*args, **kwargs)` once on every worker (or those of `workers`: names or addresses),
-        in an executor as any task. Results by the workers' addresses; with `on_error="return"` exceptions are
-        among them.
-        """
-        wanted = {workers} if isinstance(workers, str) else set(workers or ())
-        all_workers = self._status()["workers"]
-        chosen = [w for w in all_workers if not wanted or w["name"] in wanted or w["address"] in wanted]
-        options = {w["address"]: make_options(workers=[w["name"]], priority=2**31 - 1) for w in chosen}
-        submit = self._submitter.submit
-        futures = {at: submit(function, args, kwargs, one, None, False) for at, one in options.items()}
-        if not wait:
-            for future in futures.values():
-                fire_and_forget(future)
-            return {}
-        if on_error == "return":
-            return {at: future.exception() or future.result() for at, future in futures.items()}
-        return self.gather(futures, errors="skip" if on_error == "ignore" else "raise")
-
-    def upload_file(self, filename: str | os.PathLike[str], load: bool = True) -> None:
-        """Brings a module, egg or archive (.py, .zip, .egg, .whl) to every worker, the later ones too. Tasks
-        that are submitted from now on can import it."""
-        with open(filename, "rb") as file:
-            self._files = {**self._files, os.path.basename(filename): file.read()}
-        self._packed = (None, b"")
-
-    def restart(self, timeout: Any = None, wait_for_workers: bool = True, **_: Any) -> Client:
-        """Cancels everything of this client and starts its executors anew, with fresh modules. Results are
-        lost."""
-        session = self._session
-        with session.lock:
-            runs = [
-                (run, [i for i, refs in enumerate(run.refs) if refs]) for run in session.book.runs.values()
-            ]
-        for run, tasks in runs:
-            if run.mine and tasks:
-                session.on_tasks(CANCEL, run, tasks, "the client was restarted")
-        self._env["HPCDAG_CLIENT_RESTARTS"] = str(int(self._env.get("HPCDAG_CLIENT_RESTARTS", "0")) + 1)
-        return self
+    @staticmethod
+    def _with_collections(given: Any, function: Callable[[list[Any]], list[Any]]) -> Any:
+        one = not isinstance(given, (list, tuple, set, frozenset))
+        values = [given] if one else list(given)
+        places = [i for i, v in enumerate(values) if hasattr(v, "__dask_graph__") and not isinstance(v, type)]
+        if places:
+            for place, value in zip(places, function([values[i] for i in places]), strict=True):
+                values[place] = value
+        return values[0] if one else values
 
     # The end
 
