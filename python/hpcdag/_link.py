@@ -220,8 +220,9 @@ class Link:
                 ready = selector.select(0.1 if self._closing else wait)
                 for key, _ in ready:
                     if key.fileobj is self._wake_read:
-                        self._woken = False
+                        # In this order: whoever comes in between has queued what the next round finds.
                         _drain(self._wake_read)
+                        self._woken = False
                 got, ended = _read(sock, chunk, inbox)
                 if got:
                     heard = time.monotonic()
