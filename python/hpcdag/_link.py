@@ -94,7 +94,11 @@ class Link:
         raise NotImplementedError
 
     def _tidy(self) -> None:
-        """Before the thread sends: queues what has been collected."""
+        """Queues what has been collected."""
+        raise NotImplementedError
+
+    def _collect(self) -> float:
+        """Before the thread sends: `_tidy`, or after how many seconds."""
         raise NotImplementedError
 
     def _end(self, error: Exception) -> None:
@@ -200,7 +204,7 @@ class Link:
             selector.register(sock, selectors.EVENT_READ)
             writing = False
             while True:
-                self._tidy()
+                pause = self._collect()
                 full = self._write(sock)
                 if full != writing:
                     events = selectors.EVENT_READ | (selectors.EVENT_WRITE if full else 0)
@@ -216,7 +220,7 @@ class Link:
                     continue
                 if self._pinged and now - heard > SILENCE:
                     raise TimeoutError(errno.ETIMEDOUT, "the scheduler does not answer")
-                wait = 0 if sock.pending() else max(0.0, last_ping + interval - now)
+                wait = 0 if sock.pending() else min(pause, max(0.0, last_ping + interval - now))
                 ready = selector.select(0.1 if self._closing else wait)
                 for key, _ in ready:
                     if key.fileobj is self._wake_read:

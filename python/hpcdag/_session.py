@@ -27,6 +27,10 @@ from .errors import CancelledError, NoSchedulerError, RefusedError
 
 (WATCH, OUTPUT_MISSING, ASK, RELEASE, WANT, CANCEL, RETRY, LEAVE) = (3, 7, 8, 11, 12, 13, 14, 15)
 
+#: Single calls that follow others are collected for so long, seconds, unless somebody waits for one.
+_COLLECT = 0.002
+_FOREVER = 3600.0
+
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
@@ -48,6 +52,7 @@ class Session(Hearing):
         self._ask_number = 0
         self._dropped: deque[tuple[Run, int]] = deque()
         self._open: tuple[Run, _calls.RunWriter] | None = None
+        self._flushed = 0.0
         self._on_resume: list[Callable[[], None]] = []
         self._callbacks: queue.SimpleQueue | None = None
         super().__init__(path, address, timeout)
@@ -83,6 +88,12 @@ class Session(Hearing):
             taken = [dropped.popleft() for _ in range(len(dropped))]
             for (run, later), tasks in self.book.drop(taken).items():
                 self._say(_tasks_frame(RELEASE, run, tasks, later))
+
+    def _collect(self) -> float:
+        if self._open is not None and (left := self._flushed + _COLLECT - time.monotonic()) > 0:
+            return left
+        self._tidy()
+        return _FOREVER
 
     # Runs
 
@@ -143,11 +154,11 @@ class Session(Hearing):
                 self._queue(frame)
         self.wake()
 
-    def shared_run(self, environment: bytes) -> tuple[Run, _calls.RunWriter]:
+    def shared_run(self, environment: Callable[[], bytes]) -> tuple[Run, _calls.RunWriter]:
         """The run that collects single calls until the thread sends it. The lock must be held meanwhile."""
         if self._open is None:
             self.check()
-            self._open = self._new_run("calls", environment)
+            self._open = self._new_run("calls", environment())
             self.wake()
         return self._open
 
@@ -155,6 +166,7 @@ class Session(Hearing):
         if self._open is not None:
             opened, self._open = self._open, None
             opened[1].flush(True)
+            self._flushed = time.monotonic()
 
     def flush(self) -> None:
         """Sends what has been submitted so far."""
@@ -228,6 +240,7 @@ class Session(Hearing):
                     if at == len(tasks):
                         return True
                     self.check()
+                    self._flush_open()
                     left = None if until is None else until - time.monotonic()
                     if left is not None and left <= 0:
                         return False
