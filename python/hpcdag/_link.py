@@ -35,7 +35,7 @@ CONFIRM_INTERVAL = 2.0
 #: A connection on which a ping is not answered for so long is given up, seconds.
 SILENCE = 60.0
 
-#: A client gives up when the scheduler was not reached for so long after a cut, and complains before, seconds.
+#: After a cut, a client complains when the scheduler was not reached for so long, and gives up, seconds.
 GIVE_UP = 900.0
 COMPLAIN = 10.0
 

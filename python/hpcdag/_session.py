@@ -6,7 +6,6 @@ what tasks are in is `_book`'s, results travel by `_peers`.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import queue
@@ -20,10 +19,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from . import _book, _calls, _columns, _frames
-from ._book import Book, Run
+from ._book import Run
 from ._hearing import Answer, Hearing
 from ._link import log
-from .errors import CancelledError, NoSchedulerError, RefusedError
+from .errors import CancelledError, RefusedError
 
 (WATCH, OUTPUT_MISSING, ASK, RELEASE, WANT, CANCEL, RETRY, LEAVE) = (3, 7, 8, 11, 12, 13, 14, 15)
 

@@ -9,7 +9,7 @@ import contextlib
 import os
 import uuid
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from . import _book, _discovery, _environment, _registry
@@ -21,7 +21,7 @@ from ._options import options as make_options
 from ._options import parse_seconds
 from ._peers import Peers
 from ._registry import client_of_cluster, default_client, get_client, get_worker
-from ._session import CANCEL, Session
+from ._session import Session
 from ._submit import Submitter, function_name, locate_from
 from ._waiting import as_completed, wait
 from .errors import HpcdagError, RefusedError
