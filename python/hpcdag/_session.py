@@ -72,6 +72,9 @@ class Session(Hearing):
             else:
                 for frame in run.frames:
                     self._queue(frame)
+                if run.complete:
+                    # It may have been accepted, and done, and only the news was lost.
+                    self._queue([_frames.pack_head(WATCH, [run.uuid, ""])])
         for frame, _ in self._asked.values():
             self._queue(frame)
         for resume in self._on_resume:
@@ -172,8 +175,8 @@ class Session(Hearing):
         with self.lock:
             self._flush_open()
 
-    def want(self, run_uuid: bytes, index: int, name: str = "") -> Run:
-        """Takes a reference to a task of any run that the scheduler knows."""
+    def want(self, run_uuid: bytes, index: int, name: str = "", key: Any = None) -> Run:
+        """Takes a reference to a task, with this key, of any run that the scheduler knows."""
         with self.lock:
             self.check()
             run = self.book.runs.get(run_uuid)
@@ -181,6 +184,8 @@ class Session(Hearing):
                 run = self.book.runs[run_uuid] = Run(run_uuid, name, False)
             known = index < len(run.refs) and run.refs[index]
             run.take(index)
+            if key is not None:
+                self.book.name(run, index, key)
             if not known:
                 self._flush_open()
                 self.book.pending(run, [index])
@@ -264,6 +269,18 @@ class Session(Hearing):
                 return run.id
             finally:
                 self._waiters -= 1
+
+    def identify(self, run: Run, index: int) -> None:
+        """Finds out what workers call the tasks of somebody else's run; a task of it is done.
+
+        Raises RefusedError if the scheduler does not know it.
+        """
+        key = run.keys.get(index, f"{run.name}-{index}")
+        output = self.ask({"Locate": [key if isinstance(key, str) else str(key), run.uuid]})["output"]
+        task = output["task"]
+        number, place = (task["run"], task["index"]) if isinstance(task, dict) else task
+        with self.lock:
+            run.id, run.first = number, place - index
 
     def when_ended(self, run: Run, index: int, call: Callable[[Run, int], None]) -> None:
         """Calls `call(run, index)` once the task has ended: at once if it has, else in the session's thread,
