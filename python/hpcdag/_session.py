@@ -6,7 +6,6 @@ what tasks are in is `_book`'s, results travel by `_peers`.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import queue
@@ -20,16 +19,21 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from . import _book, _calls, _columns, _frames
-from ._book import Book, Run
-from ._link import Link, log
-from .errors import CancelledError, NoSchedulerError, RefusedError
+from ._book import Run
+from ._hearing import Answer, Hearing
+from ._link import log
+from .errors import CancelledError, RefusedError
 
 (WATCH, OUTPUT_MISSING, ASK, RELEASE, WANT, CANCEL, RETRY, LEAVE) = (3, 7, 8, 11, 12, 13, 14, 15)
+
+#: Single calls that follow others are collected for so long, seconds, unless somebody waits for one.
+_COLLECT = 0.002
+_FOREVER = 3600.0
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
-class Session(Link):
+class Session(Hearing):
     """One client's life with a scheduler. Methods without an underscore may be called by any thread.
 
     `timeout` is how long to try to reach the scheduler at first, seconds. Raises NoSchedulerError,
@@ -40,26 +44,19 @@ class Session(Link):
         self, path: str, address: str | None = None, timeout: float = 10.0, name: str | None = None
     ) -> None:
         self.name = name
-        self.book = Book()
         #: where results come from (`_peers.Peers`), set by the client
         self.peers: Any = None
         #: the client, for futures
         self.client: Callable[[], Any] = lambda: None
-        #: (run, tasks and values): brings data to workers, set by `_peers`
-        self.bring: Callable[[Run, list[tuple[int, Any]]], None] | None = None
-        self._asked: dict[int, tuple[list, _Answer]] = {}
         self._ask_number = 0
         self._dropped: deque[tuple[Run, int]] = deque()
         self._open: tuple[Run, _calls.RunWriter] | None = None
-        self._handlers: dict[int, Callable[[list, memoryview], None]] = {}
+        self._flushed = 0.0
         self._on_resume: list[Callable[[], None]] = []
         self._callbacks: queue.SimpleQueue | None = None
-        self._waiters = 0
         super().__init__(path, address, timeout)
         _sessions.add(self)
         self._thread.start()
-
-    # Hearing, in the thread
 
     def _say_all_again(self) -> None:
         for run in self.book.runs.values():
@@ -75,105 +72,13 @@ class Session(Link):
             else:
                 for frame in run.frames:
                     self._queue(frame)
+                if run.complete:
+                    # It may have been accepted, and done, and only the news was lost.
+                    self._queue([_frames.pack_head(WATCH, [run.uuid, ""])])
         for frame, _ in self._asked.values():
             self._queue(frame)
         for resume in self._on_resume:
             resume()
-
-    def _hear(self, tag: int, control: list, body: memoryview) -> None:
-        if handler := self._handlers.get(tag):
-            return handler(control, body)
-        if tag not in _HEARD:
-            return None  # Of graphs that this client has not submitted.
-        calls: list[tuple[Callable, Run, int]] = []
-        with self.lock:
-            _HEARD[tag](self, control, body, calls)
-            if self._waiters:
-                self.changed.notify_all()
-        for call, run, index in calls:
-            call(run, index)
-        return None
-
-    def _hear_accepted(self, control: list, _body: memoryview, _calls: list) -> None:
-        run = self.book.runs.get(control[0])
-        if run is not None:
-            run.id, run.first = control[1], control[3] if len(control) > 3 else 0
-            run.frames.clear()
-            run.keep.clear()
-            if run.brought:
-                brought, run.brought = run.brought, []
-                self._bring(run, brought)
-            self.book.forget_if_idle(run)
-
-    def _hear_rejected(self, control: list, _body: memoryview, calls: list) -> None:
-        run = self.book.runs.get(control[0])
-        if run is not None:
-            self._ended_tasks(run, self.book.lost(run, control[1]), calls)
-            self.book.forget_if_idle(run)
-
-    def _bring(self, run: Run, brought: list[tuple[int, Any]]) -> None:
-        if self.bring is not None:
-            threading.Thread(target=self.bring, args=(run, brought), name="hpcdag-bring", daemon=True).start()
-
-    def _hear_answer(self, control: list, _body: memoryview, _calls: list) -> None:
-        number, result = control
-        found = self._asked.pop(number, None)
-        if found is not None:
-            found[1].set(result)
-
-    def _hear_stopping(self, control: list, _body: memoryview, _calls: list) -> None:
-        self._end(NoSchedulerError(errno.ESHUTDOWN, f"the cluster has been stopped: {control[0]}"))
-
-    def _hear_refused(self, control: list, _body: memoryview, _calls: list) -> None:
-        raise RefusedError(f"the scheduler refuses: {control[0]}")
-
-    def _hear_pong(self, _control: list, _body: memoryview, _calls: list) -> None:
-        if self._pinged:
-            for _ in range(self._pinged.popleft()):
-                self._unconfirmed.popleft()
-
-    def _hear_done(self, control: list, body: memoryview, calls: list) -> None:
-        run = self.book.runs.get(control[0])
-        self.book.peers.update((worker, address) for worker, address in control[1])
-        if run is None:
-            return
-        reader = _columns.Reader(body)
-        tasks = reader.column(_columns.U32)
-        nbytes = reader.column(_columns.U64, len(tasks))
-        holders = reader.column(_columns.U32, len(tasks))
-        self._ended_tasks(run, self.book.done(run, tasks, nbytes, holders), calls)
-
-    def _hear_failed(self, control: list, _body: memoryview, calls: list) -> None:
-        run = self.book.runs.get(control[0])
-        if run is not None:
-            self._ended_tasks(run, self.book.failed(run, control[1]), calls)
-
-    def _hear_lost(self, control: list, body: memoryview, _calls: list) -> None:
-        run = self.book.runs.get(control[0])
-        if run is not None:
-            self.book.pending(run, _columns.Reader(body).column(_columns.U32))
-
-    @staticmethod
-    def _ended_tasks(run: Run, tasks: Iterable[int], calls: list) -> None:
-        for task in tasks:
-            calls += [(call, run, task) for call in run.waiting.pop(task, ())]
-
-    def _end(self, error: Exception) -> None:
-        """Nothing can be had any more."""
-        calls: list[tuple[Callable, Run, int]] = []
-        with self.lock:
-            if self.ended is None:
-                self.ended = error
-            self._closing = True
-            for run in self.book.runs.values():
-                for task in list(run.waiting):
-                    self._ended_tasks(run, [task], calls)
-            for _, answer in self._asked.values():
-                answer.set({"Err": ["internal", str(error)]})
-            self._asked.clear()
-            self.changed.notify_all()
-        for call, run, index in calls:
-            call(run, index)
 
     def _tidy(self) -> None:
         """Sends the open run, and releases what no future refers to any more."""
@@ -185,6 +90,12 @@ class Session(Link):
             taken = [dropped.popleft() for _ in range(len(dropped))]
             for (run, later), tasks in self.book.drop(taken).items():
                 self._say(_tasks_frame(RELEASE, run, tasks, later))
+
+    def _collect(self) -> float:
+        if self._open is not None and (left := self._flushed + _COLLECT - time.monotonic()) > 0:
+            return left
+        self._tidy()
+        return _FOREVER
 
     # Runs
 
@@ -245,11 +156,11 @@ class Session(Link):
                 self._queue(frame)
         self.wake()
 
-    def shared_run(self, environment: bytes) -> tuple[Run, _calls.RunWriter]:
+    def shared_run(self, environment: Callable[[], bytes]) -> tuple[Run, _calls.RunWriter]:
         """The run that collects single calls until the thread sends it. The lock must be held meanwhile."""
         if self._open is None:
             self.check()
-            self._open = self._new_run("calls", environment)
+            self._open = self._new_run("calls", environment())
             self.wake()
         return self._open
 
@@ -257,14 +168,15 @@ class Session(Link):
         if self._open is not None:
             opened, self._open = self._open, None
             opened[1].flush(True)
+            self._flushed = time.monotonic()
 
     def flush(self) -> None:
         """Sends what has been submitted so far."""
         with self.lock:
             self._flush_open()
 
-    def want(self, run_uuid: bytes, index: int, name: str = "") -> Run:
-        """Takes a reference to a task of any run that the scheduler knows."""
+    def want(self, run_uuid: bytes, index: int, name: str = "", key: Any = None) -> Run:
+        """Takes a reference to a task, with this key, of any run that the scheduler knows."""
         with self.lock:
             self.check()
             run = self.book.runs.get(run_uuid)
@@ -272,6 +184,8 @@ class Session(Link):
                 run = self.book.runs[run_uuid] = Run(run_uuid, name, False)
             known = index < len(run.refs) and run.refs[index]
             run.take(index)
+            if key is not None:
+                self.book.name(run, index, key)
             if not known:
                 self._flush_open()
                 self.book.pending(run, [index])
@@ -330,6 +244,7 @@ class Session(Link):
                     if at == len(tasks):
                         return True
                     self.check()
+                    self._flush_open()
                     left = None if until is None else until - time.monotonic()
                     if left is not None and left <= 0:
                         return False
@@ -355,6 +270,18 @@ class Session(Link):
             finally:
                 self._waiters -= 1
 
+    def identify(self, run: Run, index: int) -> None:
+        """Finds out what workers call the tasks of somebody else's run; a task of it is done.
+
+        Raises RefusedError if the scheduler does not know it.
+        """
+        key = run.keys.get(index, f"{run.name}-{index}")
+        output = self.ask({"Locate": [key if isinstance(key, str) else str(key), run.uuid]})["output"]
+        task = output["task"]
+        number, place = (task["run"], task["index"]) if isinstance(task, dict) else task
+        with self.lock:
+            run.id, run.first = number, place - index
+
     def when_ended(self, run: Run, index: int, call: Callable[[Run, int], None]) -> None:
         """Calls `call(run, index)` once the task has ended: at once if it has, else in the session's thread,
         so it must be quick and must not wait."""
@@ -379,7 +306,7 @@ class Session(Link):
     def ask(self, question: Any, timeout: float | None = 30.0) -> Any:
         """The answer to a question (see docs/protocol.md), as decoded JSON. Raises TimeoutError,
         RefusedError."""
-        answer = _Answer()
+        answer = Answer()
         with self.lock:
             self.check()
             self._flush_open()
@@ -442,34 +369,6 @@ class Session(Link):
             self._thread.join(timeout + 1)
         if self._callbacks is not None:
             self._callbacks.put(None)
-
-
-class _Answer:
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self._value: dict | None = None
-
-    def set(self, value: dict) -> None:
-        self._value = value
-        self._event.set()
-
-    def get(self, timeout: float | None) -> dict:
-        if not self._event.wait(timeout):
-            raise TimeoutError("the scheduler has not answered in time")
-        return self._value
-
-
-_HEARD = {
-    2: Session._hear_refused,
-    3: Session._hear_accepted,
-    4: Session._hear_rejected,
-    8: Session._hear_answer,
-    9: Session._hear_stopping,
-    10: Session._hear_pong,
-    11: Session._hear_done,
-    12: Session._hear_failed,
-    13: Session._hear_lost,
-}
 
 
 def _piece_frame(graph: Any, piece: Any, environment: bytes) -> list:
