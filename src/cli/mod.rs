@@ -7,6 +7,7 @@ mod batch;
 mod bench;
 mod clusters;
 mod command_graph;
+mod compat;
 pub mod completions;
 mod context;
 pub mod detach;
