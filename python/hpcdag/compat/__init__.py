@@ -7,6 +7,7 @@ PYTHONPATH, and so does `python -m hpcdag.run`. Owns the directory and its order
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def install() -> None:
         raise RuntimeError("distributed has been imported already: import hpcdag.compat before it")
     if PATH not in sys.path:
         sys.path.insert(0, PATH)
+    # For executors, and for processes that this one starts.
+    os.environ["HPCDAG_COMPAT"] = "1"
 
 
 def active() -> bool:

@@ -107,38 +107,27 @@ class Client(hpcdag.Client):
             others.pop(name, None)
         if isinstance(keywords.get("timeout"), str):
             keywords["timeout"] = _seconds(keywords["timeout"])
-        self._own_cluster: ClusterBase | None = None
-        if isinstance(address, (ClusterBase, Around)):
-            scheduler_file = address.scheduler_file
-        elif scheduler_file is not None and os.path.exists(scheduler_file):
+        own = None
+        if isinstance(address, (ClusterBase, Around)) or (
+            scheduler_file is not None and os.path.exists(scheduler_file)
+        ):
             pass
         elif around():
             if address is not None or scheduler_file is not None:
                 said = address if scheduler_file is None else scheduler_file
                 warnings.warn(f"{said} is not used: the cluster is that of `hpcdag run`", stacklevel=2)
-            scheduler_file = around()
+            address, scheduler_file = None, around()
         elif address is None and scheduler_file is None:
-            self._own_cluster = hpcdag.LocalCluster(**others)
-            scheduler_file = self._own_cluster.scheduler_file
+            address = own = hpcdag.LocalCluster(**others)
         elif address is not None:
             raise ValueError(f"{address}: hpcdag needs a scheduler file, not an address alone")
         try:
-            super().__init__(scheduler_file=str(scheduler_file), **keywords)
+            super().__init__(address, scheduler_file=scheduler_file, **keywords)
         except BaseException:
-            self._end_cluster()
+            if own is not None:
+                own.close()
             raise
-
-    def close(self, *args: Any, **keywords: Any) -> None:
-        """Ends the session, and the cluster that was started for it."""
-        try:
-            super().close(*args, **keywords)
-        finally:
-            self._end_cluster()
-
-    def _end_cluster(self) -> None:
-        if self._own_cluster is not None:
-            self._own_cluster.close()
-            self._own_cluster = None
+        self._owns_cluster = own is not None
 
     @classmethod
     def current(cls, allow_global: bool = True) -> Any:
