@@ -160,8 +160,10 @@ def worker_directory() -> str:
 
 
 def preload(environment: Mapping[str, Any], notes: list[str]) -> None:
-    """Imports what executors will need; what is not there or fails is left, the client's own choices noted."""
-    for name in [*PRELOAD, *(environment.get("preload") or ())]:
+    """Imports what executors will need; what is not there or fails is left, the client's and the worker's own
+    choices noted."""
+    own = [name for name in os.environ.get("HPCDAG_PYTHON_PRELOAD", "").split(",") if name]
+    for name in [*PRELOAD, *own, *(environment.get("preload") or ())]:
         try:
             importlib.import_module(name)
         except BaseException as error:
