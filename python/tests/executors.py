@@ -1,4 +1,4 @@
-"""A worker's side of zygotes and executors, for tests: real processes and sockets, spoken to frame by frame."""
+"""A worker's side of zygotes and executors, for tests: real processes and sockets, frame by frame."""
 
 from __future__ import annotations
 

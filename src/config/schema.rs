@@ -343,6 +343,8 @@ table! {
         executable: Option<String>,
         /// Modules that are imported once for all executors, besides the usual ones.
         preload: Option<Vec<String>>,
+        /// Whether executors are forked from one process that has imported what they need.
+        zygote: bool,
     }
 }
 

@@ -214,6 +214,9 @@ impl Driver {
             }
             Input::ClientGone { client, connection, reason } => self.client_gone(client, connection, &reason),
             Input::Submit { client, submission } => self.submit(client, *submission),
+            Input::Calls { client, submission } => self.submit_calls(client, *submission),
+            Input::Single { client, what, run, tasks } => self.single_calls(client, what, run, &tasks),
+            Input::Leave { client } => self.leave(client),
             Input::Watch { client, run } => self.watch(client, run),
             Input::Cancel { run, reason } => {
                 if let Some(run) = self.runs.find(run) {

@@ -529,7 +529,7 @@ fn runner(
 }
 
 /// What an idle Python executor may keep beyond its first call, bytes, where nothing is configured.
-const PYTHON_IDLE_BYTES: (u64, u64) = (256 << 20, 2 << 30);
+const PYTHON_IDLE_BYTES: (u64, u64) = (64 << 20, 2 << 30);
 
 /// The same for all of them together, as a part of the memory limit: one of this many.
 const PYTHON_IDLE_PART: u64 = 4;
@@ -547,6 +547,7 @@ fn python(settings: &Settings, facts: &WorkerFacts, enforce: bool, memory: &Part
     Python::new(python::Facts {
         executable: settings.python.executable.clone(),
         preload: settings.python.preload.clone().unwrap_or_default(),
+        zygote: settings.python.zygote,
         env,
         dir: facts.local_directory.clone(),
         grace: settings.kill_grace.0,

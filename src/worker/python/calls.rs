@@ -13,7 +13,7 @@ use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// A run of calls.
 #[derive(Debug)]
@@ -114,9 +114,23 @@ pub(super) struct Live {
     needed: Mutex<FxHashMap<Vec<u8>, u32>>,
     /// How often some were forgotten.
     changes: AtomicU64,
+    /// Environments that are in use: equal ones are one.
+    environments: Mutex<Vec<Weak<Bytes>>>,
 }
 
 impl Live {
+    /// The one environment with these bytes, which may be many: clients put files into it.
+    fn environment(&self, bytes: Vec<u8>) -> Arc<Bytes> {
+        let mut known = self.environments.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|one| one.strong_count() > 0);
+        if let Some(one) = known.iter().filter_map(Weak::upgrade).find(|one| one[..] == bytes[..]) {
+            return one;
+        }
+        let new = Arc::new(Bytes::from(bytes));
+        known.push(Arc::downgrade(&new));
+        new
+    }
+
     fn add(&self, id: &[u8]) {
         let mut needed = self.needed.lock().unwrap_or_else(PoisonError::into_inner);
         *needed.entry(id.to_vec()).or_default() += 1;
@@ -174,7 +188,7 @@ impl Calls {
         }
         functions.iter().for_each(|code| self.live.add(&code.id));
         let functions = functions.into_iter().map(|code| (code.id, code.bytes.into())).collect();
-        let (environment, usual_peak) = (Arc::new(environment.into()), AtomicU64::new(0));
+        let (environment, usual_peak) = (self.live.environment(environment), AtomicU64::new(0));
         let run_ = Arc::new(Run { uuid, name, environment, functions, usual_peak });
         self.runs.insert(run, Known { run: run_, batches: BTreeMap::new() });
     }
@@ -344,6 +358,8 @@ mod tests {
         let id = calls.find(TaskRef { run: RUN, index: 0 }).unwrap().batch.id.clone();
         let all = [b"one".to_vec(), b"two".to_vec(), id.clone()];
         assert!(live.stale(all.iter()).is_empty());
+        let environment = |run| calls.runs[&run].run.environment.clone();
+        assert!(Arc::ptr_eq(&environment(RUN), &environment(RunId(5))), "equal ones are one");
         let before = live.changes();
         assert!(calls.forget(RUN) && !calls.has(RUN) && !calls.forget(RUN));
         assert_ne!(live.changes(), before);

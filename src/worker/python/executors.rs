@@ -15,7 +15,7 @@ use crate::worker::executor::{Clock, Executor, Failure, FailureKind, Outcome};
 use bytes::Bytes;
 use rustc_hash::FxHashSet;
 use serde_bytes::ByteBuf;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
@@ -27,6 +27,10 @@ const FAILED_TIME: Duration = Duration::from_secs(5);
 
 /// Zygotes that nobody uses are kept, up to so many of all.
 const NESTS_MAX: usize = 4;
+
+/// Batches that an executor keeps at most, and their bytes: tasks of a batch mostly come in a row.
+const BATCHES_MAX: usize = 256;
+const BATCH_BYTES_MAX: usize = 32 << 20;
 
 /// By which libraries learn how many threads they may use. The user's own values stand.
 const THREADS: [&str; 6] = [
@@ -45,6 +49,8 @@ pub(in crate::worker) struct Facts {
     pub executable: Option<String>,
     /// What zygotes import besides.
     pub preload: Vec<String>,
+    /// Whether executors are forked from one process that has imported what they need.
+    pub zygote: bool,
     /// The variables that executors start with.
     pub env: BTreeMap<OsString, OsString>,
     /// The worker's own directory.
@@ -91,6 +97,10 @@ enum Source {
 struct Warmed {
     warm: Warm,
     loaded: FxHashSet<Vec<u8>>,
+    /// Of that, the batches and their sizes; the one that was used last is the last one.
+    batches: VecDeque<(Vec<u8>, usize)>,
+    /// The zygote that is this one's alone.
+    _own: Option<Zygote>,
     /// The state of `Live` that this agrees with.
     changes: u64,
 }
@@ -111,6 +121,9 @@ impl Python {
         // By this, what calls leave running is found at the end of the worker.
         set("HPCDAG_TASK_DIR", facts.dir.join("python").into());
         set("HPCDAG_PYTHON_PRELOAD", facts.preload.join(",").into());
+        if !facts.zygote {
+            set("HPCDAG_PYTHON_BARE", "1".into());
+        }
         Python { facts, nests: Mutex::default(), live: Arc::default() }
     }
 
@@ -151,7 +164,7 @@ impl Python {
     /// The executors of an environment.
     fn nest(&self, environment: &Arc<Bytes>) -> Arc<Nest> {
         let mut nests = lock(&self.nests);
-        let nest = match nests.iter().position(|nest| nest.environment == *environment) {
+        let nest = match nests.iter().position(|nest| Arc::ptr_eq(&nest.environment, environment)) {
             Some(at) => nests.remove(at),
             None => Arc::new(Nest {
                 environment: environment.clone(),
@@ -178,6 +191,16 @@ impl Python {
             let (exit, _) = warmed.warm.bury();
             tracing::warn!("an idle executor has ended: {exit:?}");
         }
+        let changes = self.live.changes();
+        let new = |warm, own| {
+            self.facts.counts.note_started();
+            let (loaded, batches) = (FxHashSet::default(), VecDeque::new());
+            Ok(Warmed { warm, loaded, batches, _own: own, changes })
+        };
+        if !self.facts.zygote {
+            let own = self.start(&nest.environment).map_err(FailureKind::Prepare)?;
+            return new(own.fork().map_err(FailureKind::Spawn)?, Some(own));
+        }
         let zygote = self.zygote(nest)?;
         let warm = match zygote.fork() {
             // It has died since it was last used: another one may live.
@@ -187,9 +210,7 @@ impl Python {
             }
             forked => forked,
         };
-        let warm = warm.map_err(FailureKind::Spawn)?;
-        self.facts.counts.note_started();
-        Ok(Warmed { warm, loaded: FxHashSet::default(), changes: self.live.changes() })
+        new(warm.map_err(FailureKind::Spawn)?, None)
     }
 
     /// The zygote of an environment. Whoever comes first starts it, the others wait.
@@ -226,11 +247,13 @@ impl Python {
 
     /// Keeps one for the next call, unless it keeps too much memory itself.
     fn give_back(&self, nest: &Nest, mut warmed: Warmed) {
-        if warmed.warm.tasks() == 1 {
+        let (mut grown, bound) = (warmed.warm.grown_bytes(), self.facts.idle_bytes);
+        let counts = &self.facts.counts;
+        if warmed.warm.tasks() == 1 && grown <= bound {
             // The first call imports what others will use too.
             warmed.warm.rebase();
+            grown = 0;
         }
-        let (grown, bound, counts) = (warmed.warm.grown_bytes(), self.facts.idle_bytes, &self.facts.counts);
         if grown > bound {
             if !warmed.warm.trim(bound) {
                 let n = counts.note_replaced();
@@ -273,8 +296,8 @@ impl Python {
                 return (Err(control.verdict()), Vec::new());
             }
             left -= 1;
-            let Warmed { warm, loaded, .. } = &mut warmed;
-            let order = |channel: &Channel, task| order(channel, task, job, key, loaded);
+            let Warmed { warm, loaded, batches, .. } = &mut warmed;
+            let order = |channel: &Channel, task| order(channel, task, job, key, (loaded, batches));
             match warm.run(order, limit, control, self.facts.grace) {
                 Ran::NotBegun if left > 0 => drop(warmed.warm.bury()),
                 Ran::NotBegun => {
@@ -283,7 +306,9 @@ impl Python {
                     return (Err(FailureKind::Spawn(text)), said);
                 }
                 Ran::Done(result, cpu) => {
-                    let said = if result.is_err() { warmed.warm.said() } else { Vec::new() };
+                    let said = warmed.warm.said();
+                    let text = String::from_utf8_lossy(&said);
+                    text.lines().for_each(|line| tracing::debug!(task = key, "printed: {line}"));
                     self.give_back(&nest, warmed);
                     return (Ok(Ran::Done(result, cpu)), said);
                 }
@@ -349,14 +374,21 @@ impl std::ops::Drop for Nest {
 }
 
 impl Warmed {
-    /// Has it forget what no run needs.
+    /// Has it forget what no run needs, and batches that were not used for long.
     fn forget(&mut self, live: &Live) {
         let changes = live.changes();
-        if self.changes == changes {
-            return;
+        let mut stale = Vec::new();
+        if self.changes != changes {
+            self.changes = changes;
+            stale = live.stale(self.loaded.iter());
+            self.batches.retain(|(id, _)| !stale.contains(id));
         }
-        self.changes = changes;
-        let stale = live.stale(self.loaded.iter());
+        let mut bytes: usize = self.batches.iter().map(|(_, bytes)| bytes).sum();
+        while (bytes > BATCH_BYTES_MAX && self.batches.len() > 1) || self.batches.len() > BATCHES_MAX {
+            let Some((id, size)) = self.batches.pop_front() else { break };
+            bytes -= size;
+            stale.push(id);
+        }
         if stale.is_empty() {
             return;
         }
@@ -373,7 +405,7 @@ fn order(
     task: u64,
     job: &CallJob,
     key: &str,
-    loaded: &mut FxHashSet<Vec<u8>>,
+    (loaded, batches): (&mut FxHashSet<Vec<u8>>, &mut VecDeque<(Vec<u8>, usize)>),
 ) -> io::Result<()> {
     let Call { run, batch, place } = &job.call;
     let functions = run.functions.iter().map(|(id, bytes)| ("function", id, bytes));
@@ -383,6 +415,10 @@ fn order(
             channel.send(tag::LOAD, &load, std::slice::from_ref(bytes), &[])?;
             loaded.insert(id.clone());
         }
+    }
+    if batches.back().is_none_or(|(id, _)| *id != batch.id) {
+        batches.retain(|(id, _)| *id != batch.id);
+        batches.push_back((batch.id.clone(), batch.bytes.len()));
     }
     send_inputs(channel, &job.inputs)?;
     let options = job.call.options();

@@ -119,7 +119,7 @@ impl Played {
     async fn teach(&self, session: &Session, interpreter: &Path) {
         let dir = self.dir.path().to_str().unwrap();
         let environment = python(interpreter, BATCH, &[dir, "environment"]);
-        session.run(environment).await;
+        session.run(7, environment).await;
         session.batch(python(interpreter, BATCH, &[dir])).await;
     }
 
@@ -143,8 +143,8 @@ impl Played {
 }
 
 impl Session {
-    async fn run(&self, environment: Vec<u8>) {
-        let (uuid, name) = (RunUuid::from_u128(7), "test".into());
+    async fn run(&self, uuid: u128, environment: Vec<u8>) {
+        let (uuid, name) = (RunUuid::from_u128(uuid), "test".into());
         let run = CallRun { run: RunId(1), uuid, name, environment, functions: vec![] };
         self.say(ToWorker::CallRun(run)).await;
     }
@@ -249,6 +249,40 @@ async fn calls_that_are_cancelled_or_out_of_time_end() {
     session.finished(PROCESSES).await;
 }
 
+/// Puts its process and the ids of all that its executor was sent and has not dropped in place of `large`.
+const LOADED: &str = r#"
+def large():
+    import gc, os
+    found = [one for one in gc.get_objects() if type(one).__name__ == "Loaded"]
+    return [os.getpid(), [ident.hex() for one in found for _, ident in [*one._made, *one._bytes]]]
+
+def unused():"#;
+
+#[tokio::test]
+async fn executors_forget_runs_that_are_over() {
+    let Some(interpreter) = interpreter() else { return };
+    let mut played = played().await;
+    // For want of a zygote the interpreter imports nothing beforehand.
+    played.config.worker.python.zygote = false;
+    played.publish().await;
+    let (_worker, mut session) = played.worker("w", 1).await;
+    let code = BATCH.replace("\ndef large():", LOADED);
+    let dir = played.dir.path().to_str().unwrap().to_owned();
+    let mut pids = Vec::new();
+    for uuid in [7, 8] {
+        session.run(uuid, python(&interpreter, &code, &[&dir, "environment"])).await;
+        session.batch(python(&interpreter, &code, &[&dir])).await;
+        session.call(&[(LARGE, &[])]).await;
+        session.finished(LARGE).await;
+        let value = played.value(&session, &interpreter, LARGE).await;
+        assert_eq!(value[1], serde_json::json!([format!("{uuid:032x}0a000000")]));
+        pids.push(value[0].clone());
+        session.say(ToWorker::Free(TasksMessage { tasks: vec![task(10 + LARGE)] })).await;
+        session.say(ToWorker::ForgetRun(ForgetRun { run: RunId(1) })).await;
+    }
+    assert_eq!(pids[0], pids[1], "it is kept warm");
+}
+
 #[tokio::test]
 async fn another_version_of_python_is_named() {
     let Some(interpreter) = interpreter() else { return };
@@ -258,7 +292,7 @@ async fn another_version_of_python_is_named() {
     let (_worker, mut session) = played.worker("w", 1).await;
     let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("python");
     let environment = serde_json::json!({"python": "/nowhere", "version": "2.7", "path": [package]});
-    session.run(rmp_serde::to_vec_named(&environment).unwrap()).await;
+    session.run(7, rmp_serde::to_vec_named(&environment).unwrap()).await;
     session.batch(Vec::new()).await;
     session.call(&[(FAIL, &[])]).await;
     let failure = session.failure(FAIL).await;
