@@ -1,16 +1,19 @@
 """Exceptions of tasks on their way from executors to clients.
 
-Owns `RemoteError` and the two directions: `describe` makes (summary, traceback text, payload) of an exception,
-`rebuild` is what payloads call when they are loaded. A payload always loads where hpcdag is importable.
+Owns `RemoteError` and the two directions: `describe` makes summary, traceback text and payload of an
+exception, `rebuild` is what payloads call when they are loaded. A payload always loads where hpcdag is there.
 """
 
 from __future__ import annotations
 
+import copyreg
+import io
 import os
 import pickle
 import socket
 import sys
 import traceback
+from collections import ChainMap
 from types import TracebackType
 from typing import Any
 
@@ -94,23 +97,25 @@ def import_advice(error: ImportError) -> str:
     module = (error.name or "").partition(".")[0]
     what = f"the module {module!r}" if module else "a module"
     return (
-        f"{what} could not be imported on {socket.gethostname()} by {sys.executable}. If it is a file of yours: "
-        f"send it with client.upload_file({(module or 'module') + '.py'!r}), or keep it in a directory that is on "
-        "sys.path when the Client is made, on a file system that the workers share. If it is a package: install "
-        "it in the environment of the workers (worker.python.executable)."
+        f"{what} could not be imported on {socket.gethostname()} by {sys.executable}. If it is a file of "
+        f"yours: send it with client.upload_file({(module or 'module') + '.py'!r}), or keep it in a "
+        "directory that is on sys.path when the Client is made and on a file system that the workers "
+        "share. If it is a "
+        "package: install it in the environment of the workers (worker.python.executable)."
     )
 
 
 def describe(error: BaseException) -> tuple[str, str, bytes]:
     """Summary (a line), traceback text without our own frames, and payload of a task's exception."""
     _strip(error)
-    if isinstance(error, ImportError):
+    told = "".join(map(str, getattr(error, "__notes__", None) or ()))
+    if isinstance(error, ImportError) and "upload_file" not in told + _say(error):
         add_note(error, import_advice(error))
     first = (_say(error).strip().splitlines() or [""])[0]
     summary = (f"{_type_name(error)}: {first}" if first else _type_name(error))[:_SUMMARY_CHARS_MAX]
     try:
         text = "".join(traceback.format_exception(error))
-        if sys.version_info < (3, 11):
+        if not hasattr(error, "add_note"):  # Python 3.10 does not show them.
             text += "".join(f"{note}\n" for note in getattr(error, "__notes__", ()))
     except Exception:
         text = summary + "\n"
@@ -160,13 +165,28 @@ def _loadable_pickle(error: BaseException) -> bytes | None:
     """A pickle of `error` alone that was seen to load, or None."""
     import cloudpickle
 
+    # `tblib`, once somebody has installed it (distributed does), pickles what an exception came from with it:
+    # one that does not load would spoil all.
+    own = {k: v for k, v in copyreg.dispatch_table.items() if not issubclass(k, BaseException)}
+
+    class ByValue(cloudpickle.Pickler):
+        dispatch_table = ChainMap(getattr(cloudpickle.Pickler, "_dispatch_table", {}), own)
+
+    class ByName(pickle.Pickler):
+        dispatch_table = own
+
+    def dump(pickler: type[pickle.Pickler]) -> bytes:
+        out = io.BytesIO()
+        pickler(out, protocol=5).dump(error)
+        return out.getvalue()
+
     try:
         try:
-            packed = pickle.dumps(error, protocol=5)
+            packed = dump(ByName)
             if b"__main__" in packed:
                 raise pickle.PicklingError("classes of __main__ go by value")
         except Exception:
-            packed = cloudpickle.dumps(error, protocol=5)
+            packed = dump(ByValue)
         again = pickle.loads(packed)
     except Exception:
         return None
