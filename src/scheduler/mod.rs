@@ -13,6 +13,7 @@ mod runs;
 mod server;
 mod sessions;
 mod shape;
+mod shared;
 mod stop;
 mod waits;
 

@@ -2,6 +2,9 @@
 //! those who wait and what they are told.
 
 use super::driver::Driver;
+use super::input::ClientOrder;
+use super::requests::SMALL_MESSAGE_BYTES;
+use super::shared;
 use crate::base::ids::{ClientId, RunId};
 use crate::base::time::Time;
 use crate::protocol::messages::client::{Answer, ToClient};
@@ -98,11 +101,26 @@ impl Driver {
         entry.summary.is_some() || entry.held.is_none() && idle()
     }
 
+    /// Tells what is shared of an event, and does what comes of it.
+    pub(super) fn share(&mut self, event: shared::Event) {
+        let now = self.now();
+        for action in self.board.handle(event, now) {
+            match action {
+                shared::Action::Answer { client, answer } => {
+                    let bytes = answer.body.len() + SMALL_MESSAGE_BYTES;
+                    self.order_client(client, ClientOrder::Message(ToClient::Shared(answer)), bytes);
+                }
+                // Runs of calls are not taken yet, so there is nothing that could be kept.
+                shared::Action::KeepWanted { .. } | shared::Action::LetGo { .. } => {}
+            }
+        }
+    }
+
     /// Sends an answer.
     pub(super) fn send_answer(&mut self, client: ClientId, id: u32, reply: Reply) {
         let result = reply.map(|value| value.to_string());
         let bytes = result.as_ref().map_or(0, String::len);
-        let order = super::input::ClientOrder::Message(ToClient::Answer(Answer { id, result }));
+        let order = ClientOrder::Message(ToClient::Answer(Answer { id, result }));
         self.order_client(client, order, bytes);
     }
 }

@@ -123,6 +123,7 @@ async fn read(
             | FromClient::CancelCalls(_)
             | FromClient::RetryCalls(_)
             | FromClient::Leave(_) => return Err(super::nonsense("calls, which are not taken yet")),
+            FromClient::Share(share) => Input::Share { client, share: Box::new(share) },
             FromClient::Ask(ask) => {
                 tokio::select! {
                     // Its answer gives the place back.
