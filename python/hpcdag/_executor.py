@@ -1,0 +1,349 @@
+"""The process that runs tasks, one at a time: forked by `_zygote`, spoken to over a socket of its own.
+
+Owns the loop and the order of things on the connection. The main thread runs tasks and reads the socket between
+them. While a task takes long, a second thread reads instead, so that tasks can be cancelled and the end of the
+connection is noticed. `docs/protocol.md` has the messages.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import select
+import socket
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from . import _channel, _errors, _result, _tasks
+from ._tasks import Current, current
+
+__all__ = ["Current", "current", "main"]
+
+VERSIONS = (1, 1)
+
+HELLO, WELCOME, INPUTS, CANCEL, DONE, TRIM, TRIMMED = 1, 2, 3, 5, 7, 8, 9
+CALL, LOAD, DROP = 23, 24, 25
+
+# A task that still runs after one to two of these is watched.
+_TICK_SECONDS = 0.02
+# After so many ticks without a task the watching thread rests until there is one.
+_TICKS_IDLE = 50
+# Memory of inputs that tasks have left in reference cycles; beyond it they are collected.
+_LEFT_BYTES_MAX = 256 << 20
+
+Parts = list[tuple[str, Any]]
+
+
+class Call(NamedTuple):
+    """A CALL's fields, and the inputs that came before it."""
+
+    task: int
+    key: str
+    run: bytes
+    batch: bytes
+    index: int
+    attempt: list[int]
+    nthreads: int
+    max_output: int | None
+    time_limit_ms: int | None
+    inputs: list[Parts]
+
+
+class Loaded:
+    """Functions and batches that the worker has sent, decoded when they are used first."""
+
+    def __init__(self) -> None:
+        self._bytes: dict[tuple[str, bytes], memoryview] = {}
+        self._made: dict[tuple[str, bytes], Any] = {}
+
+    def load(self, kind: str, ident: bytes, data: memoryview) -> None:
+        """Keeps what the worker has sent."""
+        self._bytes[kind, ident] = data
+
+    def drop(self, idents: list[bytes]) -> None:
+        """These are not needed any more."""
+        for ident in idents:
+            for kind in ("function", "batch"):
+                self._bytes.pop((kind, ident), None)
+                self._made.pop((kind, ident), None)
+
+    def _get(self, kind: str, ident: bytes, make: Callable[[memoryview], Any]) -> Any:
+        made = self._made.get((kind, ident))
+        if made is None:
+            data = self._bytes.get((kind, ident))
+            if data is None:
+                raise LookupError(f"this executor was not sent the {kind} {ident.hex()}")
+            made = self._made[kind, ident] = make(data)
+            del self._bytes[kind, ident]
+        return made
+
+    def function(self, ident: bytes) -> Any:
+        """The function of an id; raises what loading it raises."""
+        from . import _decode
+
+        return self._get("function", bytes(ident), _decode.load_function)
+
+    def batch(self, ident: bytes) -> Any:
+        """The batch of an id; raises what loading it raises."""
+        from . import _decode
+
+        return self._get("batch", ident, lambda data: _decode.Batch(data, self.function))
+
+
+class Executor:
+    """One connection to a worker."""
+
+    def __init__(self, channel: _channel.Channel) -> None:
+        self.channel = channel
+        self.loaded = Loaded()
+        self.stop = _tasks.Stop()
+        self.threads = _tasks.Threads()
+        self.waiting: deque[Call] = deque()
+        self.inputs: list[Parts] = []
+        self.trims = 0
+        # Whoever reads the socket has this.
+        self.reading = threading.Lock()
+        self.running: Call | None = None
+        self.ended = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.busy = threading.Event()
+        self.mapped: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def main(self) -> None:
+        """Until the connection ends."""
+        self.channel.send(HELLO, [*VERSIONS, "python", os.getpid()])
+        threading.Thread(target=self._watch, name="hpcdag-watch", daemon=True).start()
+        while True:
+            if self.waiting:
+                self._run(self.waiting.popleft())
+                continue
+            if self.trims:
+                self._trim()
+                continue
+            if not self.reading.acquire(blocking=False):
+                os.eventfd_write(self.ended, 1)
+                self.reading.acquire()
+            try:
+                if self.waiting:
+                    continue
+                frame = self.channel.receive()
+                if frame is None:
+                    return
+                self._take(frame)
+            finally:
+                self.reading.release()
+
+    def _take(self, frame: _channel.Frame) -> None:
+        """Notes what a message says; by whoever has `reading`."""
+        tag, control = frame.tag, frame.control
+        if tag == CALL:
+            self.waiting.append(Call(*control, inputs=self.inputs))
+            self.inputs = []
+        elif tag == INPUTS:
+            self._take_inputs(frame)
+        elif tag == LOAD:
+            kind, ident = control
+            self.loaded.load(kind, ident, frame.body)
+        elif tag == DROP:
+            self.loaded.drop(control[0])
+        elif tag == CANCEL:
+            self._cancel(control[0])
+        elif tag == TRIM:
+            self.trims += 1
+        elif tag == WELCOME:
+            if not VERSIONS[0] <= control[0] <= VERSIONS[1]:
+                raise RuntimeError(f"the worker speaks version {control[0]} with executors, this is for {VERSIONS}")
+        else:
+            raise RuntimeError(f"message {tag} is not for Python executors")
+
+    def _cancel(self, task: int) -> None:
+        running = self.running
+        if (running and running.task == task) or any(call.task == task for call in self.waiting):
+            self.stop.ask(task, _tasks.Cancelled)
+
+    def _take_inputs(self, frame: _channel.Frame) -> None:
+        at = 0
+        fds = iter(frame.descriptors)
+        for _producer, _key, continued, parts in frame.control[0]:
+            if not continued:
+                self.inputs.append([])
+            for name, place in parts:
+                ((kind, size),) = place.items()
+                if kind == "Inline":
+                    data: Any = frame.body[at : at + size]
+                    if name and at % 16:
+                        data = bytearray(data)  # Arrays want their memory aligned.
+                    at += size
+                elif kind == "Descriptor":
+                    data = self._map(next(fds), size)
+                else:
+                    path, size, mtime = size
+                    data = self._map(_open_unchanged(os.fsdecode(path), size, mtime), size)
+                self.inputs[-1].append((name, data))
+
+    def _map(self, fd: int, size: int) -> Any:
+        try:
+            data = _channel.map_private(fd, size)
+        finally:
+            os.close(fd)
+        if size:
+            self.mapped.add(data)
+        return data
+
+    def _watch(self) -> None:
+        """The second thread: reads the socket while a task takes long."""
+        try:
+            idle = 0
+            seen: Call | None = None
+            while True:
+                if idle > _TICKS_IDLE:
+                    self.busy.clear()
+                    if self.running is None:
+                        self.busy.wait()
+                    idle = 0
+                time.sleep(_TICK_SECONDS)
+                now = self.running
+                if now is None:
+                    idle += 1
+                elif now is seen:
+                    with self.reading:
+                        self._watch_one(now)
+                seen = now
+        except BaseException as error:
+            # Without this thread nothing could be cancelled; the worker starts another executor.
+            print(f"hpcdag executor: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            os._exit(71)
+
+    def _watch_one(self, call: Call) -> None:
+        limit = None
+        if call.time_limit_ms is not None:
+            # It has run for about two ticks.
+            limit = time.monotonic() + call.time_limit_ms / 1000 - 2 * _TICK_SECONDS
+        poll = select.poll()
+        poll.register(self.channel, select.POLLIN)
+        poll.register(self.ended, select.POLLIN)
+        while self.running is call:
+            if not self.channel.has_frame():
+                wait = None if limit is None else max(0, (limit - time.monotonic()) * 1000)
+                ready = [fd for fd, _ in poll.poll(wait)]
+                if limit is not None and time.monotonic() >= limit:
+                    self.stop.ask(call.task, _tasks.TimeLimit)
+                    limit = None
+                if self.ended in ready:
+                    os.eventfd_read(self.ended)
+                    continue
+                if self.channel.fileno() not in ready:
+                    continue
+            frame = self.channel.receive()
+            if frame is None:
+                sys.stderr.flush()
+                os._exit(0)  # Whatever the task is doing.
+            self._take(frame)
+
+    def _run(self, call: Call) -> None:
+        """Runs a task and says how it ended."""
+        self.threads.set(_tasks.slots(call.nthreads))
+        _tasks.set_current(_tasks.describe_call(call.key, call.attempt, call.nthreads, call.run))
+        self.running = call
+        if not self.busy.is_set():
+            self.busy.set()
+        before = time.process_time_ns()
+        end, parts = self._attempt(call)
+        spent = time.process_time_ns() - before
+        self.running = None
+        _tasks.set_current(None)
+        self.stop.forget(call.task)
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except Exception:
+                pass  # The task has closed or replaced it.
+        self._send_done(call, end, parts, spent)
+        call.inputs.clear()
+        del parts
+        if self.mapped and sum(map(len, list(self.mapped))) > _LEFT_BYTES_MAX:
+            gc.collect()
+
+    def _attempt(self, call: Call) -> tuple[Any, Parts]:
+        def work() -> Parts:
+            batch = self.loaded.batch(call.batch)
+            inputs = [_result.loads(parts) for parts in call.inputs]
+            call.inputs.clear()  # So that nothing but the task holds them.
+            return _result.dumps(_result.settle(batch.run(call.index, inputs)))
+
+        try:
+            parts = self.stop.run(call.task, work)
+        except _result.Unpicklable as error:
+            return {"Unkept": str(error)}, []
+        except BaseException as error:
+            why = self.stop.reason(call.task)
+            if why is not None:
+                return "TimeLimit" if why is _tasks.TimeLimit else "Cancelled", []
+            return {"Raised": list(_errors.describe(error))}, []
+        size = _result.size(parts)
+        if call.max_output is not None and size > call.max_output:
+            return {"Unkept": f"the result has {size} bytes, more than the {call.max_output} that are allowed"}, []
+        return "Succeeded", parts
+
+    def _send_done(self, call: Call, end: Any, parts: Parts, cpu_ns: int) -> None:
+        places: list[Any] = []
+        pieces: list[Any] = []
+        fds: list[int] = []
+        try:
+            try:
+                for name, data in parts:
+                    nbytes = memoryview(data).nbytes
+                    if nbytes > _result.INLINE_BYTES_MAX:
+                        fds.append(_channel.memory_file(data))
+                        places.append([name, {"Descriptor": nbytes}])
+                    else:
+                        pieces.append(data)
+                        places.append([name, {"Inline": nbytes}])
+            except OSError as error:
+                end, places, pieces = {"Unkept": f"no room for the result: {error}"}, [], []
+                while fds:
+                    os.close(fds.pop())
+            self.channel.send(DONE, [call.task, end, places, cpu_ns], pieces, fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _trim(self) -> None:
+        self.trims -= 1
+        gc.collect()
+        try:
+            ctypes.CDLL(None).malloc_trim(0)
+        except (OSError, AttributeError):
+            pass  # Another C library than glibc.
+        pool = sys.modules.get("pyarrow")
+        if pool is not None:
+            pool.default_memory_pool().release_unused()
+        self.channel.send(TRIMMED, [])
+
+
+def _open_unchanged(path: str, size: int, mtime_ns: int) -> int:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    found = os.fstat(fd)
+    if (found.st_size, found.st_mtime_ns) != (size, mtime_ns):
+        os.close(fd)
+        raise OSError(f"{path} has changed since it was made")
+    return fd
+
+
+def main(connection: int) -> int:
+    """Runs an executor on the socket `connection`; its exit status."""
+    _tasks.prepare_process()
+    sock = socket.socket(fileno=connection)
+    sock.set_inheritable(False)
+    # A process that a task forks must not keep the connection open.
+    os.register_at_fork(after_in_child=lambda: sock.fileno() >= 0 and os.close(sock.detach()))
+    try:
+        Executor(_channel.Channel(sock)).main()
+    except BrokenPipeError:
+        pass  # The worker has gone while it was told something.
+    return 0

@@ -1,0 +1,226 @@
+"""The picklers of calls: functions by reference into a table, dependencies and large literals found.
+
+Owns what is replaced while pickling and the table of functions. Does not own the layout of batches
+(`_decode`) nor what is written when (`_encode`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import pickle
+import warnings
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from types import FunctionType
+from typing import Any, NoReturn
+
+import cloudpickle
+
+from hpcdag._decode import FunctionRef
+
+LARGE_BYTES = 1 << 20
+"""Literals beyond this do not travel in batches."""
+
+PLAIN = frozenset((int, float, bool, type(None), complex))
+TEXT = frozenset((str, bytes))
+_HEAVY_FUNCTION_BYTES = 10 << 20
+
+
+class DependencyFoundError(Exception):
+    """A future or a large array turned up where the quick way does not replace it."""
+
+
+def nbytes(value: Any) -> int:
+    """Bytes of a value that says how many it has (arrays, tables, text); 0 for all others."""
+    kind = type(value)
+    if kind in PLAIN:
+        return 0
+    if kind in TEXT or kind is bytearray:
+        return len(value)
+    if isinstance(value, type) or hasattr(value, "__dask_graph__"):
+        return 0
+    try:
+        size = getattr(value, "nbytes", None)
+        if size is None and hasattr(value, "memory_usage"):
+            size = value.memory_usage(index=True)
+            size = size.sum() if hasattr(size, "sum") else size
+        return int(size) if size is not None else 0
+    except Exception:  # Whatever a stranger's property raises, it is not an array.
+        return 0
+
+
+class Functions:
+    """The table of functions of one run: each is pickled once."""
+
+    def __init__(self) -> None:
+        self._new: list[tuple[bytes, bytes]] = []
+        self._idents: dict[int, tuple[Any, bytes]] = {}
+        self._known: set[bytes] = set()
+
+    def take(self) -> list[tuple[bytes, bytes]]:
+        """The functions (id, bytes) added since the last call."""
+        new, self._new = self._new, []
+        return new
+
+    def ident(self, function: Any) -> bytes:
+        """The id of a function (or class, or anything that cloudpickle writes), which is added if new."""
+        found = self._idents.get(id(function))
+        if found is None:
+            data = cloudpickle.dumps(function, protocol=5)
+            ident = blake2b(data, digest_size=16).digest()
+            if ident not in self._known:
+                self._known.add(ident)
+                self._new.append((ident, data))
+                if len(data) > _HEAVY_FUNCTION_BYTES:
+                    name = getattr(function, "__qualname__", repr(function))
+                    warnings.warn(
+                        f"{name} drags {len(data) >> 20} MiB of data along (values it closes over, or "
+                        "globals): pass them as arguments, or client.scatter(...) them first",
+                        stacklevel=4,
+                    )
+            found = self._idents[id(function)] = (function, ident)
+        return found[1]
+
+
+class Places:
+    """Dependencies of one task, each once, in order.
+
+    Args:
+        identity: equal for dependencies that are the same.
+        known: those that have their places already.
+    """
+
+    __slots__ = ("_identity", "_places", "list")
+
+    def __init__(self, identity: Callable[[Any], Any], known: Sequence[Any] = ()) -> None:
+        self.list: list[Any] = list(known)
+        self._identity = identity
+        self._places: dict[Any, int] | None = None
+
+    def place(self, dep: Any) -> int:
+        """The place of a dependency, which is added if new."""
+        places = self._places
+        if places is None:
+            if not self.list:
+                # Most tasks have one: no dictionary for it.
+                self.list.append(dep)
+                return 0
+            if len(self.list) == 1 and self.list[0] is dep:
+                return 0
+            places = self._places = {self._identity(known): at for at, known in enumerate(self.list)}
+        who = self._identity(dep)
+        at = places.get(who)
+        if at is None:
+            at = places[who] = len(self.list)
+            self.list.append(dep)
+        return at
+
+
+def _by_value(cls: type) -> bool:
+    """Whether no import finds the class."""
+    return cls.__module__ == "__main__" or "<locals>" in cls.__qualname__
+
+
+def picklers(
+    functions: Functions, future: type | tuple[type, ...], bring: Callable[[Any], Any]
+) -> tuple[type, type, type]:
+    """The classes of picklers of one run.
+
+    Args:
+        functions: the table.
+        future: classes of dependencies.
+        bring: the dependency that stands for a large literal, or None.
+
+    Returns:
+        the C pickler and cloudpickle's, which raise `DependencyFoundError`; one for single entries, which
+        is made with a file, the task's `Places` and ids of objects to leave out: it writes persistent ids.
+    """
+
+    def override(obj: Any, other: Callable[[Any], Any] | None) -> Any:
+        kind = type(obj)
+        if kind is FunctionType:
+            return FunctionRef, (functions.ident(obj),)
+        if isinstance(obj, type):
+            if _by_value(obj):
+                return FunctionRef, (functions.ident(obj),)
+        elif isinstance(obj, future) or (kind.__name__ == "ndarray" and obj.nbytes > LARGE_BYTES):
+            raise DependencyFoundError
+        return NotImplemented if other is None else other(obj)
+
+    class Quick(pickle.Pickler):
+        def reducer_override(self, obj: Any) -> Any:
+            return override(obj, None)
+
+    class Cloud(cloudpickle.Pickler):
+        def reducer_override(self, obj: Any) -> Any:
+            return override(obj, super().reducer_override)
+
+    class Late(cloudpickle.Pickler):
+        def __init__(self, file: io.BytesIO, places: Places, heavy: set[int]) -> None:
+            super().__init__(file, protocol=5)
+            self.places, self.heavy = places, heavy
+
+        def persistent_id(self, obj: Any) -> Any:
+            if isinstance(obj, future):
+                return self.places.place(obj)
+            kind = type(obj)
+            if id(obj) in self.heavy or (
+                (kind in TEXT or kind.__name__ == "ndarray") and nbytes(obj) > LARGE_BYTES
+            ):
+                dep = bring(obj)
+                return None if dep is None else self.places.place(dep)
+            return None
+
+        def reducer_override(self, obj: Any) -> Any:
+            if type(obj) is FunctionType or (isinstance(obj, type) and _by_value(obj)):
+                return FunctionRef, (functions.ident(obj),)
+            return super().reducer_override(obj)
+
+    return Quick, Cloud, Late
+
+
+def blame(
+    calls: Sequence[tuple[Any, Sequence[Any], dict[str, Any] | None]], late: type, err: Any
+) -> NoReturn:
+    """Raises the error of a batch that cannot be pickled, naming the argument.
+
+    Args:
+        calls: function, arguments and keywords of its tasks.
+        late: the third of `picklers`.
+        err: what pickling raised.
+
+    Raises:
+        TypeError: always.
+    """
+
+    def check(what: str, function: Any, value: Any) -> None:
+        try:
+            late(io.BytesIO(), Places(id), set()).dump(value)
+        except Exception as why:
+            name = getattr(function, "__qualname__", None) or repr(function)
+            kind = f"{type(value).__module__}.{type(value).__qualname__}"
+            raise TypeError(
+                f"{what} of {name} (a {kind}) cannot be sent to workers: {type(why).__name__}: {why}"
+            ) from why
+
+    for function, args, kwargs in calls:
+        check("the function", function, function)
+        for at, value in enumerate(args):
+            check(f"argument {at + 1}{_parameter(function, at)}", function, value)
+        for name, value in (kwargs or {}).items():
+            check(f"argument {name!r}", function, value)
+    raise TypeError(f"a task cannot be sent to workers: {type(err).__name__}: {err}") from err
+
+
+def _parameter(function: Any, at: int) -> str:
+    """The name of a function's positional parameter, in brackets, if it is known."""
+    try:
+        names = [
+            p.name
+            for p in inspect.signature(function).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        return f" ({names[at]!r})"
+    except (TypeError, ValueError, IndexError):
+        return ""

@@ -1,0 +1,157 @@
+"""What an executor process knows of tasks: the one that runs, how it is stopped, its threads.
+
+Owns `current()`, which tasks may call, the exceptions that stop tasks, and the settings that follow a task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NamedTuple
+
+from . import _environment
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+# Slots of a call are in these.
+_SLOTS = 10_000
+
+
+class Cancelled(KeyboardInterrupt):
+    """Raised in a task that is to stop, wherever it is; is a KeyboardInterrupt so that cleaning up works."""
+
+
+class TimeLimit(Cancelled):
+    """Raised in a task that has run for as long as it may."""
+
+
+class Current(NamedTuple):
+    """The task that runs in this process."""
+
+    key: str
+    attempt: tuple[int, int]  #: epoch of the scheduler, number of the attempt
+    nthreads: int  #: CPU slots that it may keep busy, at least 1
+    worker_directory: str
+    run: bytes  #: uuid of its run
+
+
+_current: Current | None = None
+
+
+def current() -> Current | None:
+    """The task that calls this; None outside of tasks."""
+    return _current
+
+
+def set_current(task: Current | None) -> None:
+    """Says which task runs now."""
+    global _current
+    _current = task
+
+
+def slots(nthreads: int) -> int:
+    """Whole threads for so many 1/10,000 of a CPU slot."""
+    return max(1, nthreads // _SLOTS)
+
+
+class Threads:
+    """Keeps thread pools of libraries at what the running task may use."""
+
+    def __init__(self) -> None:
+        # As the worker has set it for everybody; pools made later read it.
+        self.now = self._from_environment()
+
+    @staticmethod
+    def _from_environment() -> int:
+        try:
+            return int(os.environ.get("OMP_NUM_THREADS", "1"))
+        except ValueError:
+            return 0
+
+    def set(self, n: int) -> None:
+        """Sets the pools there are, and the variables for those to come."""
+        if n == self.now:
+            return
+        self.now = n
+        for name in _THREAD_VARIABLES:
+            os.environ[name] = str(n)
+        try:
+            import threadpoolctl
+
+            threadpoolctl.threadpool_limits(limits=n)
+        except Exception:
+            pass  # Not installed, or a library it does not understand: the variables have to do.
+
+
+class Stop:
+    """Stops the task that runs in the main thread, by a signal to it."""
+
+    def __init__(self) -> None:
+        self._main = threading.main_thread().ident
+        self._task: int | None = None  # What may be interrupted at this moment.
+        self._why: dict[int, type[Cancelled]] = {}
+        signal.signal(signal.SIGINT, self._interrupted)
+
+    def ask(self, task: int, why: type[Cancelled]) -> None:
+        """From any thread: `task` is to end with `why`, at once if it runs and before it starts if not."""
+        self._why[task] = why
+        if self._task == task and self._main is not None:
+            signal.pthread_kill(self._main, signal.SIGINT)
+
+    def reason(self, task: int) -> type[Cancelled] | None:
+        """Why `task` was asked to stop."""
+        return self._why.get(task)
+
+    def forget(self, task: int) -> None:
+        """`task` is over."""
+        self._why.pop(task, None)
+
+    def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
+        # Any other interrupt is meant for somebody else: a terminal's for the worker, a late one for a task that
+        # has ended.
+        why = self._why.get(self._task) if self._task is not None else None
+        if why is not None:
+            raise why
+
+    def run(self, task: int, call: Callable[[], Any]) -> Any:
+        """Calls `call`, which `ask` may interrupt from now until it returns."""
+        try:
+            self._task = task
+            if task in self._why:
+                raise self._why[task]
+            return call()
+        finally:
+            self._task = None
+            if signal.getsignal(signal.SIGINT) != self._interrupted:
+                # The task has installed its own, which is not for those that follow.
+                signal.signal(signal.SIGINT, self._interrupted)
+
+
+def prepare_process() -> None:
+    """What a new executor needs before its first task, beyond what it has from the zygote."""
+    import faulthandler
+
+    faulthandler.enable(file=2, all_threads=True)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.reconfigure(line_buffering=True)
+    # `random` seeds itself after a fork, numpy's old generator does not.
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+    # A task that computes something with Dask is to do it in its own process.
+    os.environ["HPCDAG_EXECUTOR"] = "1"
+    if "dask.config" in sys.modules:
+        sys.modules["dask.config"].set(scheduler="synchronous")
+    else:
+        os.environ.setdefault("DASK_SCHEDULER", "synchronous")
+
+
+def describe_call(key: str, attempt: Any, nthreads: int, run: bytes) -> Current:
+    """`Current` of a CALL's fields."""
+    return Current(key, tuple(attempt), slots(nthreads), _environment.worker_directory(), run)

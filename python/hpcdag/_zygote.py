@@ -1,0 +1,238 @@
+"""The process that a worker's Python executors are forked from: `python -m hpcdag._zygote`, stdin a unix socket.
+
+Imports once what executors need, forks one for each FORK, tells of their ends, and kills those that are left when
+its connection ends. Owns no task. One thread, so that forking is safe.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import types
+import warnings
+from typing import Any
+
+from . import _channel, _environment, _msgpack
+
+VERSIONS = (1, 1)
+
+HELLO, WELCOME = 1, 2
+FORK, FORKED, EXITED, LOAD = 20, 21, 22, 24
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _note(text: str) -> None:
+    print(f"hpcdag zygote: {text}", file=sys.stderr, flush=True)
+
+
+def _take_stdin() -> socket.socket:
+    """The connection; file descriptor 0 becomes /dev/null, so that tasks find an empty stdin."""
+    own = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    return socket.socket(fileno=own)
+
+
+def _die_with_parent() -> None:
+    """Has the kernel kill this process when its parent dies, for when the parent is killed itself."""
+    try:
+        import ctypes
+
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    except Exception:
+        pass
+
+
+class Zygote:
+    """The loop: messages of the worker, ends of children."""
+
+    def __init__(self, channel: _channel.Channel) -> None:
+        self.channel = channel
+        self.children: set[int] = set()
+        self.environment: dict[str, Any] | None = None
+        self.wake_read, self.wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
+
+    def run(self) -> None:
+        """Until the connection ends."""
+        self.channel.send(HELLO, [*VERSIONS, f"python-zygote {sys.version_info[0]}.{sys.version_info[1]}", os.getpid()])
+        poll = select.poll()
+        poll.register(self.channel, select.POLLIN)
+        poll.register(self.wake_read, select.POLLIN)
+        while True:
+            ready = [] if self.channel.has_frame() else [fd for fd, _ in poll.poll()]
+            if self.wake_read in ready:
+                self.reap()
+            if self.channel.fileno() in ready or self.channel.has_frame():
+                frame = self.channel.receive()
+                if frame is None:
+                    return
+                self.take(frame)
+
+    def take(self, frame: _channel.Frame) -> None:
+        """Does what a message says."""
+        if frame.tag == WELCOME:
+            (version,) = frame.control
+            if not VERSIONS[0] <= version <= VERSIONS[1]:
+                raise RuntimeError(f"the worker speaks version {version} with executors, this is for {VERSIONS}")
+        elif frame.tag == LOAD:
+            kind, _ = frame.control
+            if kind != "environment":
+                raise RuntimeError(f"a zygote was sent a {kind}")
+            self.prepare(_msgpack.unpack(frame.body))
+        elif frame.tag == FORK:
+            self.fork(frame.control[0], *frame.descriptors)
+        else:
+            raise RuntimeError(f"message {frame.tag} is not for zygotes")
+
+    def prepare(self, environment: dict[str, Any]) -> None:
+        """Becomes like the client, and imports what will be needed."""
+        self.environment = environment
+        notes: list[str] = []
+        _environment.apply(environment, notes)
+        _environment.preload(environment, notes)
+        threads = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+        if threads:
+            notes.append(f"preloading started threads, which executors will not have: {', '.join(threads)}")
+        for note in notes:
+            _note(note)
+        importlib.import_module("hpcdag._executor")
+        gc.collect()
+        gc.freeze()
+
+    def fork(self, number: int, connection: int, output: int) -> None:
+        """Starts an executor; its number 0 as a process says that it could not be."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        try:
+            with warnings.catch_warnings():
+                # Python >= 3.12 warns of other threads; those of libraries are known to bear it.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                pid = os.fork()
+        except OSError as error:
+            _note(f"an executor could not be forked: {error}")
+            pid = -1
+        if pid == 0:
+            self.become_executor(connection, output)
+        if pid > 0:
+            self.children.add(pid)
+            try:
+                os.setpgid(pid, pid)
+            except OSError:
+                pass  # The child has done it, or is gone.
+        os.close(connection)
+        os.close(output)
+        self.channel.send(FORKED, [number, max(pid, 0)])
+
+    def become_executor(self, connection: int, output: int) -> None:
+        """The child's way; does not return."""
+        status = 70
+        try:
+            os.setpgid(0, 0)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            _die_with_parent()
+            self.channel.socket.close()
+            os.close(self.wake_read)
+            os.close(self.wake_write)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            os.close(output)
+            from . import _executor
+
+            status = _executor.main(connection)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            try:
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:
+                os._exit(status)
+
+    def reap(self) -> None:
+        """Tells of children that have ended, and ends what they have left running."""
+        try:
+            while os.read(self.wake_read, 4096):
+                pass
+        except BlockingIOError:
+            pass
+        while self.children:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None:
+                return
+            # While it is not reaped, its number is nobody else's.
+            if ended.si_pid in self.children:
+                _kill_group(ended.si_pid)
+            pid, status = os.waitpid(ended.si_pid, 0)
+            if pid in self.children:
+                self.children.discard(pid)
+                self.channel.send(EXITED, [pid, status])
+
+    def end(self) -> None:
+        """Kills what is left."""
+        for pid in self.children:
+            _kill_group(pid)
+        for pid in self.children:
+            try:
+                os.waitpid(pid, 0)
+            except ChildProcessError:
+                pass
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _own_path() -> None:
+    """`-m` has put the current directory in front, which is the worker's and none of the tasks'."""
+    listed = [os.path.abspath(p) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+    if sys.path and not getattr(sys.flags, "safe_path", False) and sys.path[0] == os.getcwd() not in listed:
+        del sys.path[0]
+
+
+def main() -> int:
+    """Runs a zygote on stdin."""
+    # The worker decides about interrupts from a terminal.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = _channel.Channel(_take_stdin())
+    _own_path()
+    # Tasks see an empty __main__: what a client's has comes by value, and multiprocessing must not run ours again.
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    zygote = Zygote(channel)
+
+    def stop(*_: Any) -> None:
+        zygote.end()
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        zygote.run()
+    except BrokenPipeError:
+        pass
+    finally:
+        zygote.end()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
