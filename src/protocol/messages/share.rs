@@ -50,6 +50,8 @@ pub enum Verb {
     List,
     /// Session: what it holds ends with this connection, not with the session.
     Bind,
+    /// Session: what request `limit` waits for is not wanted any more; if it still waits, its time is over.
+    Withdraw,
     /// Session: nothing, but for `heard`.
     Heard,
 }
@@ -60,8 +62,8 @@ pub enum Verb {
 pub struct Share {
     /// Counts the session's requests, from 1.
     pub id: u32,
-    /// All answers up to this one have been heard.
-    pub heard: u32,
+    /// Answers that have been heard and were not named here before. They are not given again.
+    pub heard: Vec<u32>,
     /// What.
     pub kind: Kind,
     /// To do.
@@ -70,7 +72,7 @@ pub struct Share {
     pub name: String,
     /// Who within the session.
     pub owner: String,
-    /// Holders of a semaphore, values in a queue.
+    /// Holders of a semaphore, values in a queue, the number of a request.
     pub limit: Option<u32>,
     /// Waits no longer than this, milliseconds; 0 for not at all.
     pub timeout_ms: Option<u64>,

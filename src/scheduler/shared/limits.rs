@@ -51,7 +51,7 @@ pub(super) fn check(share: &Share, things: usize, datasets: usize, bytes: u64) -
         (Lock | Semaphore, Verb::Release) | (Event, Verb::Set | Verb::Clear) => (true, false),
         (Variable, Verb::Set | Verb::Delete) | (Queue, Verb::Delete) => (true, false),
         (Dataset, Verb::Put | Verb::Set | Verb::Get | Verb::Delete | Verb::List) => (true, false),
-        (Session, Verb::Bind | Verb::Heard) => (true, false),
+        (Session, Verb::Bind | Verb::Withdraw | Verb::Heard) => (true, false),
         (Lock | Semaphore | Event | Variable | Queue, Verb::Count) => (true, false),
         _ => (false, false),
     };

@@ -126,14 +126,14 @@ impl Board {
 
     fn request(&mut self, client: ClientId, share: Share, now: Time) {
         let session = self.sessions.entry(client).or_default();
-        for answer in session.hear(share.heard) {
+        for answer in session.hear(&share.heard) {
             self.holds.drop_value(&answer.value);
         }
         if let Some(answer) = session.answered(share.id) {
             let answer = answer.message(share.id);
             return self.answers.push(Action::Answer { client, answer });
         }
-        if session.is_known(share.id) {
+        if session.is_waiting(share.id) {
             return;
         }
         let id = share.id;
@@ -164,6 +164,13 @@ impl Board {
         match (share.kind, share.verb) {
             (Kind::Session, Verb::Bind) => {
                 self.sessions.entry(client).or_default().bound = true;
+                return done;
+            }
+            (Kind::Session, Verb::Withdraw) => {
+                let id = share.limit.unwrap_or_default();
+                let key = self.sessions.get(&client).and_then(|s| s.waiting.get(&id)).map(|p| p.key.clone());
+                self.give_up(client, id, Outcome::TimedOut);
+                key.iter().for_each(|key| self.withdraw(key, client, id));
                 return done;
             }
             (Kind::Session, _) => return done,

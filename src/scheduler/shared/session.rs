@@ -30,15 +30,12 @@ pub(super) struct Session {
     pub answers: BTreeMap<u32, Answer>,
     /// How often it holds what.
     pub held: BTreeMap<Key, u32>,
-    heard: u32,
 }
 
 impl Session {
-    /// It has heard all answers up to one; those are not needed any more.
-    pub fn hear(&mut self, up_to: u32) -> impl Iterator<Item = Answer> {
-        self.heard = self.heard.max(up_to);
-        let kept = self.answers.split_off(&self.heard.saturating_add(1));
-        std::mem::replace(&mut self.answers, kept).into_values()
+    /// It has heard these answers, which are not needed any more.
+    pub fn hear(&mut self, heard: &[u32]) -> Vec<Answer> {
+        heard.iter().filter_map(|id| self.answers.remove(id)).collect()
     }
 
     /// What was answered to a request.
@@ -46,9 +43,9 @@ impl Session {
         self.answers.get(&id)
     }
 
-    /// Whether a request was heard before.
-    pub fn is_known(&self, id: u32) -> bool {
-        id <= self.heard || self.waiting.contains_key(&id)
+    /// Whether a request waits already.
+    pub fn is_waiting(&self, id: u32) -> bool {
+        self.waiting.contains_key(&id)
     }
 
     /// Whether it has as many open requests as it may.

@@ -22,7 +22,7 @@ struct Stage {
 fn share(kind: Kind, verb: Verb, name: &str) -> Share {
     Share {
         id: 0,
-        heard: 0,
+        heard: Vec::new(),
         kind,
         verb,
         name: name.into(),
@@ -118,8 +118,15 @@ fn who_waits_too_long_does_not_get_it_later() {
     s.pass(1);
     assert_eq!(s.outcome(B, late), Some(&Outcome::TimedOut));
     assert_eq!(s.board.next_deadline(), None);
+    let withdrawn = s.ask(A, acquire("x", "4"));
+    let last = s.ask(A, acquire("x", "5"));
+    let withdraw = Share { limit: Some(withdrawn), ..share(Kind::Session, Verb::Withdraw, "") };
+    assert_eq!(s.now(A, withdraw), Some(Outcome::Done));
+    assert_eq!(s.outcome(A, withdrawn), Some(&Outcome::TimedOut));
     s.ask(A, release("x", "1"));
     assert_eq!(s.outcome(B, patient), Some(&Outcome::Done));
+    s.ask(B, release("x", "3"));
+    assert_eq!(s.outcome(A, last), Some(&Outcome::Done));
 }
 
 #[test]
@@ -226,7 +233,7 @@ fn results_are_kept_while_a_value_or_an_unheard_answer_refers_to_them() {
     assert_eq!(s.outcome(B, got), Some(&Outcome::Value(vec![task])));
     assert_eq!(s.now(B, share(Kind::Dataset, Verb::Delete, "d")), Some(Outcome::Done));
     assert!(s.kept.contains(&task), "B may not have the answer yet");
-    s.ask(B, Share { heard: got, ..share(Kind::Session, Verb::Heard, "") });
+    s.ask(B, Share { heard: vec![got], ..share(Kind::Session, Verb::Heard, "") });
     assert!(s.kept.is_empty());
     assert_eq!(s.now(B, share(Kind::Dataset, Verb::Get, "d")), Some(Outcome::Missing));
 }
@@ -303,6 +310,7 @@ fn anything_in_any_order() {
         Verb::Count,
         Verb::List,
         Verb::Bind,
+        Verb::Withdraw,
         Verb::Heard,
     ];
     let (mut granted, mut timed_out) = (0, 0);
@@ -318,27 +326,28 @@ fn anything_in_any_order() {
                 6 => {
                     // Again, as after a reconnection: whatever it was, nothing new may come of it.
                     let id = rng.u32(0..=s.ids.get(&client).copied().unwrap_or_default());
-                    let known = s
-                        .board
-                        .sessions
-                        .get(&client)
-                        .is_some_and(|x| x.is_known(id) || x.answered(id).is_some());
+                    let known = s.board.sessions.get(&client);
+                    let known = known.is_some_and(|x| x.is_waiting(id) || x.answered(id).is_some());
                     if known {
                         let again = Share { id, ..share(Kind::Queue, Verb::Put, "0") };
                         s.handle(Event::Request { client, share: again });
                     }
                 }
                 _ => {
-                    let (kind, verb) = (kinds[rng.usize(0..7)], verbs[rng.usize(0..12)]);
+                    let (kind, verb) = (kinds[rng.usize(0..7)], verbs[rng.usize(0..verbs.len())]);
                     let is_value = matches!(verb, Verb::Set | Verb::Put) && kind != Kind::Event;
                     let last = s.ids.get(&client).copied().unwrap_or_default();
-                    let heard = if rng.bool() { 0 } else { last.saturating_sub(rng.u32(0..4)) };
                     // Nobody has heard what was not said.
-                    let open = (1..=heard).find(|id| s.outcome(client, *id).is_none());
+                    let said = |id: &u32| s.answers.contains_key(&(client, *id));
+                    let heard = (1..=last).filter(|id| said(id) && rng.u32(0..4) == 0).collect();
                     let share = Share {
                         owner: rng.u32(0..3).to_string(),
-                        heard: open.map_or(heard, |id| id - 1),
-                        limit: (kind == Kind::Semaphore).then(|| 2).or(rng.bool().then_some(3)),
+                        heard,
+                        limit: match kind {
+                            Kind::Semaphore => Some(2),
+                            Kind::Session => Some(rng.u32(0..=last)),
+                            _ => rng.bool().then_some(3),
+                        },
                         timeout_ms: [None, Some(0), Some(rng.u64(1..50))][rng.usize(0..3)],
                         tasks: (0..if is_value { rng.u32(0..3) } else { 0 })
                             .map(|_| (Uuid::from_u128(1), rng.u32(0..5)))

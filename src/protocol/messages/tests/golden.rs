@@ -140,6 +140,7 @@ fn from_client() -> Vec<FromClient> {
         share(Kind::Dataset, Verb::Delete),
         share(Kind::Dataset, Verb::List),
         share(Kind::Session, Verb::Bind),
+        share(Kind::Session, Verb::Withdraw),
         share(Kind::Session, Verb::Heard),
     ]
 }
@@ -224,7 +225,7 @@ fn call_options() -> CallOptions {
 fn share(kind: Kind, verb: Verb) -> FromClient {
     FromClient::Share(Share {
         id: 2,
-        heard: 1,
+        heard: vec![1],
         kind,
         verb,
         name: "x".into(),
