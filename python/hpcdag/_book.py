@@ -121,8 +121,9 @@ class Book:
 
     def drop(self, dropped: Iterable[tuple[Run, int]]) -> dict[tuple[bytes, bool], list[int]]:
         """Takes references away. Gives what is to be released now: tasks by run, and whether each is to end
-        first.""" released: dict[tuple[bytes, bool], list[int]] =
-        {} for run, index in dropped:
+        first."""
+        released: dict[tuple[bytes, bool], list[int]] = {}
+        for run, index in dropped:
             refs = run.refs
             if refs[index] > 1:
                 refs[index] -= 1

@@ -21,6 +21,8 @@ from . import _frames
 DESCRIPTORS_MAX = 128
 
 _BUFFER_BYTES = 64 << 10
+# Pieces of so many bytes are copied together, which costs less than handing them over one by one.
+_JOINED_BYTES_MAX = 16 << 10
 _INT_BYTES = array.array("i").itemsize
 _ANCILLARY_BYTES = socket.CMSG_SPACE(DESCRIPTORS_MAX * _INT_BYTES)
 
@@ -79,7 +81,7 @@ class Channel:
                 raise _frames.FrameError("the connection ended within a frame")
             here += n
         if header.flags > len(self._descriptors):
-            raise _frames.FrameError(f"message {header.tag} lacks descriptors: is the limit of open files reached?")
+            raise _frames.FrameError(f"message {header.tag} lacks descriptors: too many open files?")
         descriptors = [self._descriptors.popleft() for _ in range(header.flags)]
         control = _frames.unpack_control(rest[: header.control])
         return Frame(header.tag, control, rest[header.control :], descriptors)
@@ -109,12 +111,21 @@ class Channel:
                 self._descriptors.extend(fds)
         return n
 
-    def send(self, tag: int, control: Any, pieces: Sequence[Any] = (), descriptors: Sequence[int] = ()) -> None:
+    def send(
+        self, tag: int, control: Any, pieces: Sequence[Any] = (), descriptors: Sequence[int] = ()
+    ) -> None:
         """Sends a frame with `pieces` (bytes-like) as its body. The caller keeps its descriptors."""
         if len(descriptors) > DESCRIPTORS_MAX:
             raise _frames.FrameError(f"message {tag} has too many descriptors: {len(descriptors)}")
         views = [view for view in (memoryview(piece).cast("B") for piece in pieces) if view.nbytes]
-        head = _frames.pack_head(tag, control, sum(view.nbytes for view in views), len(descriptors))
+        total = sum(view.nbytes for view in views)
+        head = _frames.pack_head(tag, control, total, len(descriptors))
+        if total <= _JOINED_BYTES_MAX:
+            head = b"".join((head, *views))
+            if not descriptors:
+                self.socket.sendall(head)
+                return
+            views = []
         left = [memoryview(head), *views]
         beside = []
         if descriptors:

@@ -117,10 +117,8 @@ class ClientInfo:
             return f"<Client: {session.file.address}, not connected>"
         threads = sum(round(worker["threads"]) for worker in workers)
         memory = sum(worker["memory"]["limit"] or 0 for worker in workers)
-        return f"<Client: {session.file.address}
-        workers={len(workers)} threads={threads},
-       
-        memory={_size(memory)}>"
+        what = f"workers={len(workers)} threads={threads}, memory={_size(memory)}"
+        return f"<Client: {session.file.address} {what}>"
 
     def _repr_html_(self) -> str:
         session = self._session
@@ -132,16 +130,13 @@ class ClientInfo:
             return f"{head}<div>not connected: {html.escape(str(error))}</div>"
         workers = status["workers"]
         rows = "".join(
-          
-            f"<tr><td
-      
-        style='text-align:left'>{html.escape(str(worker['name']))}</td><td>{worker['state']}</td>"
-            f"<td>{round(worker['threads'])}</td><td>{_size(worker['memory']['process']
-            or 0)}</td>" f"<td>{_size(worker['memory']['limit']
-            or 0)}</td></tr>" for worker
-            in workers[:50]
-      
-        ) more = f"<div>and {len(workers) - 50} more</div>" if len(workers) > 50 else ""
+            f"<tr><td style='text-align:left'>{html.escape(str(worker['name']))}</td>"
+            f"<td>{worker['state']}</td><td>{round(worker['threads'])}</td>"
+            f"<td>{_size(worker['memory']['process'] or 0)}</td>"
+            f"<td>{_size(worker['memory']['limit'] or 0)}</td></tr>"
+            for worker in workers[:50]
+        )
+        more = f"<div>and {len(workers) - 50} more</div>" if len(workers) > 50 else ""
         dashboard = (
             f"<div>Dashboard: <a href='{html.escape(link)}'>{html.escape(link)}</a></div>" if link else ""
         )

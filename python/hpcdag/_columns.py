@@ -46,9 +46,9 @@ class Reader:
 
     def column(self, code: str, count: int | None = None) -> memoryview:
         """The next column as a view of type `code`; raises `FrameError` if it is another or has not
-        `count` values.""" if len(self._rest)
-        < _HEAD.size: raise FrameError("a column is
-            missing")
+        `count` values."""
+        if len(self._rest) < _HEAD.size:
+            raise FrameError("a column is missing")
         n, size = _HEAD.unpack_from(self._rest)
         padded = -(-n * size // 8) * 8
         if (

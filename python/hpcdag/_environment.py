@@ -1,11 +1,11 @@
 """What a client's Python is like, and making a zygote's like it.
 
-Owns the map that `describe` makes (fields below), which travels as MessagePack with a run and is the same bytes
-for the same client, so that a worker needs one zygote for it:
+Owns the map that `describe` makes (fields below), which travels as MessagePack with a run and is the same
+bytes for the same client, so that a worker needs one zygote for it:
 
     python    path of the client's interpreter
     version   its major.minor; functions do not load in another
-    path      entries for sys.path that are not of the installation: the script's directory, the current one, ...
+    path      entries for sys.path that are not of the installation: the script's directory, the current one
     cwd       the current directory
     packages  versions of those packages whose objects travel
     preload   modules to import before executors are forked, beyond the usual ones
@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+import shutil
 import sys
 import sysconfig
 import tempfile
@@ -32,6 +33,9 @@ PRELOAD = ("cloudpickle", "numpy", "pandas", "pyarrow", "dask", "dask.array", "d
 
 _PACKAGES = ("cloudpickle", "dask", "numpy", "pandas", "pyarrow", "xarray")
 _ARCHIVES = (".zip", ".egg", ".whl")
+
+# Directories of files that clients have brought.
+_placed: list[str] = []
 
 
 def describe(
@@ -70,7 +74,8 @@ def _installed_directories() -> list[str]:
     """Where the standard library and installed packages are: the other side has its own."""
     found = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     found += [sys.base_prefix + "/lib/python", sys.base_exec_prefix + "/lib/python"]
-    found.append(os.path.join(sys.base_prefix, "lib", f"python{sys.version_info[0]}{sys.version_info[1]}.zip"))
+    archive = f"python{sys.version_info[0]}{sys.version_info[1]}.zip"
+    found.append(os.path.join(sys.base_prefix, "lib", archive))
     try:
         import site
 
@@ -89,7 +94,7 @@ def _own_path() -> list[str]:
             full = os.path.abspath(entry or ".")
             if full not in path:
                 path.append(full)
-    # The script's directory is first in sys.path; a notebook's and an interactive session's is the current one.
+    # A script's directory is first in sys.path; a notebook's is the current one.
     cwd = _cwd()
     if cwd and cwd not in path:
         path.append(cwd)
@@ -140,6 +145,7 @@ def _place_files(files: Mapping[str, bytes], notes: list[str]) -> list[str]:
         digest.update(f"{name}\0{len(data)}\0".encode() + data)
     # Of this process, not shared: who else writes there can run things as this user.
     directory = tempfile.mkdtemp(prefix=f"hpcdag-files-{digest.hexdigest()}-", dir=worker_directory())
+    _placed.append(directory)
     entries = [directory]
     for name, data in files.items():
         path = os.path.join(directory, os.path.basename(name))
@@ -153,6 +159,12 @@ def _place_files(files: Mapping[str, bytes], notes: list[str]) -> list[str]:
     return entries
 
 
+def remove_files() -> None:
+    """Removes the client's files that `apply` has written."""
+    while _placed:
+        shutil.rmtree(_placed.pop(), ignore_errors=True)
+
+
 def worker_directory() -> str:
     """Where a worker's processes may keep files."""
     directory = os.environ.get("HPCDAG_WORKER_DIR", "")
@@ -160,8 +172,12 @@ def worker_directory() -> str:
 
 
 def preload(environment: Mapping[str, Any], notes: list[str]) -> None:
-    """Imports what executors will need; what is not there or fails is left, the client's own choices noted."""
-    for name in [*PRELOAD, *(environment.get("preload") or ())]:
+    """Imports what executors will need: the usual, the worker's (HPCDAG_PYTHON_PRELOAD), the client's.
+
+    What fails is noted, unless it is something usual that is not installed.
+    """
+    here = [name.strip() for name in os.environ.get("HPCDAG_PYTHON_PRELOAD", "").split(",")]
+    for name in [*PRELOAD, *filter(None, here), *(environment.get("preload") or ())]:
         try:
             importlib.import_module(name)
         except BaseException as error:

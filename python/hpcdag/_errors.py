@@ -1,7 +1,7 @@
 """Exceptions of tasks on their way from executors to clients.
 
-Owns `RemoteError` and the two directions: `describe` makes (summary, traceback text, payload) of an exception,
-`rebuild` is what payloads call when they are loaded. A payload always loads where hpcdag is importable.
+Owns `RemoteError` and the two directions: `describe` makes summary, traceback text and payload of an
+exception, `rebuild` is what payloads call when they are loaded. A payload always loads where hpcdag is there.
 """
 
 from __future__ import annotations
@@ -94,23 +94,25 @@ def import_advice(error: ImportError) -> str:
     module = (error.name or "").partition(".")[0]
     what = f"the module {module!r}" if module else "a module"
     return (
-        f"{what} could not be imported on {socket.gethostname()} by {sys.executable}. If it is a file of yours: "
-        f"send it with client.upload_file({(module or 'module') + '.py'!r}), or keep it in a directory that is on "
-        "sys.path when the Client is made, on a file system that the workers share. If it is a package: install "
-        "it in the environment of the workers (worker.python.executable)."
+        f"{what} could not be imported on {socket.gethostname()} by {sys.executable}. If it is a file of "
+        f"yours: send it with client.upload_file({(module or 'module') + '.py'!r}), or keep it in a "
+        "directory that is on sys.path when the Client is made and on a file system that the workers "
+        "share. If it is a "
+        "package: install it in the environment of the workers (worker.python.executable)."
     )
 
 
 def describe(error: BaseException) -> tuple[str, str, bytes]:
     """Summary (a line), traceback text without our own frames, and payload of a task's exception."""
     _strip(error)
-    if isinstance(error, ImportError):
+    told = "".join(map(str, getattr(error, "__notes__", None) or ()))
+    if isinstance(error, ImportError) and "upload_file" not in told + _say(error):
         add_note(error, import_advice(error))
     first = (_say(error).strip().splitlines() or [""])[0]
     summary = (f"{_type_name(error)}: {first}" if first else _type_name(error))[:_SUMMARY_CHARS_MAX]
     try:
         text = "".join(traceback.format_exception(error))
-        if sys.version_info < (3, 11):
+        if not hasattr(error, "add_note"):  # Python 3.10 does not show them.
             text += "".join(f"{note}\n" for note in getattr(error, "__notes__", ()))
     except Exception:
         text = summary + "\n"

@@ -1,8 +1,8 @@
 """The process that runs tasks, one at a time: forked by `_zygote`, spoken to over a socket of its own.
 
-Owns the loop and the order of things on the connection. The main thread runs tasks and reads the socket between
-them. While a task takes long, a second thread reads instead, so that tasks can be cancelled and the end of the
-connection is noticed. `docs/protocol.md` has the messages.
+Owns the loop and the order of things on the connection. The main thread runs tasks and reads the socket
+between them. While a task takes long, a second thread reads instead, so that tasks can be cancelled and the
+end of the connection is noticed. `docs/protocol.md` has the messages.
 """
 
 from __future__ import annotations
@@ -136,6 +136,7 @@ class Executor:
                     return
                 self._take(frame)
             finally:
+                frame = None  # With its memory.
                 self.reading.release()
 
     def _take(self, frame: _channel.Frame) -> None:
@@ -157,7 +158,7 @@ class Executor:
             self.trims += 1
         elif tag == WELCOME:
             if not VERSIONS[0] <= control[0] <= VERSIONS[1]:
-                raise RuntimeError(f"the worker speaks version {control[0]} with executors, this is for {VERSIONS}")
+                raise RuntimeError(f"the worker speaks version {control[0]}, this executor {VERSIONS}")
         else:
             raise RuntimeError(f"message {tag} is not for Python executors")
 
@@ -183,7 +184,10 @@ class Executor:
                     data = self._map(next(fds), size)
                 else:
                     path, size, mtime = size
-                    data = self._map(_open_unchanged(os.fsdecode(path), size, mtime), size)
+                    try:
+                        data = self._map(_open_unchanged(os.fsdecode(path), size, mtime), size)
+                    except OSError as error:
+                        data = error  # For the task.
                 self.inputs[-1].append((name, data))
 
     def _map(self, fd: int, size: int) -> Any:
@@ -244,6 +248,7 @@ class Executor:
                 sys.stderr.flush()
                 os._exit(0)  # Whatever the task is doing.
             self._take(frame)
+            frame = None  # With its memory.
 
     def _run(self, call: Call) -> None:
         """Runs a task and says how it ended."""
@@ -272,6 +277,10 @@ class Executor:
     def _attempt(self, call: Call) -> tuple[Any, Parts]:
         def work() -> Parts:
             batch = self.loaded.batch(call.batch)
+            for parts in call.inputs:
+                for _, data in parts:
+                    if isinstance(data, OSError):
+                        raise data
             inputs = [_result.loads(parts) for parts in call.inputs]
             call.inputs.clear()  # So that nothing but the task holds them.
             return _result.dumps(_result.settle(batch.run(call.index, inputs)))
@@ -284,10 +293,13 @@ class Executor:
             why = self.stop.reason(call.task)
             if why is not None:
                 return "TimeLimit" if why is _tasks.TimeLimit else "Cancelled", []
-            return {"Raised": list(_errors.describe(error))}, []
+            raised = list(_errors.describe(error))
+            # Whoever keeps the exception is not to keep what the task had.
+            error.__traceback__ = None
+            return {"Raised": raised}, []
         size = _result.size(parts)
         if call.max_output is not None and size > call.max_output:
-            return {"Unkept": f"the result has {size} bytes, more than the {call.max_output} that are allowed"}, []
+            return {"Unkept": f"the result has {size} bytes, more than the {call.max_output} allowed"}, []
         return "Succeeded", parts
 
     def _send_done(self, call: Call, end: Any, parts: Parts, cpu_ns: int) -> None:
@@ -323,7 +335,7 @@ class Executor:
         pool = sys.modules.get("pyarrow")
         if pool is not None:
             pool.default_memory_pool().release_unused()
-        self.channel.send(TRIMMED, [])
+        self.channel.send(TRIMMED, None)
 
 
 def _open_unchanged(path: str, size: int, mtime_ns: int) -> int:

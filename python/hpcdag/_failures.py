@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import types
 from typing import Any
 
@@ -57,6 +58,16 @@ def traceback_of(failure: list) -> types.TracebackType | str | None:
 
 
 def _load(raised: list) -> BaseException:
+    # In a thread of its own: the frames that `tblib` makes would refer to those of the caller, and so keep alive
+    # whatever the user has in them.
+    loaded: list[BaseException] = []
+    thread = threading.Thread(target=lambda: loaded.append(_load_here(raised)), name="hpcdag-load")
+    thread.start()
+    thread.join()
+    return loaded[0] if loaded else RemoteError(*raised[0].partition(": ")[::2])
+
+
+def _load_here(raised: list) -> BaseException:
     summary, _, payload = raised
     try:
         error = pickle.loads(payload)

@@ -1,7 +1,7 @@
 """Frames: the header that every connection of hpcdag uses, and the control part behind it.
 
-Owns bytes, and no sockets. All numbers are little-endian: u32 bytes of control part and body, u16 tag, u16 flags
-(on sockets of executors: the number of descriptors), u32 bytes of the control part.
+Owns bytes, and no sockets. All numbers are little-endian: u32 bytes of control part and body, u16 tag, u16
+flags (on sockets of executors: the number of descriptors), u32 bytes of the control part.
 """
 
 from __future__ import annotations

@@ -205,8 +205,8 @@ class Graph:
             TypeError: a keyword or one of the first rows cannot be pickled; the message names it.
         """
         option = self.option(options or Options())
-        kwargs, shared = self.encoder.shared(kwargs or {})
-        simple = not shared and all(map(_simple, columns)) and keys is None
+        function, kwargs, shared = self.encoder.shared(function, kwargs or {})
+        simple = not shared.swap and all(map(_simple, columns)) and keys is None
         if simple and columns:
             first = [column[:1] for column in columns]
             simple = self.encoder.mapped(function, first, kwargs, False) is not None
@@ -216,7 +216,7 @@ class Graph:
             self.map = True
             self._source = self._from_columns(function, columns, kwargs)
         else:
-            self._source = self._from_rows(function, columns, kwargs, shared, option, keys)
+            self._source = self._from_rows(function, columns, kwargs, shared.list, option, keys)
         return self
 
     def _from_columns(
@@ -352,7 +352,9 @@ class Graph:
         piece.bytes_end.append(len(piece.bytes))
 
     def _identity(self, dep: Any) -> Any:
-        return id(dep) if type(dep) is Brought or self._locate is None else self._locate(dep)
+        if type(dep) is int:
+            return dep
+        return (id(dep),) if type(dep) is Brought or self._locate is None else self._locate(dep)
 
     def _bring(self, value: Any) -> Brought:
         dep = Brought(value)

@@ -35,6 +35,10 @@ CONFIRM_INTERVAL = 2.0
 #: A connection on which a ping is not answered for so long is given up, seconds.
 SILENCE = 60.0
 
+#: A client gives up when the scheduler was not reached for so long after a cut, and complains before, seconds.
+GIVE_UP = 900.0
+COMPLAIN = 10.0
+
 #: Pieces of frames below this are joined before they are sent, bytes.
 _SMALL = 1 << 14
 
@@ -151,14 +155,20 @@ class Link:
                 pass
 
     def _reconnect(self) -> None:
-        pause = 0.1
+        pause, begin, complained = 0.1, time.monotonic(), False
         while not self._closing:
             try:
                 self._connect()
             except RefusedError as error:
                 return self._end(error)
             except OSError as error:
-                log.debug("the scheduler is not reached: %s", error)
+                away = time.monotonic() - begin
+                if away > GIVE_UP:
+                    words = f"the scheduler was not reached for {away:.0f} s: {error}"
+                    return self._end(NoSchedulerError(error.errno, words))
+                if away > COMPLAIN and not complained:
+                    complained = True
+                    log.warning("the scheduler has not been reached for %.0f s: %s", away, error)
                 # Many clients of one scheduler do not come back at the same moment.
                 self._sleep(pause * random.uniform(0.7, 1.3))
                 pause = min(5.0, pause * 2)

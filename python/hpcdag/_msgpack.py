@@ -1,7 +1,7 @@
 """MessagePack: `pack` and `unpack` with the `msgpack` package where it is there, else in pure Python.
 
-Owns the mapping of values: None, bool, int (-2**63 .. 2**64-1), float (64 bits), str (UTF-8), bytes-like (bin),
-list and tuple (array), dict (map; any key that can be hashed). Extension types are not used on our wires.
+Owns the mapping of values: None, bool, int (-2**63 .. 2**64-1), float (64 bits), str (UTF-8), bytes-like
+(bin), list and tuple (array), dict (map; any key that can be hashed). Extension types are not used.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def _unpack_native(data: bytes | bytearray | memoryview) -> Any:
         raise UnpackError(str(error) or type(error).__name__) from None
 
 
-#: The bytes of a value. Raises TypeError for what MessagePack does not have, OverflowError for integers beyond 64 bits.
+#: The bytes of a value. Raises TypeError for what MessagePack has not, OverflowError beyond 64 bits.
 pack: Callable[[Any], bytes] = _pack_native if _native else pack_pure
 #: The one value that bytes are; raises `UnpackError` if they are not exactly one.
 unpack: Callable[[Any], Any] = _unpack_native if _native else unpack_pure

@@ -1,7 +1,7 @@
 """Values and the parts that results consist of: a pickle-5 stream and its out-of-band buffers.
 
-`dumps` and `loads` are used by clients and executors. The first part's name is empty, those of the buffers are
-"1", "2", ... in order.
+`dumps` and `loads` are used by clients and executors. The first part's name is empty, those of the buffers
+are "1", "2", ... in order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ INLINE_BYTES_MAX = 64 << 10
 _LARGE_MAX = 120
 _SMALL_MAX = 256
 
-# From here on an anonymous mapping: its pages are not touched before they are filled, and go back when it is freed.
+# From here on an anonymous mapping: its pages are not touched before they are filled, and go back at its end.
 _MAPPED_BYTES_MIN = 1 << 20
 
 # Searching for what cannot be pickled in a value.
@@ -40,7 +40,7 @@ class Unpicklable(TypeError):
 
 
 def settle(value: Any) -> Any:
-    """What is kept of a task's value: of generators and the like their values, since many may read a result."""
+    """What is kept of a task's value: of generators and the like a list, since many may read a result."""
     return list(value) if isinstance(value, _ONE_TIME) else value
 
 
@@ -161,7 +161,7 @@ def _members(value: Any) -> Iterator[tuple[str, Any]]:
             yield " (a member)", one
     else:
         if callable(value) and getattr(value, "__closure__", None):
-            for name, cell in zip(value.__code__.co_freevars, value.__closure__):
+            for name, cell in zip(value.__code__.co_freevars, value.__closure__, strict=False):
                 try:
                     yield f" (its variable {name})", cell.cell_contents
                 except ValueError:

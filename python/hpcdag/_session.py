@@ -21,7 +21,8 @@ from typing import Any
 
 from . import _book, _calls, _columns, _frames
 from ._book import Book, Run
-from ._link import Link, log
+from ._hearing import Answer, Hearing
+from ._link import log
 from .errors import CancelledError, NoSchedulerError, RefusedError
 
 (WATCH, OUTPUT_MISSING, ASK, RELEASE, WANT, CANCEL, RETRY, LEAVE) = (3, 7, 8, 11, 12, 13, 14, 15)
@@ -29,7 +30,7 @@ from .errors import CancelledError, NoSchedulerError, RefusedError
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
-class Session(Link):
+class Session(Hearing):
     """One client's life with a scheduler. Methods without an underscore may be called by any thread.
 
     `timeout` is how long to try to reach the scheduler at first, seconds. Raises NoSchedulerError,
@@ -40,26 +41,18 @@ class Session(Link):
         self, path: str, address: str | None = None, timeout: float = 10.0, name: str | None = None
     ) -> None:
         self.name = name
-        self.book = Book()
         #: where results come from (`_peers.Peers`), set by the client
         self.peers: Any = None
         #: the client, for futures
         self.client: Callable[[], Any] = lambda: None
-        #: (run, tasks and values): brings data to workers, set by `_peers`
-        self.bring: Callable[[Run, list[tuple[int, Any]]], None] | None = None
-        self._asked: dict[int, tuple[list, _Answer]] = {}
         self._ask_number = 0
         self._dropped: deque[tuple[Run, int]] = deque()
         self._open: tuple[Run, _calls.RunWriter] | None = None
-        self._handlers: dict[int, Callable[[list, memoryview], None]] = {}
         self._on_resume: list[Callable[[], None]] = []
         self._callbacks: queue.SimpleQueue | None = None
-        self._waiters = 0
         super().__init__(path, address, timeout)
         _sessions.add(self)
         self._thread.start()
-
-    # Hearing, in the thread
 
     def _say_all_again(self) -> None:
         for run in self.book.runs.values():
@@ -79,101 +72,6 @@ class Session(Link):
             self._queue(frame)
         for resume in self._on_resume:
             resume()
-
-    def _hear(self, tag: int, control: list, body: memoryview) -> None:
-        if handler := self._handlers.get(tag):
-            return handler(control, body)
-        if tag not in _HEARD:
-            return None  # Of graphs that this client has not submitted.
-        calls: list[tuple[Callable, Run, int]] = []
-        with self.lock:
-            _HEARD[tag](self, control, body, calls)
-            if self._waiters:
-                self.changed.notify_all()
-        for call, run, index in calls:
-            call(run, index)
-        return None
-
-    def _hear_accepted(self, control: list, _body: memoryview, _calls: list) -> None:
-        run = self.book.runs.get(control[0])
-        if run is not None:
-            run.id, run.first = control[1], control[3] if len(control) > 3 else 0
-            run.frames.clear()
-            run.keep.clear()
-            if run.brought:
-                brought, run.brought = run.brought, []
-                self._bring(run, brought)
-            self.book.forget_if_idle(run)
-
-    def _hear_rejected(self, control: list, _body: memoryview, calls: list) -> None:
-        run = self.book.runs.get(control[0])
-        if run is not None:
-            self._ended_tasks(run, self.book.lost(run, control[1]), calls)
-            self.book.forget_if_idle(run)
-
-    def _bring(self, run: Run, brought: list[tuple[int, Any]]) -> None:
-        if self.bring is not None:
-            threading.Thread(target=self.bring, args=(run, brought), name="hpcdag-bring", daemon=True).start()
-
-    def _hear_answer(self, control: list, _body: memoryview, _calls: list) -> None:
-        number, result = control
-        found = self._asked.pop(number, None)
-        if found is not None:
-            found[1].set(result)
-
-    def _hear_stopping(self, control: list, _body: memoryview, _calls: list) -> None:
-        self._end(NoSchedulerError(errno.ESHUTDOWN, f"the cluster has been stopped: {control[0]}"))
-
-    def _hear_refused(self, control: list, _body: memoryview, _calls: list) -> None:
-        raise RefusedError(f"the scheduler refuses: {control[0]}")
-
-    def _hear_pong(self, _control: list, _body: memoryview, _calls: list) -> None:
-        if self._pinged:
-            for _ in range(self._pinged.popleft()):
-                self._unconfirmed.popleft()
-
-    def _hear_done(self, control: list, body: memoryview, calls: list) -> None:
-        run = self.book.runs.get(control[0])
-        self.book.peers.update((worker, address) for worker, address in control[1])
-        if run is None:
-            return
-        reader = _columns.Reader(body)
-        tasks = reader.column(_columns.U32)
-        nbytes = reader.column(_columns.U64, len(tasks))
-        holders = reader.column(_columns.U32, len(tasks))
-        self._ended_tasks(run, self.book.done(run, tasks, nbytes, holders), calls)
-
-    def _hear_failed(self, control: list, _body: memoryview, calls: list) -> None:
-        run = self.book.runs.get(control[0])
-        if run is not None:
-            self._ended_tasks(run, self.book.failed(run, control[1]), calls)
-
-    def _hear_lost(self, control: list, body: memoryview, _calls: list) -> None:
-        run = self.book.runs.get(control[0])
-        if run is not None:
-            self.book.pending(run, _columns.Reader(body).column(_columns.U32))
-
-    @staticmethod
-    def _ended_tasks(run: Run, tasks: Iterable[int], calls: list) -> None:
-        for task in tasks:
-            calls += [(call, run, task) for call in run.waiting.pop(task, ())]
-
-    def _end(self, error: Exception) -> None:
-        """Nothing can be had any more."""
-        calls: list[tuple[Callable, Run, int]] = []
-        with self.lock:
-            if self.ended is None:
-                self.ended = error
-            self._closing = True
-            for run in self.book.runs.values():
-                for task in list(run.waiting):
-                    self._ended_tasks(run, [task], calls)
-            for _, answer in self._asked.values():
-                answer.set({"Err": ["internal", str(error)]})
-            self._asked.clear()
-            self.changed.notify_all()
-        for call, run, index in calls:
-            call(run, index)
 
     def _tidy(self) -> None:
         """Sends the open run, and releases what no future refers to any more."""
@@ -378,8 +276,9 @@ class Session(Link):
 
     def ask(self, question: Any, timeout: float | None = 30.0) -> Any:
         """The answer to a question (see docs/protocol.md), as decoded JSON. Raises TimeoutError,
-        RefusedError.""" answer =
-        _Answer() with self.lock:
+        RefusedError."""
+        answer = Answer()
+        with self.lock:
             self.check()
             self._flush_open()
             self._ask_number = number = (self._ask_number + 1) & 0xFFFFFFFF
@@ -441,34 +340,6 @@ class Session(Link):
             self._thread.join(timeout + 1)
         if self._callbacks is not None:
             self._callbacks.put(None)
-
-
-class _Answer:
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self._value: dict | None = None
-
-    def set(self, value: dict) -> None:
-        self._value = value
-        self._event.set()
-
-    def get(self, timeout: float | None) -> dict:
-        if not self._event.wait(timeout):
-            raise TimeoutError("the scheduler has not answered in time")
-        return self._value
-
-
-_HEARD = {
-    2: Session._hear_refused,
-    3: Session._hear_accepted,
-    4: Session._hear_rejected,
-    8: Session._hear_answer,
-    9: Session._hear_stopping,
-    10: Session._hear_pong,
-    11: Session._hear_done,
-    12: Session._hear_failed,
-    13: Session._hear_lost,
-}
 
 
 def _piece_frame(graph: Any, piece: Any, environment: bytes) -> list:

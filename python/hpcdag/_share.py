@@ -7,10 +7,10 @@ described in docs/protocol.md.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +25,9 @@ VALUE_BYTES_MAX = 64 << 10
 
 _CONNECT_TIMEOUT = 30.0
 
+#: What may wait, and is withdrawn when its caller is interrupted.
+_WAITING = ("Acquire", "Wait", "Get", "Put")
+
 #: What came of a request: its word, what goes with it, the value.
 Answer = tuple[str, Any, bytes]
 
@@ -32,13 +35,12 @@ Answer = tuple[str, Any, bytes]
 class _Request:
     """One that has no answer yet, or whose answer is being taken."""
 
-    def __init__(self, fields: list[Any], body: bytes) -> None:
+    def __init__(self, fields: list[Any], body: bytes, abandoned: bool) -> None:
         self.fields = fields
         self.body = body
+        self.abandoned = abandoned
         self.ready = threading.Event()
         self.answer: Answer | None = None
-        self.error: Exception | None = None
-        self.abandoned = False
 
 
 class Board:
@@ -53,6 +55,7 @@ class Board:
         self._bound = bound
         self._last = 0
         self._open: dict[int, _Request] = {}
+        self._heard: list[int] = []
         if bound:
             self.tell("Session", "Bind")
 
@@ -69,73 +72,64 @@ class Board:
         tasks: Sequence[tuple[bytes, int]] = (),
         take: Callable[[bytes], Any] | None = None,
     ) -> Any:
-        """Asks and waits for the answer: its word and what goes with it; for a value, what `take` makes of it.
+        """Asks and waits for the answer: its word and what goes with it; for a value what `take` makes of it.
 
         `timeout` is for the scheduler, seconds. Raises RefusedError with the scheduler's words.
         """
         milliseconds = None if timeout is None else max(0, round(timeout * 1000))
-        request = self._send(kind, verb, name, owner, limit, milliseconds, value, tasks)
+        known = [list(task) for task in tasks]
+        request = self._send([kind, verb, name, owner, limit, milliseconds, known], value, False)
         try:
-            request.ready.wait()
-            if request.error is not None:
-                raise request.error
+            # Looks from time to time, for a session may end without a word.
+            while not request.ready.wait(1.0):
+                self._check()
             assert request.answer is not None
             word, more, body = request.answer
             if word == "Refused":
                 raise RefusedError(str(more))
-            return (word, take(body) if take is not None and word == "Value" else more)
-        finally:
-            self._taken(request)
+            result = (word, take(body) if take is not None and word == "Value" else more)
+        except BaseException:
+            self._give_up(request)
+            raise
+        with self._lock:
+            self._open.pop(request.fields[0], None)
+            self._heard.append(request.fields[0])
+        if word == "Value" and more:
+            # The scheduler keeps these results for the answer's sake until it is heard.
+            self.tell("Session", "Heard")
+        return result
 
     def tell(self, kind: str, verb: str, name: str = "", owner: str = "", limit: int | None = None) -> None:
         """Asks without waiting; the answer does not matter."""
-        request = self._send(kind, verb, name, owner, limit, None, b"", ())
-        request.abandoned = True
+        self._send([kind, verb, name, owner, limit, None, []], b"", True)
 
-    def _send(
-        self,
-        kind: str,
-        verb: str,
-        name: str,
-        owner: str,
-        limit: int | None,
-        milliseconds: int | None,
-        value: bytes,
-        tasks: Sequence[tuple[bytes, int]],
-    ) -> _Request:
+    def _send(self, fields: list[Any], value: bytes, abandoned: bool) -> _Request:
         with self._lock:
             self._check()
             self._last += 1
-            number = self._last
-            known = [list(task) for task in tasks]
-            fields = [number, 0, kind, verb, name, owner, limit, milliseconds, known]
-            request = self._open[number] = _Request(fields, value)
-            self._queue(self._frame(request))
+            heard, self._heard = self._heard, []
+            request = _Request([self._last, heard, *fields], value, abandoned)
+            self._open[self._last] = request
+            self._queue(_frame(request))
         return request
 
-    def _frame(self, request: _Request) -> list:
-        # What a request waits for is not heard; nor is an answer as long as somebody is taking it.
-        request.fields[1] = min(self._open) - 1
-        head = _frames.pack_head(_SHARE, request.fields, len(request.body))
-        return [head, request.body] if request.body else [head]
+    def _give_up(self, request: _Request) -> None:
+        """The caller was interrupted, or has no use for the answer."""
+        with self._lock, contextlib.suppress(HpcdagError):
+            request.abandoned = True
+            if request.answer is not None:
+                self._undo(request)
+            elif request.fields[3] in _WAITING:
+                self.tell("Session", "Withdraw", limit=request.fields[0])
 
-    def _taken(self, request: _Request) -> None:
-        """Nobody waits any more: the answer was taken, or the caller was interrupted."""
+    def _undo(self, request: _Request) -> None:
+        """What nobody waits for any more has an answer."""
         number, _, kind, verb, name, owner = request.fields[:6]
-        with self._lock:
-            if request.answer is None and request.error is None:
-                request.abandoned = True
-                if verb in ("Acquire", "Wait", "Get", "Put"):
-                    self.tell("Session", "Withdraw", limit=number)
-                return
-            self._open.pop(number, None)
-            holds_results = request.answer is not None and request.answer[0] == "Value" and request.answer[1]
-            interrupted = sys.exc_info()[0] is not None and request.error is None
-        if interrupted and verb == "Acquire" and request.answer is not None and request.answer[0] == "Done":
+        self._open.pop(number, None)
+        self._heard.append(number)
+        assert request.answer is not None
+        if verb == "Acquire" and request.answer[0] == "Done":
             self.tell(kind, "Release", name, owner)
-        if holds_results:
-            # The scheduler keeps them for the answer's sake as long as that is not heard.
-            self.tell("Session", "Heard")
 
     # Called by the thread of the connection
 
@@ -150,10 +144,7 @@ class Board:
             request.answer = (word, more, bytes(body))
             request.ready.set()
             if request.abandoned:
-                self._open.pop(number)
-                _, _, kind, verb, name, owner = request.fields[:6]
-                if verb == "Acquire" and word == "Done":
-                    self.tell(kind, "Release", name, owner)
+                self._undo(request)
 
     def resume(self) -> None:
         """The connection stands again: all that has no answer is said again."""
@@ -162,16 +153,12 @@ class Board:
             if self._bound:
                 self.tell("Session", "Bind")
             for request in waiting:
-                self._queue(self._frame(request))
+                self._queue(_frame(request))
 
-    def end(self, error: Exception) -> None:
-        """There will be no answers any more."""
-        with self._lock:
-            waiting, self._open = list(self._open.values()), {}
-            for request in waiting:
-                if request.answer is None:
-                    request.error = error
-                    request.ready.set()
+
+def _frame(request: _Request) -> list:
+    head = _frames.pack_head(_SHARE, request.fields, len(request.body))
+    return [head, request.body] if request.body else [head]
 
 
 class _Own(Link):
@@ -205,12 +192,10 @@ class _Own(Link):
         with self.lock:
             self.ended = self.ended or error
             self._closing = True
-        self.board.end(error)
 
 
 _lock = threading.Lock()
 _own: dict[str, _Own] = {}
-_of_sessions: weakref.WeakKeyDictionary[Any, Board] = weakref.WeakKeyDictionary()
 
 
 def board(client: Any = None) -> Board:
@@ -243,12 +228,11 @@ def _default_client() -> Any:
 
 def _of_session(session: Any) -> Board:
     with _lock:
-        found = _of_sessions.get(session)
+        found = getattr(session, "_shares", None)
         if found is None:
-            found = Board(session.lock, session.queue, session.check, bound=False)
+            found = session._shares = Board(session.lock, session.queue, session.check, bound=False)
             session.handle(_SHARED, found.hear)
             session.on_resume(found.resume)
-            _of_sessions[session] = found
         return found
 
 

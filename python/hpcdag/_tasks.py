@@ -5,7 +5,9 @@ Owns `current()`, which tasks may call, the exceptions that stop tasks, and the 
 
 from __future__ import annotations
 
+import _signal
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -16,7 +18,17 @@ from typing import Any, NamedTuple
 
 from . import _environment
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+# That of `signal` makes an enumeration's member each time, which takes longer than a small task.
+_getsignal = getattr(_signal, "getsignal", signal.getsignal)
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+)
 
 # Slots of a call are in these.
 _SLOTS = 10_000
@@ -60,26 +72,23 @@ def slots(nthreads: int) -> int:
 
 
 class Threads:
-    """Keeps thread pools of libraries at what the running task may use."""
+    """Keeps thread pools of libraries at what the task may use, unless the user has said otherwise."""
 
     def __init__(self) -> None:
-        # As the worker has set it for everybody; pools made later read it.
-        self.now = self._from_environment()
-
-    @staticmethod
-    def _from_environment() -> int:
-        try:
-            return int(os.environ.get("OMP_NUM_THREADS", "1"))
-        except ValueError:
-            return 0
+        # The worker has set 1 where the user had set nothing.
+        self._names = [name for name in _THREAD_VARIABLES if os.environ.get(name, "1") == "1"]
+        self._set_by_user = "OMP_NUM_THREADS" not in self._names
+        self.now = 1
 
     def set(self, n: int) -> None:
         """Sets the pools there are, and the variables for those to come."""
         if n == self.now:
             return
         self.now = n
-        for name in _THREAD_VARIABLES:
+        for name in self._names:
             os.environ[name] = str(n)
+        if self._set_by_user:
+            return
         try:
             import threadpoolctl
 
@@ -112,8 +121,8 @@ class Stop:
         self._why.pop(task, None)
 
     def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
-        # Any other interrupt is meant for somebody else: a terminal's for the worker, a late one for a task that
-        # has ended.
+        # Any other interrupt is meant for somebody else: a terminal's for the worker, a late one for a task
+        # that has ended.
         why = self._why.get(self._task) if self._task is not None else None
         if why is not None:
             raise why
@@ -127,7 +136,7 @@ class Stop:
             return call()
         finally:
             self._task = None
-            if signal.getsignal(signal.SIGINT) != self._interrupted:
+            if _getsignal(signal.SIGINT) != self._interrupted:
                 # The task has installed its own, which is not for those that follow.
                 signal.signal(signal.SIGINT, self._interrupted)
 
@@ -152,6 +161,9 @@ def prepare_process() -> None:
         os.environ.setdefault("DASK_SCHEDULER", "synchronous")
 
 
+_worker_directory = functools.cache(_environment.worker_directory)
+
+
 def describe_call(key: str, attempt: Any, nthreads: int, run: bytes) -> Current:
     """`Current` of a CALL's fields."""
-    return Current(key, tuple(attempt), slots(nthreads), _environment.worker_directory(), run)
+    return Current(key, tuple(attempt), slots(nthreads), _worker_directory(), run)

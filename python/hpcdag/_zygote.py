@@ -1,11 +1,12 @@
-"""The process that a worker's Python executors are forked from: `python -m hpcdag._zygote`, stdin a unix socket.
+"""What a worker's Python executors are forked from: `python -m hpcdag._zygote`, whose stdin is a unix socket.
 
-Imports once what executors need, forks one for each FORK, tells of their ends, and kills those that are left when
-its connection ends. Owns no task. One thread, so that forking is safe.
+Imports once what executors need, forks one for each FORK, tells of their ends, and kills those that are left
+when its connection ends. Owns no task. One thread, so that forking is safe.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import gc
 import importlib
@@ -65,7 +66,8 @@ class Zygote:
 
     def run(self) -> None:
         """Until the connection ends."""
-        self.channel.send(HELLO, [*VERSIONS, f"python-zygote {sys.version_info[0]}.{sys.version_info[1]}", os.getpid()])
+        kind = f"python-zygote {sys.version_info[0]}.{sys.version_info[1]}"
+        self.channel.send(HELLO, [*VERSIONS, kind, os.getpid()])
         poll = select.poll()
         poll.register(self.channel, select.POLLIN)
         poll.register(self.wake_read, select.POLLIN)
@@ -84,7 +86,7 @@ class Zygote:
         if frame.tag == WELCOME:
             (version,) = frame.control
             if not VERSIONS[0] <= version <= VERSIONS[1]:
-                raise RuntimeError(f"the worker speaks version {version} with executors, this is for {VERSIONS}")
+                raise RuntimeError(f"the worker speaks version {version}, this zygote {VERSIONS}")
         elif frame.tag == LOAD:
             kind, _ = frame.control
             if kind != "environment":
@@ -194,6 +196,7 @@ class Zygote:
                 os.waitpid(pid, 0)
             except ChildProcessError:
                 pass
+        _environment.remove_files()
 
 
 def _kill_group(pid: int) -> None:
@@ -212,11 +215,12 @@ def _own_path() -> None:
 
 def main() -> int:
     """Runs a zygote on stdin."""
+    faulthandler.enable()
     # The worker decides about interrupts from a terminal.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = _channel.Channel(_take_stdin())
     _own_path()
-    # Tasks see an empty __main__: what a client's has comes by value, and multiprocessing must not run ours again.
+    # Tasks see an empty __main__: a client's comes by value, and multiprocessing must not run ours again.
     sys.modules["__main__"] = types.ModuleType("__main__")
     zygote = Zygote(channel)
 

@@ -1,29 +1,29 @@
 """The client: what programs use to run functions and graphs on a cluster.
 
-Owns `Client` and which client is meant where none is named. The connection is `_session`'s.
+Owns `Client`. The connection is `_session`'s, which client is meant where none is named `_registry`'s.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
-import threading
 import uuid
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
 from typing import Any
 
-from . import _book, _calls, _discovery, _environment
+from . import _book, _discovery, _environment, _registry
+from ._client_data import ClientData, fire_and_forget, futures_of
 from ._client_info import ClientInfo
+from ._client_workers import ClientWorkers
 from ._graph import Graph
 from ._options import options as make_options
 from ._options import parse_seconds
 from ._peers import Peers
-from ._session import CANCEL, RETRY, Session, _sessions
+from ._registry import client_of_cluster, default_client, get_client, get_worker
+from ._session import CANCEL, Session
 from ._submit import Submitter, function_name, locate_from
-from ._waiting import as_completed, futures_in, wait
+from ._waiting import as_completed, wait
 from .errors import HpcdagError, RefusedError
 from .future import Future
 
@@ -40,12 +40,6 @@ __all__ = [
     "wait",
 ]
 
-_current: ContextVar[Client | None] = ContextVar("hpcdag_client", default=None)
-_defaults: list[weakref.ref[Client]] = []
-_open: weakref.WeakSet[Client] = weakref.WeakSet()
-_of_cluster: dict[str, Client] = {}
-_lock = threading.RLock()
-
 # Keywords of Dask's Client that have no meaning here: taken, so that existing calls work.
 _WITHOUT_EFFECT = frozenset(
     ("loop", "security", "heartbeat_interval", "serializers", "deserializers", "extensions",
@@ -55,7 +49,7 @@ _WITHOUT_EFFECT = frozenset(
 _LOCAL = frozenset(("n_workers", "nworkers", "threads_per_worker", "nthreads", "memory_limit", "processes"))
 
 
-class Client(ClientInfo):
+class Client(ClientInfo, ClientData, ClientWorkers):
     """A connection to a cluster. While it lives it is Dask's default scheduler, unless `set_as_default` is
     false.
 
@@ -130,10 +124,8 @@ class Client(ClientInfo):
         self._submitter = Submitter(self._session, self._environment)
         self._set_as_default = set_as_default
         self._patched: Any = None
-        with _lock:
-            _open.add(self)
-            if set_as_default:
-                _defaults.append(weakref.ref(self))
+        self._dask_port: Any = None
+        _registry.add(self, set_as_default)
         if set_as_default:
             self._become_default()
 
@@ -300,177 +292,52 @@ class Client(ClientInfo):
                 future._key = f"{name}-{at}"
         return of
 
-    def gather(
-        self, futures: Any, errors: str = "raise", direct: Any = None, asynchronous: Any = None
-    ) -> Any:
-        """The results of futures in (nested) lists, tuples, sets, dictionaries or iterators, in the same
-        structure.
-
-        `errors`: "raise" the first task's exception, or "skip" such futures. The others are ignored.
-        """
-        if errors not in ("raise", "skip"):
-            raise ValueError("errors is 'raise' or 'skip'")
-        if isinstance(futures, Iterator):
-            futures = list(futures)
-        found = futures_in(futures)
-        values: dict[Any, Any] = {}
-        by_session: dict[Session, list[Future]] = {}
-        for future in found:
-            by_session.setdefault(future._held(), []).append(future)
-        for session, some in by_session.items():
-            values.update(session.peers.fetch([(f._run, f._index) for f in some], raising=errors == "raise"))
-        if errors == "raise":
-            failed = [f for f in found if (f._run, f._index) not in values]
-            # That of a task which has failed, not of one that was not waited for because of it.
-            for future in failed:
-                if future._run.state[future._index] > _book.DONE:
-                    raise future._exception()
-            if failed:
-                raise HpcdagError(f"{len(failed)} results are missing")
-        return _replaced(futures, values)
-
-    def scatter(
-        self,
-        data: Any,
-        workers: Any = None,
-        broadcast: bool = False,
-        direct: Any = None,
-        hash: bool = True,
-        timeout: Any = 60.0,
-        asynchronous: Any = None,
-    ) -> Any:
-        """Brings data to the workers, one value to one worker in turn. Gives a future of each value of a
-        list, tuple, set or dictionary, in the same structure; one future for anything else.
-
-        `broadcast` has no effect: whoever needs a value fetches it once and keeps a copy. `workers`,
-        `direct` and `hash` are ignored. Raises TimeoutError if there is no worker within `timeout` seconds.
-        """
-        limit = parse_seconds(timeout)
-        if isinstance(data, dict):
-            names = [str(key) for key in data]
-            values = list(data.values())
-        elif isinstance(data, (list, tuple, set, frozenset, range, Iterator)):
-            values = list(data)
-            names = [f"{type(value).__name__}-{uuid.uuid4().hex}" for value in values]
-        else:
-            values = [data]
-            names = [f"{type(data).__name__}-{uuid.uuid4().hex}"]
-        futures = self._scatter(values, names, 600.0 if limit is None else limit)
-        if isinstance(data, dict):
-            return dict(zip(data, futures, strict=True))
-        if isinstance(data, (tuple, set, frozenset)):
-            return type(data)(futures)
-        return futures if isinstance(data, (list, range, Iterator)) else futures[0]
-
-    def _scatter(self, values: list[Any], names: list[str], timeout: float) -> list[Future]:
-        if not values:
-            return []
-        session = self._session
-        run, writer = session.open_run(f"scatter-{uuid.uuid4().hex[:12]}", self._environment())
-        writer.option(make_options())
-        for at in range(0, len(values), _calls.PIECE_TASKS):
-            some = names[at : at + _calls.PIECE_TASKS]
-            writer.batch(b"", len(some), flags=_calls.BROUGHT | _calls.WANTED, keys=some)
-        with session.lock:
-            run.take_new(0, len(values))
-            for index, name in enumerate(names):
-                session.book.name(run, index, name)
-        futures = [Future._of(session, run, index, name) for index, name in enumerate(names)]
-        writer.flush(True)
-        session.accepted(run, timeout)
-        session.peers.bring(run, enumerate(values), timeout)
-        if not session.wait([(run, index) for index in range(len(values))], timeout):
-            raise TimeoutError(f"data has not arrived within {timeout:g} s")
-        for future in futures:
-            if future._run.state[future._index] != _book.DONE:
-                raise future._exception()
-        return futures
-
-    def cancel(self, futures: Any, reason: str | None = None, force: bool = False, **_: Any) -> None:
-        """Ends the tasks of futures, and what depends on them."""
-        self._on_each(CANCEL, futures, reason or "")
-
-    def retry(self, futures: Any, **_: Any) -> None:
-        """Tries failed tasks again, with those that failed because of them."""
-        self._on_each(RETRY, futures)
-
-    @staticmethod
-    def _on_each(tag: int, futures: Any, reason: str = "") -> None:
-        by_run: dict[Any, list[int]] = {}
-        for future in futures_of(futures):
-            by_run.setdefault((future._held(), future._run), []).append(future._index)
-        for (session, run), tasks in by_run.items():
-            session.on_tasks(tag, run, tasks, reason)
-
     # Collections of Dask
 
+    def _port(self) -> Any:
+        """What `_dask` sends through."""
+        if self._dask_port is None:
+            from ._dask_port import SessionPort
+
+            self._dask_port = SessionPort(self._session, self._environment, self._submitter.known, self.gather)
+        return self._dask_port
+
     def get(self, dsk: Any, keys: Any, **kwargs: Any) -> Any:
-        """Computes keys of a Dask graph: what Dask calls a scheduler."""
+        """Computes keys of a Dask graph: what Dask calls a scheduler. `kwargs` are options as for `submit`; unknown
+        ones are ignored, because libraries pass theirs."""
         from . import _dask
 
-        return _dask.get(self, dsk, keys, **kwargs)
+        return _dask.get(self._port(), dsk, keys, **kwargs)
 
-    def compute(self, collections: Any, sync: bool = False, **kwargs: Any) -> Any:
-        """Futures of the values of Dask collections (of one: one); with `sync` the values."""
+    def compute(self, collections: Any, sync: bool = False, optimize_graph: bool = True, **kwargs: Any) -> Any:
+        """Futures of the values of Dask collections (of a list a list, of one collection one); with `sync` the
+        values. What is no collection stays as it is."""
         from . import _dask
 
-        return _dask.compute(self, collections, sync=sync, **kwargs)
+        port = self._port()
+        found = self._with_collections(
+            collections, lambda some: _dask.compute(port, some, optimize_graph=optimize_graph, **kwargs)
+        )
+        return self.gather(found) if sync else found
 
-    def persist(self, collections: Any, **kwargs: Any) -> Any:
-        """The same collections, whose parts are computed on the cluster and stay there."""
+    def persist(self, collections: Any, optimize_graph: bool = True, **kwargs: Any) -> Any:
+        """The same collections (of a list a list), whose parts are computed on the cluster and stay there."""
         from . import _dask
 
-        return _dask.persist(self, collections, **kwargs)
+        port = self._port()
+        return self._with_collections(
+            collections, lambda some: _dask.persist(port, some, optimize_graph=optimize_graph, **kwargs)
+        )
 
-    # Every worker
-
-    def run(
-        self,
-        function: Callable[..., Any],
-        *args: Any,
-        workers: str | Collection[str] | None = None,
-        wait: bool = True,
-        nanny: bool = False,
-        on_error: str = "raise",
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """Runs `function(*args, **kwargs)` once on every worker (or those of `workers`: names or addresses),
-        in an executor as any task. Results by the workers' addresses; with `on_error="return"` exceptions are
-        among them.
-        """
-        wanted = {workers} if isinstance(workers, str) else set(workers or ())
-        all_workers = self._status()["workers"]
-        chosen = [w for w in all_workers if not wanted or w["name"] in wanted or w["address"] in wanted]
-        options = {w["address"]: make_options(workers=[w["name"]], priority=2**31 - 1) for w in chosen}
-        submit = self._submitter.submit
-        futures = {at: submit(function, args, kwargs, one, None, False) for at, one in options.items()}
-        if not wait:
-            for future in futures.values():
-                fire_and_forget(future)
-            return {}
-        if on_error == "return":
-            return {at: future.exception() or future.result() for at, future in futures.items()}
-        return self.gather(futures, errors="skip" if on_error == "ignore" else "raise")
-
-    def upload_file(self, filename: str | os.PathLike[str], load: bool = True) -> None:
-        """Brings a module, egg or archive (.py, .zip, .egg, .whl) to every worker, the later ones too. Tasks
-        that are submitted from now on can import it."""
-        with open(filename, "rb") as file:
-            self._files = {**self._files, os.path.basename(filename): file.read()}
-        self._packed = (None, b"")
-
-    def restart(self, timeout: Any = None, wait_for_workers: bool = True, **_: Any) -> Client:
-        """Cancels everything of this client and starts its executors anew, with fresh modules. Results are
-        lost.""" session =
-        self._session with session.lock:
-            runs = [
-                (run, [i for i, refs in enumerate(run.refs) if refs]) for run in session.book.runs.values()
-            ]
-        for run, tasks in runs:
-            if run.mine and tasks:
-                session.on_tasks(CANCEL, run, tasks, "the client was restarted")
-        self._env["HPCDAG_CLIENT_RESTARTS"] = str(int(self._env.get("HPCDAG_CLIENT_RESTARTS", "0")) + 1)
-        return self
+    @staticmethod
+    def _with_collections(given: Any, function: Callable[[list[Any]], list[Any]]) -> Any:
+        one = not isinstance(given, (list, tuple, set, frozenset))
+        values = [given] if one else list(given)
+        places = [i for i, v in enumerate(values) if hasattr(v, "__dask_graph__") and not isinstance(v, type)]
+        if places:
+            for place, value in zip(places, function([values[i] for i in places]), strict=True):
+                values[place] = value
+        return values[0] if one else values
 
     # The end
 
@@ -497,14 +364,9 @@ class Client(ClientInfo):
                     return run, int(number)
         raise KeyError(key)
 
-    @contextlib.contextmanager
-    def as_current(self) -> Iterator[Client]:
+    def as_current(self) -> contextlib.AbstractContextManager[Client]:
         """While this is entered, `get_client()` in this thread (or asyncio task) gives this client."""
-        token = _current.set(self)
-        try:
-            yield self
-        finally:
-            _current.reset(token)
+        return _registry.current(self)
 
     @property
     def closed(self) -> bool:
@@ -525,11 +387,7 @@ class Client(ClientInfo):
                 patched.undo() if hasattr(patched, "undo") else patched()
         self._session.close(parse_seconds(timeout) or 0.0)
         self._session.peers.close()
-        with _lock:
-            _defaults[:] = [ref for ref in _defaults if ref() not in (None, self)]
-            _open.discard(self)
-            for cluster in [c for c, client in _of_cluster.items() if client is self]:
-                del _of_cluster[cluster]
+        _registry.remove(self)
         self._close_cluster()
 
     def _close_cluster(self) -> None:
@@ -553,147 +411,3 @@ class Client(ClientInfo):
 
     def __reduce__(self) -> tuple:
         return client_of_cluster, (self._session.file.id,)
-
-
-def _replaced(value: Any, values: dict[Any, Any]) -> Any:
-    """`value` with results in place of futures; futures without results are left out."""
-    if isinstance(value, Future):
-        return values[value._run, value._index]
-    if isinstance(value, dict):
-        return {k: _replaced(v, values) for k, v in value.items() if not _skipped(v, values)}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        found = [_replaced(one, values) for one in value if not _skipped(one, values)]
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*found)
-        return found if type(value) is list else type(value)(found)
-    return value
-
-
-def _skipped(value: Any, values: dict[Any, Any]) -> bool:
-    return isinstance(value, Future) and (value._run, value._index) not in values
-
-
-def default_client(client: Client | None = None) -> Client:
-    """`client`, or the one that is the default. Raises ValueError if there is none."""
-    if client is not None:
-        return client
-    current = _current.get()
-    if current is not None and not current.closed:
-        return current
-    with _lock:
-        while _defaults:
-            found = _defaults[-1]()
-            if found is not None and not found.closed:
-                return found
-            _defaults.pop()
-    raise ValueError("there is no hpcdag client: make one with hpcdag.Client(...)")
-
-
-def get_client(address: str | None = None, timeout: Any = None, resolve_address: bool = True) -> Client:
-    """The client that is the default; in a task, one of the task's cluster. Raises ValueError if there is
-    none."""
-    try: return default_client()
-    except ValueError:
-        if not in_task():
-            raise
-    with _lock:
-        found = _of_cluster.get("")
-        if found is None or found.closed:
-            found = _of_cluster[""] = Client(set_as_default=False, name="task")
-        return found
-
-
-def client_of_cluster(cluster: str) -> Client:
-    """A client of the cluster with this id: one that is open, or a new one."""
-    with contextlib.suppress(ValueError):
-        found = default_client()
-        if found._session.file.id == cluster:
-            return found
-    with _lock:
-        for client in list(_open):
-            if not client.closed and client._session.file.id == cluster:
-                return client
-        made = Client(set_as_default=False, name="task" if in_task() else None)
-        if made._session.file.id != cluster:
-            made.close()
-            raise RefusedError(
-                f"the future belongs to the cluster {cluster}, which this process does not use"
-            )
-        _of_cluster[cluster] = made
-        return made
-
-
-def in_task() -> bool:
-    """Whether this process runs tasks."""
-    return bool(os.environ.get("HPCDAG_EXECUTOR"))
-
-
-def fire_and_forget(obj: Any) -> None:
-    """Tasks of these futures are run to their end though all futures of them may go, the client too."""
-    for future in futures_of(obj):
-        session = future._held()
-        with session.lock:
-            future._run.later.add(future._index)
-
-
-def futures_of(obj: Any, client: Client | None = None) -> list[Future]:
-    """All futures in nested lists and the like, and in the graphs of Dask collections."""
-    found: dict[Future, None] = {}
-    todo = [obj]
-    while todo:
-        one = todo.pop()
-        if isinstance(one, Future):
-            found[one] = None
-        elif isinstance(one, dict):
-            todo += reversed(list(one.values()))
-        elif isinstance(one, (list, tuple, set, frozenset)):
-            todo += reversed(list(one))
-        elif hasattr(one, "__dask_graph__") and not isinstance(one, type):
-            graph = one.__dask_graph__()
-            todo += reversed(list(graph.values() if isinstance(graph, Mapping) else []))
-    return list(found)
-
-
-class Worker:
-    """What a task can know of the worker that runs it: `name`, `address`, `local_directory`."""
-
-    def __init__(self) -> None:
-        self.name = os.environ.get("HPCDAG_WORKER", "")
-        self.address = os.environ.get("HPCDAG_WORKER_ADDRESS", self.name)
-        self.local_directory = os.environ.get("HPCDAG_LOCAL_DIRECTORY") or os.getcwd()
-
-    @property
-    def client(self) -> Client:
-        """A client of the worker's cluster."""
-        return get_client()
-
-
-def get_worker() -> Worker:
-    """The worker that runs this task. Raises ValueError outside of tasks."""
-    if not in_task():
-        raise ValueError("get_worker() is for tasks: this process does not run any")
-    return Worker()
-
-
-def _close_all() -> None:
-    """At the end of the interpreter: says good-bye, and does not wait for anything else."""
-    for client in list(_open):
-        if not client._session._forked:
-            with contextlib.suppress(Exception):
-                client.close(1.0)
-    for session in list(_sessions):
-        session.close(0.5)
-
-
-def _after_fork() -> None:
-    global _lock
-    _lock = threading.RLock()
-    for client in list(_open):
-        client._session.peers.forget()
-        client._owns_cluster = False
-    _defaults.clear()
-    _of_cluster.clear()
-
-
-atexit.register(_close_all)
-os.register_at_fork(after_in_child=_after_fork)

@@ -115,8 +115,8 @@ class Future(_Base):
 
     def traceback(self, timeout: Any = None) -> types.TracebackType | str | None:
         """Where the task raised its exception: an object if `tblib` is installed, else text; None if it did
-        not.""" from ._options import
-        parse_seconds
+        not."""
+        from ._options import parse_seconds
 
         self._wait(parse_seconds(timeout))
         failure = self._run.failures.get(self._index)
@@ -155,8 +155,9 @@ class Future(_Base):
 
     def release(self, **_: Any) -> None:
         """Gives the reference up; the result is dropped when it was the last. The future is of no use any
-        more.""" session, self._session = self._session,
-        None if session is not None:
+        more."""
+        session, self._session = self._session, None
+        if session is not None:
             session.drop(self._run, self._index)
 
     def add_done_callback(self, function: Callable[[Future], Any]) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 # Variables that would change what hpcdag does.
 _NOT_INHERITED = ("HPCDAG_", "SLURM_", "PBS_", "SGE_", "XDG_", "DASK_")
@@ -24,3 +27,23 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     monkeypatch.setenv("HPCDAG_SCHEDULER__HOST", "127.0.0.1")
     monkeypatch.setenv("HPCDAG_WORKER__HOST", "127.0.0.1")
     yield tmp_path
+
+
+@pytest.fixture(scope="module")
+def zygote():
+    """A zygote, for the tests of a module."""
+    from executors import Zygote
+
+    made = Zygote()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def executor(zygote):
+    """An executor of its own for a test."""
+    made = zygote.executor()
+    yield made
+    made.channel.socket.close()
+    if not made.gone:
+        made.exited()

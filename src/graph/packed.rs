@@ -128,6 +128,36 @@ impl Packed {
         Ok(packed)
     }
 
+    /// A graph of which only the names and the size of each family are told: what they do is known elsewhere.
+    ///
+    /// # Errors
+    /// `Graph` when it is far larger than any message.
+    pub fn of_names(name: String, names: FamilyNames, like: Family) -> Result<Packed> {
+        let own = Own { action: Action::Argv(Vec::new()), back: Vec::new(), edges: Vec::new(), inputs: None };
+        let mut one = Vec::new();
+        encode(&mut one, &0u32)?;
+        encode(&mut one, &own)?;
+        let all = one.len().checked_mul(names.len()).and_then(|n| u32::try_from(n).ok());
+        let all = all.ok_or_else(too_large)? as usize;
+        let own = Bodies {
+            bytes: one.repeat(names.len()),
+            ends: (1..=names.len()).map(|n| (all / names.len() * n) as u32).collect(),
+        };
+        let mut items = BTreeMap::new();
+        if like.items != Items::Single {
+            items.extend((0..names.len() as u32).map(|f| (FamilyIx(f), like.items.clone())));
+        }
+        let template = Family { items: Items::Single, ..like };
+        Ok(Packed {
+            name,
+            names: Arc::new(names),
+            templates: vec![template],
+            own,
+            items,
+            ..Packed::default()
+        })
+    }
+
     /// The number of a template, which is new or known.
     fn template(&mut self, rest: Family, known: &mut FxHashMap<Vec<u8>, u32>) -> Result<u32> {
         let mut bytes = Vec::new();

@@ -462,13 +462,13 @@ mod tests {
         assert_eq!(text(), "F is not a scheduler file: it has no type");
         private_file::write(&path, b"{\"type\": \"Scheduler\", \"workers\": {}}").unwrap();
         assert_eq!(text(), "F is not a scheduler file: it names no protocol; is it Dask's?");
-        private_file::write(&path, b"{\"type\": \"Scheduler\", \"protocol\": 1}").unwrap();
+        private_file::write(&path, b"{\"type\": \"Scheduler\", \"protocol\": 2}").unwrap();
         assert_eq!(text(), "F is not a scheduler file: missing field `id`");
         private_file::write(&path, b"{\"type\": \"Scheduler\", \"protocol\": 9, \"version\": \"3.0\"}")
             .unwrap();
         let ours = env!("CARGO_PKG_VERSION");
         let want =
-            format!("scheduler file F is of hpcdag 3.0 (protocol 9), this is hpcdag {ours} (protocol 1)");
+            format!("scheduler file F is of hpcdag 3.0 (protocol 9), this is hpcdag {ours} (protocol 2)");
         assert_eq!(text(), want);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!(text(), "scheduler file: F can be used by others than you (mode 644)");

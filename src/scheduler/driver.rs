@@ -219,6 +219,9 @@ impl Driver {
             }
             Input::ClientGone { client, connection, reason } => self.client_gone(client, connection, &reason),
             Input::Submit { client, submission } => self.submit(client, *submission),
+            Input::Calls { client, submission } => self.submit_calls(client, *submission),
+            Input::Single { client, what, run, tasks } => self.single_calls(client, what, run, &tasks),
+            Input::Leave { client } => self.leave(client),
             Input::Watch { client, run } => self.watch(client, run),
             Input::Cancel { run, reason } => {
                 if let Some(run) = self.runs.find(run) {
@@ -233,7 +236,7 @@ impl Driver {
             }
             Input::OutputsTaken { tasks } => self.events.push(Event::OutputsTaken { tasks }),
             Input::OutputMissing { task, holder } => self.events.push(Event::OutputMissing { task, holder }),
-            Input::Share { client, share } => self.share(shared::Event::Request { client, share: *share }),
+            Input::Share { client, share } => self.take_share(client, *share),
             Input::Ask { client, id, question } => self.asked.push((client, id, question)),
         }
     }

@@ -4,6 +4,7 @@
 use super::core::action::{Batch, Output};
 use super::core::event::{Report, RunSpec};
 use super::link::Link;
+use super::sessions::calls::{CallInfo, CallSubmission};
 use crate::base::ids::{ClientId, FamilyIx, RunId, RunUuid, TaskRef, WorkerId};
 use crate::graph::Packed;
 use crate::graph::layer::Shape;
@@ -129,6 +130,29 @@ pub enum Input {
         /// What.
         share: Box<Share>,
     },
+    /// A client submits a run of calls, which its session has checked.
+    Calls {
+        /// Who.
+        client: ClientId,
+        /// What.
+        submission: Box<CallSubmission>,
+    },
+    /// A client wants something done with single calls.
+    Single {
+        /// Who.
+        client: ClientId,
+        /// What.
+        what: Single,
+        /// Their run.
+        run: RunUuid,
+        /// Their numbers in the run as clients count.
+        tasks: Vec<u32>,
+    },
+    /// A client will not come back.
+    Leave {
+        /// Who.
+        client: ClientId,
+    },
     /// A client asks something.
     Ask {
         /// Who.
@@ -138,6 +162,21 @@ pub enum Input {
         /// What.
         question: Question,
     },
+}
+
+/// What can be done with single calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Single {
+    /// Their results are wanted.
+    Want,
+    /// Their results are not wanted any more.
+    Release,
+    /// Their results are not wanted any more once each has ended.
+    ReleaseLater,
+    /// They are not to be run.
+    Cancel,
+    /// They have failed and are to be tried again.
+    Retry,
 }
 
 /// A graph that was checked and can be run.
@@ -166,6 +205,8 @@ pub struct RunInfo {
     pub graph: Arc<Packed>,
     /// What workers write.
     pub writes: Writes,
+    /// What workers are told of a run of calls instead.
+    pub calls: Option<CallInfo>,
 }
 
 /// What the driver orders of a worker's session.
@@ -177,6 +218,18 @@ pub enum WorkerOrder {
         run: Arc<RunInfo>,
         /// The families, and their shapes if known.
         families: Vec<(FamilyIx, Option<Shape>)>,
+    },
+    /// Send what the worker needs to know of a run of calls.
+    CallRun {
+        /// The run.
+        run: Arc<RunInfo>,
+    },
+    /// Send a batch of calls.
+    CallBatch {
+        /// Their run.
+        run: Arc<RunInfo>,
+        /// Which of its batches.
+        batch: usize,
     },
     /// Send tasks.
     Compute {

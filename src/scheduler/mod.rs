@@ -2,6 +2,7 @@
 //! `sessions` talk to clients and workers. Owns no process-wide state: several can live in one process.
 
 mod answers;
+mod calls;
 pub mod core;
 mod driver;
 mod input;
@@ -14,6 +15,7 @@ mod server;
 mod sessions;
 mod shape;
 mod shared;
+mod sharing;
 mod stop;
 mod waits;
 

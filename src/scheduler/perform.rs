@@ -33,7 +33,7 @@ impl Driver {
     /// Carries out actions in their order, except that runs end after everything else: what is cancelled or
     /// freed belongs to runs that workers still know.
     pub(super) fn perform(&mut self, actions: Vec<Action>) {
-        let mut done = Vec::new();
+        let (mut done, mut spent) = (Vec::new(), Vec::new());
         for action in actions {
             match action {
                 Action::Compute { worker, batch } => self.compute(worker, batch),
@@ -77,12 +77,16 @@ impl Driver {
                 }
                 Action::Drop { worker, reason } => self.drop_worker(worker, &reason),
                 Action::Outputs { client, outputs } => self.announce(client, outputs),
+                Action::CallsFailed { client, tasks } => self.tell_failed_calls(client, &tasks),
+                Action::CallsLost { client, tasks } => self.tell_lost_calls(client, &tasks),
+                Action::Spent { run } => spent.push(run),
                 Action::RunDone { run, clients, summary } => done.push((run, clients, summary)),
             }
         }
         for (run, clients, summary) in done {
             self.run_done(run, &clients, &summary);
         }
+        spent.into_iter().for_each(|run| self.forget(run));
     }
 
     fn order_named(&mut self, worker: WorkerId, message: ToWorker, tasks: usize) {
@@ -91,7 +95,7 @@ impl Driver {
     }
 
     /// Gives an order to a worker's session; cuts its connection if it is too far behind.
-    fn order_worker(&mut self, worker: WorkerId, order: WorkerOrder, bytes: usize) {
+    pub(super) fn order_worker(&mut self, worker: WorkerId, order: WorkerOrder, bytes: usize) {
         let Some(peer) = self.workers.get(&worker) else { return };
         if peer.link.push(order, bytes).is_err() {
             tracing::warn!(worker = peer.name, "cutting off a worker that does not take what it is sent");
@@ -140,6 +144,7 @@ impl Driver {
         let mut runs: Vec<Arc<RunInfo>> = Vec::new();
         let mut fresh: BTreeMap<RunId, Vec<(FamilyIx, Option<Shape>)>> = BTreeMap::new();
         let mut last = None;
+        let mut batches = Vec::new();
         let Some(peer) = self.workers.get_mut(&worker) else { return runs };
         for task in &batch.tasks {
             let (run, family) = (task.task.run, task.family);
@@ -152,9 +157,23 @@ impl Driver {
             {
                 runs.push(Arc::clone(&entry.info));
             }
+            if let Some(calls) = runs.iter().find(|r| r.run == run).and_then(|r| r.calls.as_ref()) {
+                // The first bit is for the run itself.
+                if let Some(batch) = calls.batch_of(task.task.index)
+                    && peer.meet_family(run, FamilyIx(batch as u32 + 1))
+                {
+                    batches.push((run, batch));
+                }
+                last = None;
+                continue;
+            }
             if peer.meet_family(run, family) {
                 fresh.entry(run).or_default().push((family, self.core.shape(run, family)));
             }
+        }
+        for (run, batch) in batches {
+            let Some(run) = runs.iter().find(|r| r.run == run).cloned() else { continue };
+            self.order_batch(worker, run, batch);
         }
         for (run, families) in fresh {
             let Some(run) = runs.iter().find(|r| r.run == run).cloned() else { continue };
@@ -174,6 +193,10 @@ impl Driver {
         }
         for (run, outputs) in by_run {
             let Some(info) = self.runs.get(run).map(|e| Arc::clone(&e.info)) else { continue };
+            if info.calls.is_some() {
+                self.tell_done_calls(client, &info, &outputs);
+                continue;
+            }
             let mut outputs = outputs.into_iter().peekable();
             while outputs.peek().is_some() {
                 let piece: Vec<(Output, Shape)> = outputs
@@ -207,6 +230,8 @@ impl Driver {
         let Some(entry) = self.runs.get(run) else { return };
         let (uuid, name) = (entry.info.uuid, entry.name.clone());
         let first = entry.summary.is_none();
+        // Runs of calls come by the thousand, and what they made is needed after their end.
+        let entry_is_graph = entry.info.calls.is_none();
         // Whoever asks again is told the same; what happens after the end is not this run's.
         let summary = entry.summary.clone().unwrap_or_else(|| self.summary(run, summary));
         if let Some(entry) = self.runs.get_mut(run) {
@@ -214,7 +239,7 @@ impl Driver {
             entry.reported |= !clients.is_empty();
             entry.summary = Some(summary.clone());
         }
-        if first {
+        if first && entry_is_graph {
             let (done, failed, wall) = (summary.done, summary.failed, summary.wall_seconds);
             tracing::info!(%run, name, done, failed, wall, "run is over");
             self.forget_at_workers(run);

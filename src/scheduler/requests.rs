@@ -24,13 +24,13 @@ impl Driver {
             Some(run) => run,
             None => {
                 let (name, tasks) = (submission.spec.name.clone(), submission.tasks);
-                let run = self.runs.add(client, submission);
+                let run = self.runs.add(client, submission, None);
                 tracing::info!(%run, name, tasks, "run begins");
                 run
             }
         };
         let tasks = self.runs.get(run).map_or(0, |e| e.tasks);
-        self.tell(client, ToClient::Accepted(Accepted { run: uuid, id: run, tasks }));
+        self.tell(client, ToClient::Accepted(Accepted { run: uuid, id: run, tasks, first: 0 }));
     }
 
     /// Gives runs to the core whose workers have come.

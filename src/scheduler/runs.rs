@@ -5,6 +5,7 @@ use super::core::Core;
 use super::core::event::RunSpec;
 use super::core::explain::RunProgress;
 use super::input::{RunInfo, Submission};
+use super::sessions::calls::CallInfo;
 use crate::base::ids::{ClientId, FamilyIx, RunId, RunUuid};
 use crate::base::time::Time;
 use crate::graph::Look;
@@ -59,13 +60,13 @@ pub struct Runs {
 
 impl Runs {
     /// Takes a submission in and gives it a number.
-    pub fn add(&mut self, owner: ClientId, submission: Submission) -> RunId {
+    pub fn add(&mut self, owner: ClientId, submission: Submission, calls: Option<CallInfo>) -> RunId {
         let run = RunId(self.next);
         self.next += 1;
         let Submission { graph, spec, writes, wait_workers, tasks } = submission;
         self.by_uuid.insert(spec.uuid, run);
         let entry = RunEntry {
-            info: Arc::new(RunInfo { run, uuid: spec.uuid, graph, writes }),
+            info: Arc::new(RunInfo { run, uuid: spec.uuid, graph, writes, calls }),
             name: spec.name.clone(),
             owner,
             detached: spec.detached,
@@ -128,7 +129,8 @@ impl Runs {
         let (mut kept, mut tasks) = (0, 0u64);
         for (run, e) in self.entries.iter().rev() {
             let done = e.summary.is_some() && (!e.detached || e.reported);
-            if !done || !e.watchers.is_empty() && kept < FINISHED_MAX {
+            // Runs of calls are forgotten when nobody needs them.
+            if e.info.calls.is_some() || !done || !e.watchers.is_empty() && kept < FINISHED_MAX {
                 continue;
             }
             kept += 1;

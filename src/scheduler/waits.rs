@@ -3,8 +3,6 @@
 
 use super::driver::Driver;
 use super::input::ClientOrder;
-use super::requests::SMALL_MESSAGE_BYTES;
-use super::shared;
 use crate::base::ids::{ClientId, RunId};
 use crate::base::time::Time;
 use crate::protocol::messages::client::{Answer, ToClient};
@@ -99,21 +97,6 @@ impl Driver {
         let Some(entry) = self.runs.get(run) else { return true };
         let idle = || self.core.run_progress(run).is_none_or(|p| p.unfinished == 0 && !p.growing);
         entry.summary.is_some() || entry.held.is_none() && idle()
-    }
-
-    /// Tells what is shared of an event, and does what comes of it.
-    pub(super) fn share(&mut self, event: shared::Event) {
-        let now = self.now();
-        for action in self.board.handle(event, now) {
-            match action {
-                shared::Action::Answer { client, answer } => {
-                    let bytes = answer.body.len() + SMALL_MESSAGE_BYTES;
-                    self.order_client(client, ClientOrder::Message(ToClient::Shared(answer)), bytes);
-                }
-                // Runs of calls are not taken yet, so there is nothing that could be kept.
-                shared::Action::KeepWanted { .. } | shared::Action::LetGo { .. } => {}
-            }
-        }
     }
 
     /// Sends an answer.

@@ -83,6 +83,7 @@ impl Scene {
             detached: true,
             max_fails: None,
             max_processing: None,
+            calls: None,
         };
         scene.tell(Event::RunSubmitted { client: Some(ClientId(0)), run: RunId(0), spec });
         scene
@@ -221,6 +222,7 @@ impl Scene {
             kept: self.some(rng, Scene::attempt),
             replicas: self.some(rng, Scene::task),
             uncopied: self.some(rng, |s, rng| (s.task(rng), Scene::worker(rng))),
+            stored: Vec::new(),
             paused: [None, Some(true), Some(false)][rng.usize(..3)],
         }
     }

@@ -163,6 +163,7 @@ impl Model {
             detached: false,
             max_fails: None,
             max_processing: None,
+            calls: None,
         };
         let submit = sched::event::Event::RunSubmitted { client: Some(ClientId(0)), run: RunId(0), spec };
         self.at(2 * MESSAGE, Happening::ToScheduler(submit));
@@ -242,6 +243,9 @@ impl Model {
                 self.done = true;
                 return;
             }
+            Action::CallsFailed { .. } | Action::CallsLost { .. } | Action::Spent { .. } => {
+                panic!("there are no calls")
+            }
             Action::Save { .. } | Action::Dismiss { .. } | Action::Drop { .. } => {
                 panic!("a worker was sent away")
             }
@@ -317,6 +321,7 @@ impl Model {
             kept: report.kept,
             replicas: report.replicas,
             uncopied: report.uncopied,
+            stored: Vec::new(),
             paused: None,
         };
         let event = sched::event::Event::WorkerReport { worker: w, report };

@@ -102,6 +102,7 @@ impl Sim {
             detached: job.detached,
             max_fails: job.max_fails,
             max_processing: self.faults.max_processing,
+            calls: None,
         };
         self.client_says(client, Event::RunSubmitted { client: Some(client), run, spec });
     }

@@ -345,6 +345,9 @@ impl Sim {
             Action::Replicate { worker, tasks, from } => {
                 self.scheduler_says(worker, Event::Replicate { tasks, from });
             }
+            Action::CallsFailed { .. } | Action::CallsLost { .. } | Action::Spent { .. } => {
+                panic!("there are no calls");
+            }
             // Nobody goes on with a simulated run later.
             Action::Save { .. } => {}
             Action::Dismiss { worker } => self.dismiss(worker),

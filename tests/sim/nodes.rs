@@ -278,6 +278,7 @@ impl Sim {
             kept: report.kept,
             replicas: report.replicas,
             uncopied: report.uncopied,
+            stored: Vec::new(),
             paused,
         };
         if let Some(sabotage) = &mut self.sabotage {

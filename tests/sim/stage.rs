@@ -101,6 +101,7 @@ impl Stage {
             detached: false,
             max_fails: None,
             max_processing: (most < u32::MAX).then_some(most),
+            calls: None,
         };
         self.tell(Event::RunSubmitted { client: Some(CLIENT), run, spec });
         run
@@ -118,6 +119,9 @@ impl Stage {
                 }
             };
             match action {
+                Action::CallsFailed { .. } | Action::CallsLost { .. } | Action::Spent { .. } => {
+                    panic!("there are no calls");
+                }
                 // Nobody goes on with a simulated run later.
                 Action::Save { .. } => {}
                 Action::Compute { worker, batch } => post(worker, ToWorker::Compute(unpack(&batch))),
@@ -173,6 +177,7 @@ impl Stage {
             kept: report.kept,
             replicas: report.replicas,
             uncopied: report.uncopied,
+            stored: Vec::new(),
             paused: None,
         }
     }

@@ -87,6 +87,7 @@ pub(super) fn run_spec(graph: &Packed, layers: Vec<Layer>) -> RunSpec {
         detached: false,
         max_fails: None,
         max_processing: None,
+        calls: None,
     }
 }
 
@@ -198,6 +199,9 @@ impl Drive {
                 | Action::Dismiss { .. }
                 | Action::Drop { .. }
                 | Action::Outputs { .. }
+                | Action::CallsFailed { .. }
+                | Action::CallsLost { .. }
+                | Action::Spent { .. }
                 | Action::Save { .. } => {}
             }
         }

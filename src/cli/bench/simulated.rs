@@ -302,6 +302,9 @@ impl<'a> Drive<'a> {
                 Action::Dismiss { .. }
                 | Action::Drop { .. }
                 | Action::Outputs { .. }
+                | Action::CallsFailed { .. }
+                | Action::CallsLost { .. }
+                | Action::Spent { .. }
                 | Action::Save { .. } => {}
             }
         }

@@ -176,6 +176,8 @@ pub struct Accepted {
     pub id: RunId,
     /// Number of tasks known so far.
     pub tasks: u64,
+    /// Of a run of calls: what workers know its first task by; the others follow.
+    pub first: u32,
 }
 
 /// A graph was not accepted.

@@ -74,6 +74,25 @@ pub enum Action {
         /// Where each is.
         outputs: Vec<Output>,
     },
+    /// Tell a client that calls which it wants will have no result (see `Core::failed_call`).
+    CallsFailed {
+        /// Whom.
+        client: ClientId,
+        /// Which.
+        tasks: Vec<TaskRef>,
+    },
+    /// Tell a client that results which it wants were lost and are being made again.
+    CallsLost {
+        /// Whom.
+        client: ClientId,
+        /// Which.
+        tasks: Vec<TaskRef>,
+    },
+    /// Nobody needs a run of calls any more: it may be forgotten.
+    Spent {
+        /// Which.
+        run: RunId,
+    },
     /// A run reached its end: nothing of it runs and no output is left to take.
     RunDone {
         /// Which.

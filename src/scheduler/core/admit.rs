@@ -53,7 +53,7 @@ impl Run {
                 let nbytes = self.nbytes[j as usize];
                 if !self.is_held_by(j, w) {
                     demand.adds = demand.adds.saturating_add(nbytes).min(DEMAND_MAX);
-                } else if last && self.refs[j as usize] == 1 {
+                } else if last && self.refs[j as usize] == 1 && self.stands_for(j).is_none() {
                     demand.frees = demand.frees.saturating_add(nbytes);
                 }
             };

@@ -25,6 +25,7 @@ impl Core {
             return;
         }
         self.generation += 1;
+        let calls = spec.calls.clone();
         self.by_uuid.insert(spec.uuid, id);
         let mut run = Run::new(id, client, self.generation, self.cx.now, spec);
         run.grow(&mut self.cx);
@@ -33,6 +34,9 @@ impl Core {
             self.runs.resize_with(id.index() + 1, || None);
         }
         self.runs[id.index()] = Some(Box::new(run));
+        if let Some(calls) = calls {
+            self.on_calls_submitted(id, &calls);
+        }
     }
 
     pub(super) fn on_run_watched(&mut self, client: ClientId, id: RunId) {
@@ -41,6 +45,9 @@ impl Core {
         run.watchers.retain(|w| *w != client);
         run.watchers.insert(0, client);
         run.reported_done = false;
+        if run.is_lazy() {
+            return run.tell_all(&mut self.cx, client);
+        }
         for i in 0..run.state.len() as u32 {
             if run.state[i as usize].wanted() && run.state_of(i) == State::Memory {
                 run.announce(&mut self.cx, i);
@@ -59,6 +66,7 @@ impl Core {
         self.on_run_cancelled(id, "forgotten".into());
         if let Some(run) = self.runs.get_mut(id.index()).and_then(|r| r.take()) {
             self.by_uuid.remove(&run.uuid);
+            self.forget_imports(&run);
         }
     }
 
@@ -94,12 +102,7 @@ impl Core {
         let now = self.cx.now;
         let over: Vec<ClientId> = self.leases.iter().filter(|(_, at)| **at <= now).map(|(c, _)| *c).collect();
         for client in over {
-            self.leases.remove(&client);
-            for run in self.runs.iter_mut().flatten() {
-                if run.owner == Some(client) && !run.detached {
-                    run.cancel(&mut self.cx, "its client went away".into());
-                }
-            }
+            self.on_client_ended(client);
         }
     }
 
@@ -124,6 +127,7 @@ impl Core {
                 let (clients, summary) = (run.watchers.clone(), run.summary(self.cx.now));
                 self.cx.actions.push(Action::RunDone { run: id, clients, summary });
             }
+            self.note_spent(id);
         }
     }
 }

@@ -41,6 +41,11 @@ pub(super) struct Cx {
     /// Workers with something in their outbox.
     posted: Vec<WorkerId>,
     outputs: BTreeMap<ClientId, Vec<Output>>,
+    /// Calls that failed or were lost, by who wants them.
+    pub(super) failed_calls: BTreeMap<ClientId, Vec<TaskRef>>,
+    pub(super) lost_calls: BTreeMap<ClientId, Vec<TaskRef>>,
+    /// What stands for tasks of other runs.
+    pub(super) imports: super::calls::Imports,
     /// Workers that may stop, once they have been told all else.
     pub(super) dismissed: Vec<WorkerId>,
     pub(super) actions: Vec<Action>,
@@ -81,6 +86,9 @@ impl Cx {
             outbox: Vec::new(),
             posted: Vec::new(),
             outputs: BTreeMap::new(),
+            failed_calls: BTreeMap::new(),
+            lost_calls: BTreeMap::new(),
+            imports: super::calls::Imports::default(),
             dismissed: Vec::new(),
             actions: Vec::new(),
             scratch: Vec::new(),
@@ -197,6 +205,12 @@ impl Cx {
             }
         }
         actions.extend(self.dismissed.drain(..).map(|worker| Action::Dismiss { worker }));
+        for (client, tasks) in std::mem::take(&mut self.lost_calls) {
+            actions.push(Action::CallsLost { client, tasks });
+        }
+        for (client, tasks) in std::mem::take(&mut self.failed_calls) {
+            actions.push(Action::CallsFailed { client, tasks });
+        }
         for (client, outputs) in std::mem::take(&mut self.outputs) {
             actions.push(Action::Outputs { client, outputs });
         }

@@ -55,6 +55,41 @@ pub enum Event {
         /// Which tasks.
         tasks: Vec<TaskRef>,
     },
+    /// A client wants results of calls, of whoever's run.
+    CallsWanted {
+        /// Who.
+        client: ClientId,
+        /// Which tasks.
+        tasks: Vec<TaskRef>,
+    },
+    /// A client does not want results of calls any more.
+    CallsReleased {
+        /// Who.
+        client: ClientId,
+        /// Which tasks.
+        tasks: Vec<TaskRef>,
+        /// Only once each has ended.
+        later: bool,
+    },
+    /// Calls are not to be run, nor what depends on them.
+    CallsCancelled {
+        /// Which run.
+        run: RunId,
+        /// Which of its tasks.
+        tasks: Vec<u32>,
+    },
+    /// Failed calls are to be tried again.
+    CallsRetried {
+        /// Which run.
+        run: RunId,
+        /// Which of its tasks.
+        tasks: Vec<u32>,
+    },
+    /// A client will not come back.
+    ClientEnded {
+        /// The session.
+        client: ClientId,
+    },
     /// A client could not get an output from a worker that should have it.
     OutputMissing {
         /// The task.
@@ -122,6 +157,19 @@ pub struct RunSpec {
     pub max_fails: Option<u32>,
     /// Hand out no more than so many tasks at a time.
     pub max_processing: Option<u32>,
+    /// If it is a run of calls: what it has besides.
+    pub calls: Option<CallSpec>,
+}
+
+/// What a run of calls has besides: results are wanted one by one.
+#[derive(Clone, Debug, Default)]
+pub struct CallSpec {
+    /// Tasks of other runs; the run's first families, single tasks without inputs, stand for them.
+    pub imports: Vec<TaskRef>,
+    /// Tasks whose results the client wants.
+    pub wanted: Vec<u32>,
+    /// Tasks whose results a client brings.
+    pub brought: Vec<u32>,
 }
 
 /// What a worker offers.
@@ -210,6 +258,8 @@ pub struct Report {
     pub replicas: Vec<TaskRef>,
     /// Copies this worker was asked to make and could not: the task and the worker that was to have it.
     pub uncopied: Vec<(TaskRef, WorkerId)>,
+    /// Results that clients have brought, and their bytes.
+    pub stored: Vec<(TaskRef, u64)>,
     /// The worker's pause state, when it changed.
     pub paused: Option<bool>,
 }

@@ -2,6 +2,7 @@
 //! data that sessions turn into answers.
 
 use super::action::Summary;
+use super::event::WorkerSpec;
 use super::run::Run;
 use super::state::State;
 use super::story::Record;
@@ -9,6 +10,7 @@ use super::workers::WorkerView;
 use super::{Core, Status};
 use crate::base::ids::{FamilyIx, RunId, RunUuid, TaskRef, WorkerId};
 use crate::base::time::Time;
+use std::collections::BTreeMap;
 
 /// Ready tasks looked at to find out why none of a run is handed out.
 const ENTRIES_LOOKED_AT: usize = 10_000;
@@ -88,12 +90,18 @@ pub struct RunProgress {
     pub retried: u64,
 }
 
+/// A worker's resources without the sets of workers that it is in.
+fn own(resources: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let own = resources.iter().filter(|(name, _)| !super::among::is_among(name));
+    own.map(|(name, n)| (name.clone(), *n)).collect()
+}
+
 impl Core {
     /// All workers.
     pub fn workers(&self) -> Vec<WorkerView> {
         let view = |(i, w): (usize, &super::workers::Worker)| WorkerView {
             worker: WorkerId(i as u32),
-            spec: w.spec.clone(),
+            spec: WorkerSpec { resources: own(&w.spec.resources), ..w.spec.clone() },
             status: w.status,
             retiring: w.retiring.clone(),
             executing: w.started,
@@ -176,7 +184,10 @@ impl Core {
             let name = r.names.get(f).unwrap_or("a task");
             let amount = |n: u64| n as f64 / f64::from(crate::graph::layer::SLOT);
             let mut wants = vec![format!("{} threads", amount(class.slots.into()))];
-            wants.extend(class.resources.iter().map(|(what, n)| format!("{} {what}", amount(*n))));
+            wants.extend(class.resources.iter().map(|(what, n)| match super::among::is_among(what) {
+                true => what.clone(),
+                false => format!("{} {what}", amount(*n)),
+            }));
             Some(format!("{name} wants {}, which no worker has", wants.join(" and ")))
         })
     }
@@ -255,6 +266,12 @@ impl Core {
             if layer.slots > w.spec.slots {
                 let (wants, has) = (threads(layer.slots.into()), threads(w.spec.slots.into()));
                 return format!("has {has} threads, the task wants {wants}");
+            }
+            let outside = |(name, _): &(&String, &u64)| {
+                super::among::is_among(name) && !w.spec.resources.contains_key(*name)
+            };
+            if let Some((name, _)) = layer.resources.iter().find(outside) {
+                return format!("is not one of those that the task may run on ({name})");
             }
             for (name, amount) in &layer.resources {
                 let has = w.spec.resources.get(name).copied().unwrap_or(0);

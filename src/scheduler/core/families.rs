@@ -31,6 +31,7 @@ impl Run {
         let known = cx.ready.classes.len();
         self.families[f.index()].class = cx.ready.class(layer.slots, &layer.resources);
         if cx.ready.classes.len() > known {
+            cx.join_class(known);
             (0..cx.workers.len() as u32).for_each(|w| cx.touch(WorkerId(w)));
         }
         if self.families[f.index()].grows() {
@@ -42,7 +43,9 @@ impl Run {
             self.cancel(cx, reason);
             return;
         }
-        let from = if self.edges.of(f).is_empty() { State::Queued } else { State::Waiting };
+        let passive = self.is_passive(self.state.len() as u32);
+        let root = self.edges.of(f).is_empty() && !passive;
+        let from = if root { State::Queued } else { State::Waiting };
         let first = self.add_tasks(f, shape.total, from, 0);
         self.families[f.index()].shape = Some(shape);
         self.hold_elements(f, 0..shape.total);

@@ -21,7 +21,7 @@ impl Core {
 
     fn check_holders(&self, run: &Run) -> Result<(), String> {
         for i in 0..run.state.len() as u32 {
-            let (state, task) = (run.state_of(i), run.task(i));
+            let (state, task) = (run.state_of(i), run.origin(i));
             if state == State::Memory && run.holders(i).is_empty() {
                 return Err(format!("{task:?} is in memory nowhere"));
             }
@@ -211,7 +211,7 @@ impl Run {
     fn count_refs(&self) -> Result<Vec<u32>, String> {
         let mut refs = vec![0u32; self.state.len()];
         for (i, packed) in self.state.iter().enumerate() {
-            refs[i] += u32::from(packed.wanted());
+            refs[i] += u32::from(packed.wanted()) + self.lent(i as u32);
         }
         for (c, family) in self.families.iter().enumerate() {
             let f = FamilyIx(c as u32);

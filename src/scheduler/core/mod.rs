@@ -7,6 +7,8 @@
 pub mod action;
 mod admit;
 mod alone;
+pub mod among;
+pub mod calls;
 mod clients;
 mod cx;
 pub mod demand;
@@ -126,6 +128,7 @@ impl Core {
             self.on_event(event);
         }
         self.cx.cause = "schedule";
+        self.follow_imports();
         self.limit_failures();
         self.schedule();
         self.check_retiring();
@@ -143,6 +146,11 @@ impl Core {
             Event::RunCancelled { run, reason } => self.on_run_cancelled(run, reason),
             Event::RunForgotten { run } => self.on_run_forgotten(run),
             Event::OutputsTaken { tasks } => self.on_outputs_taken(&tasks),
+            Event::CallsWanted { client, tasks } => self.on_calls_wanted(client, &tasks),
+            Event::CallsReleased { client, tasks, later } => self.on_calls_released(client, &tasks, later),
+            Event::CallsCancelled { run, tasks } => self.on_calls_cancelled(run, &tasks),
+            Event::CallsRetried { run, tasks } => self.on_calls_retried(run, &tasks),
+            Event::ClientEnded { client } => self.on_client_ended(client),
             Event::OutputMissing { task, holder } => self.on_output_missing(task, holder),
             Event::WorkerRegistered { worker, spec } => self.on_worker_registered(worker, spec),
             Event::WorkerDisconnected { worker, reason, expected } => {
@@ -153,6 +161,7 @@ impl Core {
             Event::Heartbeat { worker, memory } => self.on_heartbeat(worker, memory),
             Event::Tick => {}
         }
+        self.follow_imports();
         self.on_time();
     }
 
@@ -183,6 +192,11 @@ impl Event {
             Event::RunCancelled { .. } => "run-cancelled",
             Event::RunForgotten { .. } => "run-forgotten",
             Event::OutputsTaken { .. } => "outputs-taken",
+            Event::CallsWanted { .. } => "calls-wanted",
+            Event::CallsReleased { .. } => "calls-released",
+            Event::CallsCancelled { .. } => "calls-cancelled",
+            Event::CallsRetried { .. } => "calls-retried",
+            Event::ClientEnded { .. } => "client-ended",
             Event::OutputMissing { .. } => "output-missing",
             Event::WorkerRegistered { .. } => "worker-registered",
             Event::WorkerDisconnected { .. } => "worker-disconnected",

@@ -443,7 +443,7 @@ impl Run {
             let mut add = |j: u32| {
                 batch.holders.extend(self.holders(j));
                 batch.inputs.push(Input {
-                    task: self.task(j),
+                    task: self.origin(j),
                     nbytes: self.nbytes[j as usize],
                     edge: ordinal,
                     holders_end: batch.holders.len() as u32,

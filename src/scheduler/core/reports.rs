@@ -41,6 +41,7 @@ impl Core {
             self.cx.workers.resize_with(w.index() + 1, || None);
         }
         self.cx.workers[w.index()] = Some(Worker::new(spec, self.cx.now));
+        self.join_sets(w);
         self.cx.relief = true;
         self.cx.gangs.changed = true;
         self.cx.touch(w);
@@ -119,6 +120,9 @@ impl Core {
                 run.stats.bytes_moved = run.stats.bytes_moved.saturating_add(nbytes);
                 run.add_replica(&mut self.cx, task.index, w);
             }
+        }
+        for (task, nbytes) in report.stored {
+            self.on_stored(w, task, nbytes);
         }
         for (task, from) in report.uncopied {
             if let Some(worker) = self.cx.workers.get_mut(from.index()).and_then(|x| x.as_mut()) {
@@ -412,6 +416,9 @@ impl Run {
     /// The task has failed for good.
     pub(super) fn give_up(&mut self, cx: &mut Cx, i: u32, failure: Arc<Failure>) {
         let (family, element) = self.place_of(i);
+        if self.is_lazy() {
+            self.trouble.entry(i).or_default().failure = Some(failure.clone());
+        }
         if self.stats.failures.len() < FAILURES_KEPT {
             let trouble = self.trouble.get(&i);
             let host = trouble.and_then(|t| t.hosts.last().cloned()).unwrap_or_default();

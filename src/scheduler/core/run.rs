@@ -71,6 +71,8 @@ pub(super) struct Run {
     pub(super) stats: Stats,
     pub(super) cancelled: Option<String>,
     pub(super) reported_done: bool,
+    /// Of a run of calls.
+    pub(super) calls: Option<Box<super::calls::Calls>>,
 }
 
 /// What went wrong with a task so far.
@@ -90,6 +92,10 @@ pub(super) struct Trouble {
     pub(super) deferred: u32,
     /// The final failure's task, for dependents: which task is to blame.
     pub(super) blame: Option<u32>,
+    /// That task, if it is one of another run.
+    pub(super) elsewhere: Option<TaskRef>,
+    /// The final failure, of calls.
+    pub(super) failure: Option<std::sync::Arc<crate::base::failure::Failure>>,
 }
 
 impl Trouble {
@@ -206,6 +212,7 @@ impl Run {
             stats: Stats::default(),
             cancelled: None,
             reported_done: false,
+            calls: spec.calls.as_ref().map(|c| Box::new(super::calls::Calls::new(c))),
         }
     }
 

@@ -58,7 +58,8 @@ impl State {
     pub fn may_become(self, to: State) -> bool {
         use State::*;
         match self {
-            Waiting => matches!(to, Queued | Erred | Cancelled),
+            // Straight into memory: what stands for a task of another run, or is brought by a client.
+            Waiting => matches!(to, Queued | Memory | Released | Erred | Cancelled),
             Queued => matches!(to, Processing | Waiting | Delayed | Erred | Cancelled),
             Delayed => matches!(to, Queued | Waiting | Erred | Cancelled),
             Processing => {
@@ -66,7 +67,10 @@ impl State {
             }
             Memory => matches!(to, Released | Waiting | Queued | Cancelled),
             Released => matches!(to, Waiting | Queued | Erred | Cancelled),
-            Erred | Cancelled => false,
+            // Only when a person asks for another try.
+            Erred => matches!(to, Waiting),
+            // Nobody needed it, and now somebody does.
+            Cancelled => matches!(to, Waiting),
         }
     }
 }
@@ -77,6 +81,8 @@ pub struct Packed(u8);
 
 impl Packed {
     const STATE: u8 = 0x0f;
+    const LATER: u8 = 0x10;
+    const IMPORTED: u8 = 0x20;
     const DONE: u8 = 0x80;
     const WANTED: u8 = 0x40;
 
@@ -108,6 +114,30 @@ impl Packed {
     /// Whether the result is an output that nobody has taken yet.
     pub fn wanted(self) -> bool {
         self.0 & Self::WANTED != 0
+    }
+
+    /// Whether nobody wants the result once it is there.
+    pub fn later(self) -> bool {
+        self.0 & Self::LATER != 0
+    }
+
+    /// Notes that nobody wants the result once it is there.
+    pub fn set_later(&mut self) {
+        self.0 |= Self::LATER;
+    }
+
+    /// Whether tasks of other runs depend on it.
+    pub fn imported(self) -> bool {
+        self.0 & Self::IMPORTED != 0
+    }
+
+    /// Notes whether tasks of other runs depend on it.
+    pub fn set_imported(&mut self, imported: bool) {
+        if imported {
+            self.0 |= Self::IMPORTED;
+        } else {
+            self.0 &= !Self::IMPORTED;
+        }
     }
 
     /// Sets or clears the mark of an output not yet taken.

@@ -1,5 +1,6 @@
 //! Scenarios: small stories told to the core, one expectation each. Every step checks all invariants.
 
+mod calls;
 mod demand;
 mod gangs;
 mod individual;
@@ -211,6 +212,7 @@ fn spec(layers: Vec<Layer>, outputs: &[u32]) -> RunSpec {
         detached: false,
         max_fails: None,
         max_processing: None,
+        calls: None,
     }
 }
 

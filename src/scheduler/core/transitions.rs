@@ -17,6 +17,7 @@ impl Run {
         self.count_change(i, from, to);
         self.state[i as usize].set_state(to);
         cx.record(self, i, from, to);
+        self.changed(cx, i);
         if to.is_final() {
             cx.ending.insert(self.id);
         }
@@ -58,6 +59,9 @@ impl Run {
     /// What an element waits for: the number of inputs (gates count once) that are not there; `Err` names an
     /// input that failed.
     pub(super) fn unmet(&self, f: FamilyIx, element: u32) -> Result<u32, u32> {
+        if self.calls.is_some() && self.is_passive(self.index_of(f, element)) {
+            return Ok(1);
+        }
         let mut unmet = 0;
         let mut failed = None;
         for (e, edge) in (0..).zip(self.edges.of(f)) {
@@ -122,10 +126,20 @@ impl Run {
         if !keep {
             self.worker[i as usize] = NOBODY;
         }
+        if self.state[i as usize].later() {
+            self.forget_want(cx, i);
+        }
     }
 
     /// Counts down what the dependents of a finished task wait for.
-    fn tell_dependents(&mut self, cx: &mut Cx, f: FamilyIx, element: u32, data: bool, order: bool) {
+    pub(super) fn tell_dependents(
+        &mut self,
+        cx: &mut Cx,
+        f: FamilyIx,
+        element: u32,
+        data: bool,
+        order: bool,
+    ) {
         let exported = self.families[f.index()].shape.is_some_and(|s| element >= s.first_export);
         let mut ready = std::mem::take(&mut cx.scratch);
         for k in 0..self.edges.behind(f).len() {
@@ -167,7 +181,7 @@ impl Run {
     }
 
     /// Collects the tasks on which task `i` holds (or lets go of) a reference.
-    fn holds_of(&mut self, i: u32, change: i32, into: &mut Vec<u32>) {
+    pub(super) fn holds_of(&mut self, i: u32, change: i32, into: &mut Vec<u32>) {
         let (f, element) = self.place_of(i);
         for e in 0..self.edges.count(f) {
             let edge = self.edges.get_mut(f, e);
@@ -200,7 +214,11 @@ impl Run {
                 // It was being computed again for somebody who needs it no more.
                 State::Waiting | State::Queued | State::Delayed if self.state[i as usize].done_once() => {
                     self.abandon(cx, i);
+                    self.let_go(cx, i);
                     self.holds_of(i, -1, &mut stack);
+                }
+                State::Waiting | State::Queued | State::Delayed | State::Processing if self.is_lazy() => {
+                    self.drop_call(cx, i, &mut stack);
                 }
                 _ => {}
             }
@@ -224,9 +242,13 @@ impl Run {
     /// Frees all replicas and changes the state.
     fn set_state_after_holders(&mut self, cx: &mut Cx, i: u32, to: State) {
         let task = self.task(i);
-        for w in self.holders(i) {
-            self.forget_replica(cx, w, task);
-            cx.free(w, task);
+        if self.stands_for(i).is_some() {
+            self.let_go(cx, i);
+        } else {
+            for w in self.holders(i) {
+                self.forget_replica(cx, w, task);
+                cx.free(w, task);
+            }
         }
         self.set_state(cx, i, to);
         self.replicas.remove(&i);
@@ -284,6 +306,7 @@ impl Run {
                 } else {
                     self.replicas.insert(i, rest.iter().copied().collect());
                 }
+                self.changed(cx, i);
             }
             None => self.lost(cx, i),
         }
@@ -304,11 +327,19 @@ impl Run {
             worker.has.insert(task);
             worker.nbytes = worker.nbytes.wrapping_add(nbytes);
             self.replicas.entry(i).or_default().push(w);
+            self.changed(cx, i);
         }
     }
 
     /// The last copy of a result is gone.
     fn lost(&mut self, cx: &mut Cx, i: u32) {
+        self.tell_loss(cx, i);
+        self.miss(cx, i);
+        self.revive(cx, vec![i]);
+    }
+
+    /// A result is not there any more: what needs it waits again.
+    pub(super) fn miss(&mut self, cx: &mut Cx, i: u32) {
         let (f, element) = self.place_of(i);
         self.replicas.remove(&i);
         self.worker[i as usize] = NOBODY;
@@ -328,7 +359,6 @@ impl Run {
         for d in affected {
             self.unready(cx, d);
         }
-        self.revive(cx, vec![i]);
     }
 
     /// An input of this task is gone: it waits again, unless it is done, failed or already executing.
@@ -381,14 +411,26 @@ impl Run {
             if self.state_of(i) == State::Released && self.refs[i as usize] == 0 {
                 continue;
             }
+            if self.is_passive(i) {
+                if matches!(self.state_of(i), State::Released | State::Cancelled) {
+                    self.set_state(cx, i, State::Waiting);
+                }
+                self.waiting[i as usize] = 1;
+                self.fetch_again(cx, i);
+                continue;
+            }
             let mut held = Vec::new();
             self.holds_of(i, 1, &mut held);
-            if self.state_of(i) == State::Released {
+            if matches!(self.state_of(i), State::Released | State::Cancelled) {
                 self.set_state(cx, i, State::Waiting);
             }
             for j in held {
                 self.refs[j as usize] += 1;
-                if self.refs[j as usize] == 1 && self.state_of(j) == State::Released {
+                if self.refs[j as usize] == 1 && self.is_revivable(j) {
+                    if self.state_of(j) == State::Cancelled {
+                        // At once, for whoever looks at its inputs takes this for a failure.
+                        self.set_state(cx, j, State::Waiting);
+                    }
                     stack.push(j);
                 }
             }
@@ -417,28 +459,47 @@ impl Run {
             let root = self.trouble.get(&blame).and_then(|t| t.blame).unwrap_or(blame);
             self.trouble.entry(i).or_default().blame = Some(root);
             self.stats.skipped += u64::from(i != root);
-            if self.unwant(i) {
+            // A failed call stays wanted: who wants it may ask for another try.
+            if self.is_lazy() {
+                self.tell_failure(cx, i);
+            } else if self.unwant(i) {
                 self.refs[i as usize] -= 1;
             }
             self.worker[i as usize] = NOBODY;
+            self.let_go(cx, i);
             self.drop_holds(cx, i);
-            let (f, element) = self.place_of(i);
-            let mut next = Vec::new();
-            for k in 0..self.edges.behind(f).len() {
-                let (c, e) = self.edges.behind(f)[k];
-                match self.edges.get_mut(c, e).gate_mut() {
-                    Some(gate) if gate.failed.is_some() => {}
-                    Some(gate) => {
-                        gate.failed = Some(i);
-                        next.extend(self.elements(c).map(|x| self.index_of(c, x)));
-                    }
-                    None => self.dependents(f, element, (c, e), &mut next),
-                }
+            if self.state[i as usize].later() {
+                self.forget_want(cx, i);
             }
-            next.extend(self.tree_parent(f, element));
-            stack.extend(next.into_iter().map(|d| (d, root)));
+            stack.extend(self.behind_failed(i).into_iter().map(|d| (d, root)));
+            let (f, element) = self.place_of(i);
             self.feed_formers(cx, f, element, 1);
         }
+    }
+
+    /// Fails what depends on a task that will not be done.
+    pub(super) fn fail_behind(&mut self, cx: &mut Cx, i: u32) {
+        let behind = self.behind_failed(i);
+        self.fail_dependents(cx, behind.into_iter().map(|d| (d, i)).collect());
+    }
+
+    /// What depends on a task that has failed, as far as it was not known to be in vain before.
+    fn behind_failed(&mut self, i: u32) -> Vec<u32> {
+        let (f, element) = self.place_of(i);
+        let mut next = Vec::new();
+        for k in 0..self.edges.behind(f).len() {
+            let (c, e) = self.edges.behind(f)[k];
+            match self.edges.get_mut(c, e).gate_mut() {
+                Some(gate) if gate.failed.is_some() => {}
+                Some(gate) => {
+                    gate.failed = Some(i);
+                    next.extend(self.elements(c).map(|x| self.index_of(c, x)));
+                }
+                None => self.dependents(f, element, (c, e), &mut next),
+            }
+        }
+        next.extend(self.tree_parent(f, element));
+        next
     }
 
     fn is_executing(&self, cx: &Cx, i: u32) -> bool {
@@ -457,6 +518,9 @@ impl Run {
 
     /// Tells those who watch where an output is.
     pub(super) fn announce(&self, cx: &mut Cx, i: u32) {
+        if self.is_lazy() {
+            return self.tell_done(cx, i);
+        }
         let (family, element) = self.place_of(i);
         // One taker is enough; the first who watches.
         if let Some(&client) = self.watchers.first() {
@@ -483,9 +547,13 @@ impl Run {
                 state if !state.is_final() => self.set_state(cx, i, State::Cancelled),
                 _ => {}
             }
+            if self.is_lazy() {
+                self.tell_failure(cx, i);
+            }
             self.unwant(i);
         }
         self.unsized_families = 0;
+        self.let_all_go(cx);
         cx.ending.insert(self.id);
     }
 }

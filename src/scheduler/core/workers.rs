@@ -230,7 +230,7 @@ impl Worker {
 
     fn has_resources(&self, resources: &BTreeMap<String, u64>) -> bool {
         resources.iter().all(|(name, amount)| {
-            let total = self.spec.resources.get(name).copied().unwrap_or(0);
+            let Some(&total) = self.spec.resources.get(name) else { return false };
             self.booked.get(name).copied().unwrap_or(0).saturating_add(*amount) <= total
         })
     }

@@ -1,6 +1,7 @@
 //! A client's session: greeting, then what it asks for in and what the driver tells it out. Owns what is
 //! answered without the driver: pings, and graphs that cannot run.
 
+use super::calls::Gathering;
 use super::{FIRST_MESSAGE_TIMEOUT, LAST_WORDS_TIMEOUT, Shared, convert, submission};
 use crate::base::error::{Error, Result};
 use crate::base::ids::ClientId;
@@ -8,11 +9,12 @@ use crate::net::connection::{Connection, Sender};
 use crate::net::receiver::Receiver;
 use crate::protocol::PROTOCOL;
 use crate::protocol::credentials::Role;
+use crate::protocol::messages::calls::{Calls, RunTasks};
 use crate::protocol::messages::client::{
     Empty, FromClient, Hello, Outputs, Reason, Rejected, Submit, ToClient, Welcome,
 };
 use crate::protocol::wire::Wire;
-use crate::scheduler::input::{ClientOrder, Input};
+use crate::scheduler::input::{ClientOrder, Input, Single};
 use crate::scheduler::link::{Orders, link};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -98,6 +100,7 @@ async fn read(
     shared: &Shared,
     questions: &Semaphore,
 ) -> Result<()> {
+    let mut gathering = Gathering::default();
     while let Some(message) = receiver.recv().await? {
         let input = match message {
             FromClient::Hello(_) => return Err(super::nonsense("it greeted twice")),
@@ -117,12 +120,20 @@ async fn read(
             FromClient::Forget(named) => Input::Forget { run: named.run },
             FromClient::OutputsTaken(tasks) => Input::OutputsTaken { tasks: tasks.tasks },
             FromClient::OutputMissing(m) => Input::OutputMissing { task: m.task, holder: m.holder },
-            FromClient::Calls(_)
-            | FromClient::Release(_)
-            | FromClient::Want(_)
-            | FromClient::CancelCalls(_)
-            | FromClient::RetryCalls(_)
-            | FromClient::Leave(_) => return Err(super::nonsense("calls, which are not taken yet")),
+            FromClient::Calls(piece) => match gathered(client, piece, &mut gathering).await? {
+                Ok(Some(input)) => input,
+                Ok(None) => continue,
+                Err(rejected) => {
+                    sender.send(ToClient::Rejected(rejected)).await?;
+                    continue;
+                }
+            },
+            FromClient::Release(calls) if calls.later => single(client, Single::ReleaseLater, &calls)?,
+            FromClient::Release(calls) => single(client, Single::Release, &calls)?,
+            FromClient::Want(calls) => single(client, Single::Want, &calls)?,
+            FromClient::CancelCalls(calls) => single(client, Single::Cancel, &calls)?,
+            FromClient::RetryCalls(calls) => single(client, Single::Retry, &calls)?,
+            FromClient::Leave(_) => Input::Leave { client },
             FromClient::Share(share) => Input::Share { client, share: Box::new(share) },
             FromClient::Ask(ask) => {
                 tokio::select! {
@@ -138,6 +149,36 @@ async fn read(
         }
     }
     Ok(())
+}
+
+/// Adds a piece of a run of calls; what comes of the last one is made on a thread that may take its time.
+async fn gathered(
+    client: ClientId,
+    piece: Calls,
+    gathering: &mut Gathering,
+) -> Result<Result<Option<Input>, Rejected>> {
+    let run = piece.run;
+    let whole = match gathering.add(piece) {
+        Ok(Some(whole)) => whole,
+        Ok(None) => return Ok(Ok(None)),
+        Err(reason) => return Ok(Err(Rejected { run, reason })),
+    };
+    // Most are a call or a few: not worth another thread.
+    let prepared = match whole.is_small() {
+        true => whole.prepare(),
+        false => tokio::task::spawn_blocking(move || whole.prepare())
+            .await
+            .map_err(|e| Error::os("checking a run was given up", e))?,
+    };
+    Ok(match prepared {
+        Ok(submission) => Ok(Some(Input::Calls { client, submission: Box::new(submission) })),
+        Err(reason) => Err(Rejected { run, reason }),
+    })
+}
+
+fn single(client: ClientId, what: Single, calls: &RunTasks) -> Result<Input> {
+    let tasks = calls.tasks().map_err(|e| super::nonsense(&e.to_string()))?;
+    Ok(Input::Single { client, what, run: calls.run, tasks })
 }
 
 /// Checks a graph on a thread that may take its time.

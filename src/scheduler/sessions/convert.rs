@@ -93,6 +93,7 @@ pub fn report(news: News) -> Report {
         kept: rare.kept,
         replicas: news.replicas,
         uncopied: rare.uncopied,
+        stored: rare.stored,
         paused: rare.paused,
     }
 }

@@ -2,6 +2,7 @@
 //! orders into wire messages. Owns the first message's limits; what is said afterwards is in `worker` and
 //! `client`.
 
+pub mod calls;
 mod client;
 mod convert;
 mod submission;

@@ -43,6 +43,7 @@ pub fn prepare(submit: Submit) -> Result<Submission, String> {
         detached: submit.detached,
         max_fails: submit.max_fails,
         max_processing: submit.max_processing,
+        calls: None,
     };
     Ok(Submission { graph, spec, writes, wait_workers: submit.wait_workers, tasks })
 }

@@ -11,6 +11,7 @@ use crate::protocol::credentials::Role;
 use crate::protocol::messages::client::Reason;
 use crate::protocol::messages::compute::Compute;
 use crate::protocol::messages::worker::{FromWorker, Register, Registered, ToWorker};
+use crate::scheduler::calls::{call_batch, call_run};
 use crate::scheduler::input::{Input, WorkerOrder};
 use crate::scheduler::link::{Orders, link};
 use std::net::SocketAddr;
@@ -156,6 +157,14 @@ async fn write_all(
     while let Some(order) = orders.next().await {
         let message = match order {
             WorkerOrder::Families { run, families } => ToWorker::Families(convert::families(&run, &families)),
+            WorkerOrder::CallRun { run } => match call_run(&run) {
+                Some(run) => ToWorker::CallRun(run),
+                None => continue,
+            },
+            WorkerOrder::CallBatch { run, batch } => match call_batch(&run, batch) {
+                Some(batch) => ToWorker::CallBatch(batch),
+                None => continue,
+            },
             WorkerOrder::Compute { batch, runs } => {
                 ToWorker::Compute(Compute::pack(epoch, &convert::tasks(&batch, &runs)))
             }

@@ -174,7 +174,7 @@ fn to_client() -> Vec<ToClient> {
     vec![
         ToClient::Welcome(welcome),
         ToClient::Refused(reason()),
-        ToClient::Accepted(Accepted { run: uuid(), id: RunId(3), tasks: 1_000_000 }),
+        ToClient::Accepted(Accepted { run: uuid(), id: RunId(3), tasks: 1_000_000, first: 2 }),
         ToClient::Rejected(Rejected { run: uuid(), reason: "no".into() }),
         ToClient::Progress(Progress { run: uuid(), total: 7, slots: 20_000, ..Progress::default() }),
         ToClient::Outputs(outputs),

@@ -67,6 +67,7 @@ fn workers_are_kept_free_until_all_are_empty() {
         detached: false,
         max_fails: None,
         max_processing: None,
+        calls: None,
     };
     let urgent = Layer { priority: 1, ..wide(1, 2) };
     s.tell(Event::RunSubmitted { client: Some(CLIENT), run: RunId(1), spec: spec(vec![urgent]) });
@@ -245,6 +246,7 @@ fn a_worker_that_pauses_is_none_of_them() {
         detached: false,
         max_fails: None,
         max_processing: None,
+        calls: None,
     };
     s.tell(Event::RunSubmitted { client: Some(CLIENT), run: RunId(1), spec });
     let (of_1, of_2) = (s.at(1), s.at(2));
