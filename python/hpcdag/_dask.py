@@ -240,8 +240,7 @@ class _Work:
         graph.set_calls(self._calls(graph))
         if self.futures:
             graph.keep.extend(self.futures.values())
-        names = self.names if self.persist else None
-        return dict(zip(self.fetched, self.port.submit(graph, names), strict=True))
+        return dict(zip(self.fetched, self.port.submit(graph, self.names, self.persist), strict=True))
 
     def _calls(self, graph: Graph) -> Iterator[Call]:
         encoder, nodes, option, wanted = graph.encoder, self.nodes, self.options.of, set(self.fetched)

@@ -40,12 +40,11 @@ class Port:
     def new_graph(self, name: str) -> Graph:
         return Graph(name, lambda future: (future.run, future.task), Future)
 
-    def submit(self, graph: Graph, keys: Any) -> list[Future]:
+    def submit(self, graph: Graph, keys: Any, findable: bool) -> list[Future]:
         self.inline.run(graph)
         self.graphs.append(graph)
-        names = keys if keys is not None else [None] * len(graph.results)
-        found = [Future(graph.run, task, key) for task, key in zip(graph.results, names, strict=True)]
-        if keys is not None:
+        found = [Future(graph.run, task, key) for task, key in zip(graph.results, keys, strict=True)]
+        if findable:
             self.names.update(zip(keys, found, strict=True))
         return found
 
