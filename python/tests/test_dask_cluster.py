@@ -1,4 +1,4 @@
-"""Dask's collections on a real cluster: what `test_dask_graphs` shows without one, and what only one shows."""
+"""Dask's collections on a real cluster: what `test_dask_graphs` shows without one, and more."""
 
 from __future__ import annotations
 
