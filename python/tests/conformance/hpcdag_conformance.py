@@ -51,7 +51,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def _expected() -> dict[str, str]:
     """Reasons of listed tests, by their names."""
-    found, reason = {}, ""
+    found: dict[str, str] = {}
+    reason = ""
     for line in _XFAIL.read_text().splitlines() if _XFAIL.exists() else ():
         if line.startswith("#"):
             reason = line.lstrip("# ")
