@@ -10,15 +10,15 @@ Graphs arrive optimised. They are culled, and aliases and literals are taken out
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from dask._task_spec import Alias, DataNode, GraphNode, List, Task, TaskRef, convert_legacy_graph
 
 from hpcdag._dask_port import Port, TaskOptions, flatten, name_of, nested, port_of, text_of
-from hpcdag._decode import Input
+from hpcdag._decode import DIRECT, Input
+from hpcdag._encode import Encoder
 from hpcdag._graph import Call, Graph
 from hpcdag._pickling import UNCHANGING, Places
-
-if TYPE_CHECKING:
-    from dask._task_spec import GraphNode
 
 # What collections call
 
@@ -172,8 +172,6 @@ class _Work:
 
     def _keep_literal(self, key: Any) -> None:
         """A literal that is asked for as a future becomes a task after all."""
-        from dask._task_spec import Alias, DataNode, Task
-
         at = key
         while type(node := self.nodes.get(at)) is Alias and node.target != at:
             at = node.target
@@ -182,8 +180,6 @@ class _Work:
 
     def _visit(self, roots: Sequence[Any]) -> None:
         """Puts what is needed in an order in which dependencies come first."""
-        from dask._task_spec import Alias, DataNode
-
         nodes, where, order = self.nodes, self.where, self.order
         living = self.port.keys()
         opened = set()
@@ -248,35 +244,69 @@ class _Work:
         return dict(zip(self.fetched, self.port.submit(graph, names), strict=True))
 
     def _calls(self, graph: Graph) -> Iterator[Call]:
-        from dask._task_spec import Task
-
-        encoder, nodes, where, wanted = graph.encoder, self.nodes, self.where, set(self.fetched)
+        encoder, nodes, option, wanted = graph.encoder, self.nodes, self.options.of, set(self.fetched)
         for place, key in enumerate(self.order):
             node = nodes[key]
-            deps: list[Any] = []
-            keys: list[Any] = []
-            literals: dict[Any, Any] = {}
-            later: list[tuple[Any, Any]] = []
-            for dep in node.dependencies:
-                found = where[dep]
-                if type(found) is int and found not in deps:
-                    deps.append(found)
-                    keys.append(dep)
-                else:
-                    later.append((dep, found))
-            if later:
-                places = Places(graph._identity, deps)
-                for dep, found in later:
-                    if type(found) is _Literal:
-                        literals[dep] = _literal(found, encoder, places)
-                    else:
-                        literals[dep] = Input(places.place(found))
-                deps = places.list
+            entry, deps = None, []
             if type(node) is Task:
-                entry = encoder.node(None, (node.func, node.args, node.kwargs), keys, literals)
+                entry, deps = self._direct(node, encoder)
+            if entry is None:
+                entry, deps = self._evaluated(node, graph)
+            yield Call(entry, deps, text_of(key), option(key, graph), place in wanted)
+
+    def _direct(self, node: Any, encoder: Encoder) -> tuple[tuple[Any, ...] | None, list[Any]]:
+        """An entry for a task that refers to others only by its arguments, and the places of those.
+
+        Most tasks are such, and need no keys. None for the others.
+        """
+        where, inputs = self.where, encoder.inputs
+        places: dict[int, int] = {}
+        args = []
+        for arg in node.args:
+            kind = type(arg)
+            if kind is TaskRef or kind is Alias:
+                found = where[arg.key if kind is TaskRef else arg.target]
+                if type(found) is int:
+                    at = places.setdefault(found, len(places))
+                    args.append(inputs[at] if at < len(inputs) else Input(at))
+                elif type(found) is _Literal and type(found.value) in UNCHANGING:
+                    args.append(found.value)
+                else:
+                    return None, []
+            elif isinstance(arg, (GraphNode, TaskRef)):
+                return None, []
             else:
-                entry = encoder.node(node, None, keys, literals)
-            yield Call(entry, deps, text_of(key), self.options.of(key, graph), place in wanted)
+                args.append(arg)
+        kwargs = node.kwargs
+        if kwargs and any(isinstance(value, (GraphNode, TaskRef)) for value in kwargs.values()):
+            return None, []
+        return (DIRECT, node.func, tuple(args), kwargs or None), list(places)
+
+    def _evaluated(self, node: Any, graph: Graph) -> tuple[tuple[Any, ...], list[Any]]:
+        """An entry for any other node, and its dependencies."""
+        deps: list[Any] = []
+        keys: list[Any] = []
+        literals: dict[Any, Any] = {}
+        later: list[tuple[Any, Any]] = []
+        used = set()
+        for dep in node.dependencies:
+            found = self.where[dep]
+            if type(found) is int and found not in used:
+                used.add(found)
+                deps.append(found)
+                keys.append(dep)
+            else:
+                later.append((dep, found))
+        if later:
+            places = Places(graph._identity, deps)
+            for dep, found in later:
+                if type(found) is _Literal:
+                    literals[dep] = _literal(found, graph.encoder, places)
+                else:
+                    literals[dep] = Input(places.place(found))
+            deps = places.list
+        call = (node.func, node.args, node.kwargs) if type(node) is Task else None
+        return graph.encoder.node(node, call, keys, literals), deps
 
     def value(self, key: Any, values: dict[Any, Any]) -> Any:
         """The value of a wanted key, given those that were fetched."""
@@ -307,8 +337,6 @@ def _same(value: Any) -> Any:
 
 def _nodes(dsk: Any, finals: Mapping[Any, Any], future: type) -> tuple[dict[Any, GraphNode], dict[Any, Any]]:
     """The nodes of a graph by key, and the futures in it by the keys that they stand for."""
-    from dask._task_spec import convert_legacy_graph
-
     graph = dsk if isinstance(dsk, Mapping) else dsk.__dask_graph__()
     if type(graph) is not dict or finals:
         from dask.utils import ensure_dict
@@ -323,8 +351,6 @@ def _nodes(dsk: Any, finals: Mapping[Any, Any], future: type) -> tuple[dict[Any,
 
 def _is_final(key: Any, node: Any) -> bool:
     """Whether a wanted key is a task that only puts the parts of a collection together."""
-    from dask._task_spec import List, Task
-
     return (
         isinstance(key, str)
         and key.startswith("finalize-")

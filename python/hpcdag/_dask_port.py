@@ -161,7 +161,10 @@ def canonical(key: Any) -> Any:
 
 def text_of(key: Any) -> str:
     """A key for people and messages."""
-    return key if type(key) is str else str(canonical(key))
+    if type(key) is str:
+        return key
+    text = str(key)
+    return str(canonical(key)) if "np." in text else text
 
 
 def name_of(key: Any) -> str:

@@ -116,7 +116,7 @@ class Piece:
         ]  # fmt: skip
 
 
-@dataclass
+@dataclass(slots=True)
 class Call:
     """One task that is to be added: an entry of `_encode` and what the scheduler has to know of it.
 
