@@ -7,8 +7,6 @@ what tasks are in is `_book`'s, results travel by `_peers`.
 from __future__ import annotations
 
 import json
-import os
-import queue
 import threading
 import time
 import uuid
@@ -18,9 +16,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from . import _book, _calls, _frames
+from ._background import Background
 from ._book import Run
 from ._hearing import Answer, Hearing
-from ._link import log
 from .errors import CancelledError, RefusedError
 
 (WATCH, OUTPUT_MISSING, ASK, RELEASE, WANT, CANCEL, RETRY, LEAVE) = (3, 7, 8, 11, 12, 13, 14, 15)
@@ -52,7 +50,7 @@ class Session(Hearing):
         self._open: tuple[Run, _calls.RunWriter] | None = None
         self._flushed = 0.0
         self._on_resume: list[Callable[[], None]] = []
-        self._callbacks: queue.SimpleQueue | None = None
+        self._background = Background()
         super().__init__(path, address, timeout)
         _sessions.add(self)
         self._thread.start()
@@ -315,13 +313,7 @@ class Session(Hearing):
 
     def in_background(self, function: Callable[..., Any], *args: Any) -> None:
         """Calls a user's function in a thread that is there for that."""
-        with self.lock:
-            if self._callbacks is None:
-                self._callbacks = queue.SimpleQueue()
-                threading.Thread(
-                    target=_call_all, args=(self._callbacks,), name="hpcdag-callbacks", daemon=True
-                ).start()
-        self._callbacks.put((function, args))
+        self._background.call(function, *args)
 
     # Questions
 
@@ -389,21 +381,4 @@ class Session(Hearing):
         self.wake()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout + 1)
-        if self._callbacks is not None:
-            self._callbacks.put(None)
-
-
-def _call_all(calls: queue.SimpleQueue) -> None:
-    while (call := calls.get()) is not None:
-        try:
-            call[0](*call[1])
-        except Exception:
-            log.exception("a callback of a future failed")
-
-
-def _after_fork_in_child() -> None:
-    for session in list(_sessions):
-        session._after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
+        self._background.end()
