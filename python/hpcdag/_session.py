@@ -7,6 +7,7 @@ what tasks are in is `_book`'s, results travel by `_peers`.
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 import uuid
@@ -25,7 +26,6 @@ from .errors import CancelledError, RefusedError
 
 #: Single calls that follow others are collected for so long, seconds, unless somebody waits for one.
 _COLLECT = 0.002
-_FOREVER = 3600.0
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
@@ -91,8 +91,7 @@ class Session(Hearing):
     def _collect(self) -> float:
         if self._open is not None and (left := self._flushed + _COLLECT - time.monotonic()) > 0:
             return left
-        self._tidy()
-        return _FOREVER
+        return super()._collect()
 
     # Runs
 
@@ -382,3 +381,11 @@ class Session(Hearing):
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout + 1)
         self._background.end()
+
+
+def _after_fork_in_child() -> None:
+    for session in list(_sessions):
+        session._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
