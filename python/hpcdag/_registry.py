@@ -1,5 +1,6 @@
-"""Which client is meant where none is named, in programs and in tasks; what becomes of clients at the end of the
-interpreter and in forked processes.
+"""Which client is meant where none is named, in programs and in tasks.
+
+Also what becomes of clients at the end of the interpreter and in forked processes.
 
 Owns the lists of clients.
 """
@@ -73,7 +74,8 @@ def default_client(client: Client | None = None) -> Client:
 def get_client(address: str | None = None, timeout: Any = None, resolve_address: bool = True) -> Client:
     """The client that is the default; in a task, one of the task's cluster. Raises ValueError if there is
     none."""
-    try: return default_client()
+    try:
+        return default_client()
     except ValueError:
         if not in_task():
             raise

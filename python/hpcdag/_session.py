@@ -6,7 +6,6 @@ what tasks are in is `_book`'s, results travel by `_peers`.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import queue
@@ -20,12 +19,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from . import _book, _calls, _columns, _frames
-from ._book import Book, Run
+from ._book import Run
 from ._hearing import Answer, Hearing
 from ._link import log
-from .errors import CancelledError, NoSchedulerError, RefusedError
+from .errors import CancelledError, RefusedError
 
 (WATCH, OUTPUT_MISSING, ASK, RELEASE, WANT, CANCEL, RETRY, LEAVE) = (3, 7, 8, 11, 12, 13, 14, 15)
+
+#: Single calls that follow others are collected for so long, seconds, unless somebody waits for one.
+_COLLECT = 0.002
+_FOREVER = 3600.0
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
@@ -48,6 +51,7 @@ class Session(Hearing):
         self._ask_number = 0
         self._dropped: deque[tuple[Run, int]] = deque()
         self._open: tuple[Run, _calls.RunWriter] | None = None
+        self._flushed = 0.0
         self._on_resume: list[Callable[[], None]] = []
         self._callbacks: queue.SimpleQueue | None = None
         super().__init__(path, address, timeout)
@@ -68,6 +72,9 @@ class Session(Hearing):
             else:
                 for frame in run.frames:
                     self._queue(frame)
+                if run.complete:
+                    # It may have been accepted, and done, and only the news was lost.
+                    self._queue([_frames.pack_head(WATCH, [run.uuid, ""])])
         for frame, _ in self._asked.values():
             self._queue(frame)
         for resume in self._on_resume:
@@ -83,6 +90,12 @@ class Session(Hearing):
             taken = [dropped.popleft() for _ in range(len(dropped))]
             for (run, later), tasks in self.book.drop(taken).items():
                 self._say(_tasks_frame(RELEASE, run, tasks, later))
+
+    def _collect(self) -> float:
+        if self._open is not None and (left := self._flushed + _COLLECT - time.monotonic()) > 0:
+            return left
+        self._tidy()
+        return _FOREVER
 
     # Runs
 
@@ -143,11 +156,11 @@ class Session(Hearing):
                 self._queue(frame)
         self.wake()
 
-    def shared_run(self, environment: bytes) -> tuple[Run, _calls.RunWriter]:
+    def shared_run(self, environment: Callable[[], bytes]) -> tuple[Run, _calls.RunWriter]:
         """The run that collects single calls until the thread sends it. The lock must be held meanwhile."""
         if self._open is None:
             self.check()
-            self._open = self._new_run("calls", environment)
+            self._open = self._new_run("calls", environment())
             self.wake()
         return self._open
 
@@ -155,14 +168,15 @@ class Session(Hearing):
         if self._open is not None:
             opened, self._open = self._open, None
             opened[1].flush(True)
+            self._flushed = time.monotonic()
 
     def flush(self) -> None:
         """Sends what has been submitted so far."""
         with self.lock:
             self._flush_open()
 
-    def want(self, run_uuid: bytes, index: int, name: str = "") -> Run:
-        """Takes a reference to a task of any run that the scheduler knows."""
+    def want(self, run_uuid: bytes, index: int, name: str = "", key: Any = None) -> Run:
+        """Takes a reference to a task, with this key, of any run that the scheduler knows."""
         with self.lock:
             self.check()
             run = self.book.runs.get(run_uuid)
@@ -170,6 +184,8 @@ class Session(Hearing):
                 run = self.book.runs[run_uuid] = Run(run_uuid, name, False)
             known = index < len(run.refs) and run.refs[index]
             run.take(index)
+            if key is not None:
+                self.book.name(run, index, key)
             if not known:
                 self._flush_open()
                 self.book.pending(run, [index])
@@ -228,6 +244,7 @@ class Session(Hearing):
                     if at == len(tasks):
                         return True
                     self.check()
+                    self._flush_open()
                     left = None if until is None else until - time.monotonic()
                     if left is not None and left <= 0:
                         return False
@@ -252,6 +269,18 @@ class Session(Hearing):
                 return run.id
             finally:
                 self._waiters -= 1
+
+    def identify(self, run: Run, index: int) -> None:
+        """Finds out what workers call the tasks of somebody else's run; a task of it is done.
+
+        Raises RefusedError if the scheduler does not know it.
+        """
+        key = run.keys.get(index, f"{run.name}-{index}")
+        output = self.ask({"Locate": [key if isinstance(key, str) else str(key), run.uuid]})["output"]
+        task = output["task"]
+        number, place = (task["run"], task["index"]) if isinstance(task, dict) else task
+        with self.lock:
+            run.id, run.first = number, place - index
 
     def when_ended(self, run: Run, index: int, call: Callable[[Run, int], None]) -> None:
         """Calls `call(run, index)` once the task has ended: at once if it has, else in the session's thread,
