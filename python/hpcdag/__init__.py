@@ -40,6 +40,12 @@ if TYPE_CHECKING:
     from hpcdag.jobqueue import SGECluster as SGECluster
     from hpcdag.jobqueue import SLURMCluster as SLURMCluster
     from hpcdag.local import LocalCluster as LocalCluster
+    from hpcdag.locks import Event as Event
+    from hpcdag.locks import Lock as Lock
+    from hpcdag.locks import MultiLock as MultiLock
+    from hpcdag.locks import Queue as Queue
+    from hpcdag.locks import Semaphore as Semaphore
+    from hpcdag.locks import Variable as Variable
     from hpcdag.progress import progress as progress
 
 # Where each name is. Whoever adds a module adds its names here, and above for type checkers.
@@ -69,6 +75,12 @@ _EXPORTS = {
     "progress": "progress",
     "wait": "_waiting",
     "RemoteError": "_errors",
+    "Event": "locks",
+    "Lock": "locks",
+    "MultiLock": "locks",
+    "Queue": "locks",
+    "Semaphore": "locks",
+    "Variable": "locks",
     "version": "_binary",
 }
 
