@@ -7,6 +7,7 @@ that know no scheduler's own. Several clients may be made and closed in any orde
 
 from __future__ import annotations
 
+import contextlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -111,15 +112,21 @@ def _active() -> Any:
     return owner(base.get_scheduler())
 
 
+def _version() -> tuple[int, ...]:
+    """Dask's year and month."""
+    import dask
+
+    return tuple(int(part) for part in dask.__version__.split(".")[:2])
+
+
 # dask.persist
 
 
 def _patch_persist() -> Callable[[], None]:
     """Before 2026.1 `dask.persist` does not ask a scheduler for its own way, and would fetch all results."""
-    import dask
     from dask import base
 
-    if tuple(int(part) for part in dask.__version__.split(".")[:2]) >= (2026, 1):
+    if _version() >= (2026, 1):
         return lambda: None
     original = base.persist
 
@@ -160,7 +167,27 @@ def _patch_dask_locks() -> Callable[[], None]:
 
     get_scheduler_lock.__doc__ = original.__doc__
     modules = ("dask.utils", "dask.array.core", "dask.dataframe.io.hdf")
-    return _replace_everywhere(original, get_scheduler_lock, modules)
+    back = _replace_everywhere(original, get_scheduler_lock, modules)
+    if _version() < (2025, 1):
+        with contextlib.suppress(ImportError):
+            importlib.import_module("dask.array")  # Its lock can be patched only then.
+    core = sys.modules.get("dask.array.core")
+    if core is None or hasattr(core, "get_scheduler_lock") or not hasattr(core, "Lock"):
+        return back
+    # Until 2025 `da.store` makes a lock of one process, whatever the scheduler.
+    kind = core.Lock
+
+    def lock(*args: Any) -> Any:
+        client = None if args else owner(base.get_scheduler(collections=[core.Array]))
+        return kind(*args) if client is None else _new_lock(f"dask-{uuid.uuid4().hex}", client)
+
+    core.Lock = lock
+
+    def both() -> None:
+        core.Lock = kind
+        back()
+
+    return both
 
 
 _XARRAY = "xarray.backends.locks"

@@ -38,8 +38,14 @@ def locks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_patches, "_new_lock", Made)
 
 
+def made_by_store() -> Any:
+    """What `da.store` makes its lock with."""
+    import dask.array.core as core
+
+    return core.get_scheduler_lock if hasattr(core, "get_scheduler_lock") else core.Lock
+
+
 def state() -> tuple[Any, ...]:
-    import dask.array.core
     import dask.utils
 
     settings = [dask.config.get(key, None) for key in ("scheduler", "dataframe.shuffle.method")]
@@ -47,7 +53,7 @@ def state() -> tuple[Any, ...]:
         dask.persist,
         dask.base.persist,
         dask.utils.get_scheduler_lock,
-        dask.array.core.get_scheduler_lock,
+        made_by_store(),
     ]
     return (*settings, *functions, sorted(dask.base.named_schedulers), list(sys.meta_path))
 
@@ -77,18 +83,17 @@ def test_everything_is_undone_whatever_the_order() -> None:
 
 
 def test_locks_of_dask_are_the_clusters() -> None:
-    import dask.array.core
     from dask.utils import SerializableLock
 
     client = Client()
     undo = _patches.install(client)
     try:
-        a, b = dask.array.core.get_scheduler_lock(), dask.utils.get_scheduler_lock()
+        a, b = made_by_store()(), dask.utils.get_scheduler_lock()
         assert isinstance(a, Made) and a.client is client and a.name != b.name
         assert isinstance(dask.utils.get_scheduler_lock(scheduler="threads"), SerializableLock)
     finally:
         undo()
-    assert isinstance(dask.array.core.get_scheduler_lock(), SerializableLock)
+    assert not isinstance(made_by_store()(), Made)
 
 
 def test_locks_of_xarray_are_the_clusters() -> None:
