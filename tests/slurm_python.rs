@@ -15,6 +15,9 @@ from hpcdag import Client, SLURMCluster
 def where(i):
     return os.environ.get("SLURM_JOB_ID"), i * i
 
+def own_variable():
+    return os.environ.get("MINE")
+
 job = dict(cores=2, memory="1GB", processes=2, walltime="00:10:00", n_workers=2)
 mine = dict(job_extra_directives=["--comment=mine"], job_script_prologue=["export MINE=yes"])
 with SLURMCluster(**job, **mine) as cluster:
@@ -27,7 +30,7 @@ with SLURMCluster(**job, **mine) as cluster:
         print("squares", [square for _, square in found] == [i * i for i in range(40)])
         own = {str(job["id"]) for job in cluster.jobs()}
         print("inside", {job for job, _ in found} <= own and len(found) == 40)
-        print("variable", client.submit(os.environ.get, "MINE", pure=False).result())
+        print("variable", client.submit(own_variable).result())
     cluster.scale(1)
     cluster.adapt(maximum_jobs=1, interval=1)
     print("adapted", bool(cluster._status()["adapted"]))

@@ -39,7 +39,7 @@ def main(directory: Path) -> None:
     source, target = directory / "t2m.nc", directory / "anomaly.nc"
     make(source)
     with LocalCluster(nworkers=2, nthreads=1) as cluster, Client(cluster):
-        data = xr.open_dataset(source, engine="h5netcdf", chunks={"time": 90})["t2m"]
+        data = xr.open_dataset(source, engine="h5netcdf", chunks={"time": 365})["t2m"]
         anomaly(data).to_netcdf(target, engine="h5netcdf")
     eager = anomaly(xr.load_dataset(source, engine="h5netcdf")["t2m"])
     written = xr.load_dataset(target, engine="h5netcdf")["t2m"]
