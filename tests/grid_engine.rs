@@ -9,7 +9,8 @@ use support::{Sandbox, repository};
 
 /// What scripts beside a Grid Engine may use, too.
 const GRID_ENGINE: &str = r#"
-no_job() { [ -z "$(qstat)" ]; }
+# No answer is not the answer that nothing is left.
+no_job() { local left; left=$(qstat) && [ -z "$left" ]; }
 # A script from stdin as a job, waited for; its output.
 job() {
     { echo '#!/bin/bash'; echo 'set -euo pipefail'; echo 'say() { printf "%s\n" "$*"; }'; cat; } > job.sh
@@ -128,7 +129,8 @@ json never start -N 5 -c 2 --json
 say wrong $(start -N 1 -c 1 -- -l nosuch=1 2>&1 || say code $?)
 hpcdag workers wait 4 > /dev/null
 # Grid Engine says `t` until the host has told that it runs.
-until_ok sh -c '! qstat | grep -q " t "'
+told() { local all; all=$(qstat) && ! grep -q ' t ' <<< "$all"; }
+until_ok told
 json jobs hpcdag workers list --jobs --json
 say ran $(hpcdag submit --array 1-40 -- sh -c 'echo $JOB_ID; sleep 0.1' | sort -u | tr '\n' ' ')
 say left-in $(hpcdag workers list --json)

@@ -1,17 +1,17 @@
-"""A run of calls on its way to the scheduler: options, columns and pieces (message `Calls`).
+"""Single calls on their way to the scheduler: a run that grows until it is sent (message `Calls`).
 
-Owns the message. What is in the batches is `_encode`'s affair, who sends the pieces `_session`'s.
+Owns the message for calls that are made one by one; whole graphs and maps are `_graph`'s. What is in the
+batches is `_encode`'s affair, who sends the pieces `_session`'s.
 """
 
 from __future__ import annotations
 
-import re
 from array import array
-from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from . import _columns, _frames
+from ._graph import Options
 
 CALLS = 10
 EXTERNAL = 1 << 31
@@ -21,76 +21,6 @@ BROUGHT = 2
 #: A piece is sent when it has so many tasks or bytes of batches.
 PIECE_TASKS = 4096
 PIECE_BYTES = 8 << 20
-
-_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-_SECONDS = {"": 1, "ms": 1e-3, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
-
-
-def parse_size(value: str | int | float | None) -> int | None:
-    """Bytes of `"4GiB"`, `"500 MB"` or a number. Raises ValueError."""
-    if value is None or isinstance(value, Real):
-        return None if value is None else int(value)
-    found = re.fullmatch(r"\s*([\d.]+)\s*([kmgt]i?)?b?\s*", value.lower())
-    if not found:
-        raise ValueError(f"{value!r} is not a size such as '4GiB'")
-    return int(float(found[1]) * _UNITS[found[2] or ""])
-
-
-def parse_seconds(value: Any) -> float | None:
-    """Seconds of `"5m"`, `"1.5 h"`, a number or a timedelta. Raises ValueError."""
-    if value is None or isinstance(value, Real):
-        return None if value is None else float(value)
-    if hasattr(value, "total_seconds"):
-        return value.total_seconds()
-    found = re.fullmatch(r"\s*([\d.]+)\s*([a-z]*)\s*", str(value).lower())
-    unit = found and _SECONDS.get(found[2], _SECONDS.get(found[2][:1]))
-    if not unit:
-        raise ValueError(f"{value!r} is not a time such as '5m'")
-    return float(found[1]) * unit
-
-
-def options(
-    *,
-    priority: int = 0,
-    retries: int = 0,
-    resources: Mapping[str, float] | None = None,
-    workers: str | Sequence[str] | None = None,
-    allow_other_workers: bool = False,
-    memory: str | int | None = None,
-    time_limit: Any = None,
-    nthreads: float = 1,
-    output_size: str | int | None = None,
-) -> tuple:
-    """How calls are to be run, as the message has it.
-
-    `priority`: the larger, the sooner. `retries`: attempts beyond the first. `resources`: amounts by name.
-    `workers`: names, addresses or hosts; others too if `allow_other_workers`. `memory`, `output_size`: bytes or
-    text such as "4GiB". `time_limit`: seconds, text or timedelta. `nthreads`: CPU slots.
-    Raises ValueError and TypeError for what makes no sense.
-    """
-    if isinstance(workers, str):
-        workers = [workers]
-    elif workers is not None and not isinstance(workers, (list, tuple, set, frozenset)):
-        raise TypeError(f"workers: names, addresses or hosts are expected, not {type(workers).__name__}")
-    amounts = {str(name): round(float(value) * 10_000) for name, value in (resources or {}).items()}
-    slots = round(float(nthreads) * 10_000)
-    limit = parse_seconds(time_limit)
-    if slots <= 0 or retries < 0 or any(value < 0 for value in amounts.values()) or (limit is not None and limit <= 0):
-        raise ValueError("nthreads and time_limit must be positive, retries and resources not negative")
-    return (
-        max(-(2**31), min(2**31 - 1, int(priority))),
-        int(retries),
-        slots,
-        tuple(sorted(amounts.items())),
-        tuple(str(worker) for worker in workers or ()),
-        bool(allow_other_workers),
-        parse_size(memory),
-        parse_size(output_size),
-        None if limit is None else max(1, round(limit * 1000)),
-    )
-
-
-DEFAULT_OPTIONS = options()
 
 
 class RunWriter:
@@ -105,19 +35,18 @@ class RunWriter:
         name: str,
         environment: bytes,
         send: Callable[[list, bool], None],
-        *,
-        is_map: bool = False,
     ) -> None:
         self.run = run
         self.name = name
         self.count = 0
         self._environment = environment
         self._send = send
-        self._is_map = is_map
         self._piece = 0
-        self._options: dict[tuple, int] = {}
+        self._options: dict[Options, int] = {}
         self._externals: dict[tuple[bytes, int], int] = {}
         self._functions: set[bytes] = set()
+        #: for callers: what they have added so far
+        self.seen: dict[int, Any] = {}
         self._begin_piece()
 
     def _begin_piece(self) -> None:
@@ -136,12 +65,12 @@ class RunWriter:
         self._batch_bytes = 0
         self._code_bytes = 0
 
-    def option(self, value: tuple) -> int:
-        """The number of an option made by `options`."""
+    def option(self, value: Options) -> int:
+        """The number of these options in the run."""
         number = self._options.get(value)
         if number is None:
             number = self._options[value] = len(self._options)
-            self._new_options.append([*value[:3], dict(value[3]), list(value[4]), *value[5:]])
+            self._new_options.append(value.wire())
         return number
 
     def external(self, run: bytes, index: int) -> int:
@@ -153,12 +82,12 @@ class RunWriter:
             self._new_externals.append([run, index])
         return EXTERNAL | place
 
-    def functions(self, table: Mapping[bytes, Any]) -> None:
-        """Functions that batches to come refer to; those already sent are not sent again."""
-        for id, code in table.items():
-            if id not in self._functions:
-                self._functions.add(id)
-                self._new_functions.append([id, bytes(code)])
+    def functions(self, table: Iterable[tuple[bytes, bytes]]) -> None:
+        """Functions (id, bytes) that batches to come refer to; those already sent are not sent again."""
+        for ident, code in table:
+            if ident not in self._functions:
+                self._functions.add(ident)
+                self._new_functions.append([ident, code])
                 self._code_bytes += len(code)
 
     def batch(
@@ -173,8 +102,8 @@ class RunWriter:
     ) -> int:
         """Adds `count` tasks whose batch is `data` (bytes-like, not copied). Returns the number of the first.
 
-        `deps`: for each task, numbers of this run or what `external` gave. `keys`: as many or none; the same for all
-        batches of a run.
+        `deps`: for each task, numbers of this run or what `external` gave. `keys`: as many or none; the same
+        for all batches of a run.
         """
         full = len(self._option) + count > PIECE_TASKS or self._batch_bytes + len(data) > PIECE_BYTES
         if self._option and (full or self._code_bytes > PIECE_BYTES):
@@ -213,7 +142,7 @@ class RunWriter:
             self._piece,
             last,
             self.name if self._piece == 0 else "",
-            self._is_map,
+            False,
             self._environment if self._piece == 0 else b"",
             self._new_functions,
             self._new_options,

@@ -1,7 +1,7 @@
 """Columns: raw little-endian values in the body of a frame, one column after the other.
 
-Owns the layout (u32 number of values, u32 bytes per value, the values, zeros up to a multiple of eight bytes);
-which columns a message has is the message's affair.
+Owns the layout (u32 number of values, u32 bytes per value, the values, zeros up to a multiple of eight
+bytes); which columns a message has is the message's affair.
 """
 
 from __future__ import annotations
@@ -45,12 +45,17 @@ class Reader:
         self._rest = memoryview(body).cast("B")
 
     def column(self, code: str, count: int | None = None) -> memoryview:
-        """The next column as a view of type `code`; raises `FrameError` if it is another or has not `count` values."""
+        """The next column as a view of type `code`; raises `FrameError` if it is another or has not
+        `count` values."""
         if len(self._rest) < _HEAD.size:
             raise FrameError("a column is missing")
         n, size = _HEAD.unpack_from(self._rest)
         padded = -(-n * size // 8) * 8
-        if size != array(code).itemsize or (count is not None and n != count) or _HEAD.size + padded > len(self._rest):
+        if (
+            size != array(code).itemsize
+            or (count is not None and n != count)
+            or _HEAD.size + padded > len(self._rest)
+        ):
             raise FrameError(f"a column has {n} values of {size} bytes, which is not what was expected")
         raw = self._rest[_HEAD.size : _HEAD.size + n * size]
         self._rest = self._rest[_HEAD.size + padded :]

@@ -5,10 +5,11 @@ columns holding one value a task, or ``(LIST, [entry, ...])``. An entry is a tup
 it is:
 
 * ``(CALL, function, args, kwargs | None)``: a call as it stands;
-* ``(SWAP, function, args, kwargs | None)``: the same with `Input` placeholders in (nested) lists, tuples,
-  sets and dicts;
+* ``(SWAP, function, args, kwargs | None)``: the same with placeholders (`Input`, `Own`) in (nested) lists,
+  tuples, sets and dicts, which are made anew for each run;
 * ``(NODE, function, args, kwargs | None, keys, literals | None)``: a task of Dask: ``keys`` name the inputs
   in their order, ``literals`` are further values by key (an `Input` where an input has one more key);
+* ``(DIRECT, function, args, kwargs | None)``: a task of Dask whose placeholders are arguments themselves;
 * ``(WHOLE, node, keys, literals | None)``: any other node of Dask, which is called with the values;
 * ``(LATE, bytes)``: one of the above, pickled by itself with inputs as persistent ids, for values that hold
   inputs where no walk finds them.
@@ -22,10 +23,11 @@ import io
 import pickle
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 MAP, LIST = 0, 1
-CALL, SWAP, NODE, WHOLE, LATE = range(5)
+CALL, SWAP, NODE, WHOLE, LATE, DIRECT = range(6)
 
 _context = threading.local()
 
@@ -76,6 +78,18 @@ class Input:
         return f"Input({self.at})"
 
 
+class Own:
+    """Stands for a value that each run of a task gets a copy of: what one task changes, no other sees."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Own, (self.data,)
+
+
 def load_function(data: bytes) -> Any:
     """The function whose bytes these are.
 
@@ -113,10 +127,12 @@ class _LateUnpickler(pickle.Unpickler):
 
 
 def swap(value: Any, inputs: Sequence[Any]) -> Any:
-    """``value`` with inputs in place of their placeholders, which (nested) containers may hold."""
+    """``value`` with inputs and copies in place of their placeholders; containers are made anew."""
     kind = type(value)
     if kind is Input:
         return inputs[value.at]
+    if kind is Own:
+        return pickle.loads(value.data)
     if kind is list or kind is tuple or kind is set or kind is frozenset:
         return kind([swap(item, inputs) for item in value])
     if kind is dict:
@@ -156,35 +172,46 @@ class Batch:
             index: its place in the batch.
             inputs: values of its dependencies, in their order.
         """
-        if self._map:
-            args = [column[index] for column in self._columns]
-            if self._swap:
-                args = [swap(arg, inputs) for arg in args]
-                return self._function(*args, **swap(self._kwargs, inputs))
-            return self._function(*args, **self._kwargs)
-        return self._run(self._entries[index], inputs)
+        if self._map and not self._swap:
+            return self._function(*[column[index] for column in self._columns], **self._kwargs)
+        before = getattr(_context, "functions", None)
+        _context.functions = self._functions
+        try:
+            call = self._made(index, inputs)
+        except ImportError as err:
+            _explain(err)
+            raise
+        finally:
+            _context.functions = before
+        return call()
 
-    def _run(self, entry: tuple[Any, ...], inputs: Sequence[Any]) -> Any:
+    def _made(self, index: int, inputs: Sequence[Any]) -> Callable[[], Any]:
+        """A task with its inputs in place."""
+        if self._map:
+            entry: tuple[Any, ...] = (SWAP, self._function, [c[index] for c in self._columns], self._kwargs)
+        else:
+            entry = self._entries[index]
+        if entry[0] == LATE:
+            entry = _LateUnpickler(entry[1], inputs).load()
         kind = entry[0]
-        if kind == CALL:
+        if kind <= SWAP:
             _, function, args, kwargs = entry
-            return function(*args, **kwargs) if kwargs else function(*args)
-        if kind == SWAP:
-            _, function, args, kwargs = entry
-            args = [swap(arg, inputs) for arg in args]
-            return function(*args, **swap(kwargs, inputs)) if kwargs else function(*args)
-        if kind == LATE:
-            late = entry[1]
-            return self._run(self._reading(lambda: _LateUnpickler(late, inputs).load()), inputs)
+            if kind == SWAP:
+                function, kwargs = swap(function, inputs), swap(kwargs, inputs)
+                args = [swap(arg, inputs) for arg in args]
+            return partial(function, *args, **kwargs) if kwargs else partial(function, *args)
+        from hpcdag import _dask_nodes
+
+        if kind == DIRECT:
+            args = [swap(arg, inputs) if type(arg) in (Input, Own) else arg for arg in entry[2]]
+            return partial(_dask_nodes.call, entry[1], args, entry[3])
         values = dict(zip(entry[-2], inputs, strict=False))
         if entry[-1]:
-            literals = entry[-1].items()
-            values.update([(k, inputs[v.at] if type(v) is Input else v) for k, v in literals])
+            for key, value in entry[-1].items():
+                values[key] = swap(value, inputs) if type(value) in (Input, Own) else value
         if kind == WHOLE:
-            return entry[1](values)
-        from hpcdag._dask import evaluate
-
-        return evaluate(entry[1], entry[2], entry[3], values)
+            return partial(entry[1], values)
+        return partial(_dask_nodes.evaluate, entry[1], entry[2], entry[3], values)
 
     def _reading(self, read: Callable[[], Any]) -> Any:
         before = getattr(_context, "functions", None)

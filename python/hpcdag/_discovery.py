@@ -1,7 +1,7 @@
 """Which scheduler file is meant: the order in which the command line looks for it, too.
 
-An argument, `$HPCDAG_SCHEDULER_FILE`, the configuration's `network.scheduler-file`, the one cluster of mine that
-answers.
+An argument, `$HPCDAG_SCHEDULER_FILE`, the configuration's `network.scheduler-file`, the one cluster of mine
+that answers.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _PROBE_TIMEOUT = 5.0
 
 
 def find(scheduler_file: str | os.PathLike[str] | None = None, address: str | None = None) -> str:
-    """The path of the scheduler file to use. Raises NoSchedulerError if there is none, RefusedError if several
-    clusters are alive."""
+    """The path of the scheduler file to use. Raises NoSchedulerError if there is none, RefusedError if
+    several clusters are alive."""
     if scheduler_file is not None:
         return os.fspath(scheduler_file)
     named = os.environ.get(FILE_VARIABLE) or _configured()
@@ -66,7 +66,9 @@ def _only_one(address: str | None) -> str:
         return alive[0]
     if alive:
         lines = "\n".join(f"  {path}" for path in alive)
-        raise RefusedError(f"{len(alive)} clusters of yours are alive; name the scheduler file of one:\n{lines}")
+        raise RefusedError(
+            f"{len(alive)} clusters of yours are alive; name the scheduler file of one:\n{lines}"
+        )
     lines = "\n".join(f"  {path}: {fault}" for path, fault in zip(files, answers, strict=True))
     raise NoSchedulerError(errno.ENOENT, f"no cluster of yours answers; {hint}:\n{lines}")
 

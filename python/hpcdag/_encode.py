@@ -13,23 +13,26 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
-from hpcdag._decode import CALL, LATE, LIST, MAP, NODE, SWAP, WHOLE, Input
+from hpcdag._decode import CALL, LATE, LIST, MAP, NODE, SWAP, WHOLE, Input, Own
 from hpcdag._pickling import (
     LARGE_BYTES,
-    PLAIN,
+    TEXT,
+    UNCHANGING,
     DependencyFoundError,
     Functions,
     Places,
     blame,
     nbytes,
     picklers,
+    unchanging,
 )
 
 BATCH_TASKS = 256
 BATCH_BYTES = 1 << 20
-_SPLIT_BYTES = 4 * BATCH_BYTES
+_SPLIT_BYTES = 2 * BATCH_BYTES
 
 
 class Encoder:
@@ -48,6 +51,7 @@ class Encoder:
         identity: Callable[[Any], Any] = id,
     ) -> None:
         self.functions = Functions()
+        self.inputs = _INPUTS
         self._future = future
         self._bring = bring
         self._identity = identity
@@ -71,10 +75,10 @@ class Encoder:
     ) -> tuple[tuple[Any, ...], list[Any]]:
         """An entry for ``function(*args, **kwargs)``, and its dependencies."""
         deps = Places(self._identity)
+        function = self.replace(function, deps)
         new_args = tuple([self.replace(arg, deps) for arg in args])
         new_kwargs = {k: self.replace(v, deps) for k, v in kwargs.items()} if kwargs else None
-        kind = SWAP if deps.list else CALL
-        return (kind, function, new_args, new_kwargs), deps.list
+        return (SWAP if deps.swap else CALL, function, new_args, new_kwargs), deps.list
 
     def node(
         self,
@@ -96,27 +100,42 @@ class Encoder:
         return NODE, call[0], call[1], call[2] or None, tuple(keys), literals or None
 
     def replace(self, value: Any, deps: Places) -> Any:
-        """`value` with placeholders for dependencies and large literals; itself if there are none."""
+        """`value` with placeholders for dependencies, large literals and what tasks could change."""
         kind = type(value)
-        if kind in PLAIN:
+        if kind in UNCHANGING:
             return value
         if isinstance(value, self._future):
-            return Input(deps.place(value))
+            deps.swap = True
+            return _input(deps.place(value))
         if kind is list or kind is tuple or kind is set or kind is frozenset:
             new = [self.replace(item, deps) for item in value]
+            deps.swap |= kind is list or kind is set
             return value if all(map(_same, new, value)) else kind(new)
         if kind is dict:
+            deps.swap = True
             new = [(self.replace(k, deps), self.replace(v, deps)) for k, v in value.items()]
-            return (
-                value
-                if all(a is k and b is value[k] for (a, b), k in zip(new, value, strict=True))
-                else dict(new)
-            )
-        if nbytes(value) > LARGE_BYTES:
+            same = all(a is k and b is value[k] for (a, b), k in zip(new, value, strict=True))
+            return value if same else dict(new)
+        if kind in TEXT and len(value) <= LARGE_BYTES:
+            return value
+        if isinstance(value, type) or (kind.__module__ == "numpy" and kind.__name__ != "ndarray"):
+            return value
+        if kind is partial and unchanging(value):
+            return value
+        return self.own(value, deps)
+
+    def own(self, value: Any, deps: Places) -> Any:
+        """A placeholder for a value that tasks could change; itself if it has to be pickled with its task."""
+        data = b"" if nbytes(value) > LARGE_BYTES else self._pickle(value, False)
+        if data is None:
+            return value
+        deps.swap = True
+        if not data or len(data) > LARGE_BYTES:
             dep = self.bring(value)
             if dep is not None:
-                return Input(deps.place(dep))
-        return value
+                return _input(deps.place(dep))
+            data = data or self._pickle(value, False) or b""
+        return Own(data) if data else value
 
     # Batches
 
@@ -169,18 +188,20 @@ class Encoder:
             deps.append(places.list)
         return new, deps
 
-    def shared(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
-        """Keywords that many tasks have in common, and the dependencies in them."""
+    def shared(self, function: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], Places]:
+        """Function and keywords that many tasks have in common, and the dependencies in them."""
         places = Places(self._identity)
+        function = self.replace(function, places)
         new = {}
         for name, value in kwargs.items():
             new[name] = value = self.replace(value, places)
-            if type(value) not in PLAIN and type(value) is not Input:
-                data = self._pickle((MAP, None, (), {name: value}, False))
-                if data is not None and len(data) > LARGE_BYTES:
-                    dep = self.bring(value)
-                    new[name] = value if dep is None else Input(places.place(dep))
-        return new, places.list
+            if type(value) in (list, tuple, dict, set):
+                data = self._pickle(value, False)
+                dep = self.bring(value) if data is not None and len(data) > LARGE_BYTES else None
+                if dep is not None:
+                    places.swap = True
+                    new[name] = _input(places.place(dep))
+        return function, new, places
 
     def mapped(
         self, function: Any, columns: Sequence[Sequence[Any]], kwargs: dict[str, Any], swap: bool
@@ -189,8 +210,8 @@ class Encoder:
         data = self._pickle((MAP, function, tuple(columns), kwargs, swap))
         return data if data is not None and len(data) <= _SPLIT_BYTES else None
 
-    def _pickle(self, content: Any) -> bytes | None:
-        """The bytes; None if single entries have to be written one by one."""
+    def _pickle(self, content: Any, is_batch: bool = True) -> bytes | None:
+        """The bytes of a batch, or of a value by itself; None if only the late way is left."""
         file = io.BytesIO()
         try:
             self._quick(file, protocol=5).dump(content)
@@ -210,6 +231,8 @@ class Encoder:
         except DependencyFoundError:
             return None
         except Exception as err:
+            if not is_batch:
+                return None
             blame(_calls_of(content), self._late, err)
 
     def _pickle_late(self, entry: tuple[Any, ...], deps: list[Any]) -> bytes:
@@ -235,6 +258,14 @@ class Encoder:
             self._late(file, deps, heavy).dump(entry)
         except Exception as err:
             blame(_calls_of((LIST, [entry])), self._late, err)
+
+
+# The same object for the same place, because a pickle writes it once then.
+_INPUTS = [Input(at) for at in range(64)]
+
+
+def _input(at: int) -> Input:
+    return _INPUTS[at] if at < len(_INPUTS) else Input(at)
 
 
 def _same(a: Any, b: Any) -> bool:

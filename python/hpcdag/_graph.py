@@ -116,7 +116,7 @@ class Piece:
         ]  # fmt: skip
 
 
-@dataclass
+@dataclass(slots=True)
 class Call:
     """One task that is to be added: an entry of `_encode` and what the scheduler has to know of it.
 
@@ -205,8 +205,8 @@ class Graph:
             TypeError: a keyword or one of the first rows cannot be pickled; the message names it.
         """
         option = self.option(options or Options())
-        kwargs, shared = self.encoder.shared(kwargs or {})
-        simple = not shared and all(map(_simple, columns)) and keys is None
+        function, kwargs, shared = self.encoder.shared(function, kwargs or {})
+        simple = not shared.swap and all(map(_simple, columns)) and keys is None
         if simple and columns:
             first = [column[:1] for column in columns]
             simple = self.encoder.mapped(function, first, kwargs, False) is not None
@@ -216,7 +216,7 @@ class Graph:
             self.map = True
             self._source = self._from_columns(function, columns, kwargs)
         else:
-            self._source = self._from_rows(function, columns, kwargs, shared, option, keys)
+            self._source = self._from_rows(function, columns, kwargs, shared.list, option, keys)
         return self
 
     def _from_columns(
@@ -252,7 +252,9 @@ class Graph:
         for at in range(0, total, BATCH_TASKS):
             rows = list(zip(*(column[at : at + BATCH_TASKS] for column in columns), strict=True))
             new, deps = self.encoder.replaced(rows, shared)
-            names = None if keys is None else keys[at : at + BATCH_TASKS]
+            # What is not alike has to have its keys listed.
+            places = range(at, at + len(rows))
+            names = [f"{self.name}-{i}" if keys is None else keys[i] for i in places]
             data = self.encoder.mapped(function, list(zip(*new, strict=True)), kwargs, True)
             batches: Iterable[tuple[int, bytes]] = [(len(rows), data)] if data is not None else ()
             if data is None:
@@ -260,7 +262,7 @@ class Graph:
             start = 0
             for count, batch in batches:
                 stop = start + count
-                self._add(batch, deps[start:stop], [option] * count, names and names[start:stop], None)
+                self._add(batch, deps[start:stop], [option] * count, names[start:stop], None)
                 start = stop
                 yield
 
@@ -352,7 +354,9 @@ class Graph:
         piece.bytes_end.append(len(piece.bytes))
 
     def _identity(self, dep: Any) -> Any:
-        return id(dep) if type(dep) is Brought or self._locate is None else self._locate(dep)
+        if type(dep) is int:
+            return dep
+        return (id(dep),) if type(dep) is Brought or self._locate is None else self._locate(dep)
 
     def _bring(self, value: Any) -> Brought:
         dep = Brought(value)

@@ -11,8 +11,10 @@ import io
 import pickle
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import date, datetime, timedelta
+from functools import partial
 from hashlib import blake2b
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType
 from typing import Any, NoReturn
 
 import cloudpickle
@@ -24,6 +26,18 @@ LARGE_BYTES = 1 << 20
 
 PLAIN = frozenset((int, float, bool, type(None), complex))
 TEXT = frozenset((str, bytes))
+UNCHANGING = PLAIN | {
+    FunctionType,
+    BuiltinFunctionType,
+    type,
+    range,
+    slice,
+    type(Ellipsis),
+    date,
+    datetime,
+    timedelta,
+}
+"""Types of values that no task can change, and that are small."""
 _HEAVY_FUNCTION_BYTES = 10 << 20
 
 
@@ -91,10 +105,12 @@ class Places:
         known: those that have their places already.
     """
 
-    __slots__ = ("_identity", "_places", "list")
+    __slots__ = ("_identity", "_places", "list", "swap")
 
     def __init__(self, identity: Callable[[Any], Any], known: Sequence[Any] = ()) -> None:
         self.list: list[Any] = list(known)
+        self.swap = False
+        """Whether the task has placeholders, or containers that it could change."""
         self._identity = identity
         self._places: dict[Any, int] | None = None
 
@@ -115,6 +131,17 @@ class Places:
             at = places[who] = len(self.list)
             self.list.append(dep)
         return at
+
+
+def unchanging(value: Any) -> bool:
+    """Whether no task can change the value, as far as can be seen quickly."""
+    kind = type(value)
+    if kind is tuple or kind is frozenset:
+        return all(map(unchanging, value))
+    if kind is partial:
+        parts = (value.func, *value.args, *value.keywords.values())
+        return all(map(unchanging, parts))
+    return kind in UNCHANGING or (kind in TEXT and len(value) < LARGE_BYTES)
 
 
 def _by_value(cls: type) -> bool:

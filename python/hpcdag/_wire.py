@@ -54,7 +54,7 @@ def read_private(path: str) -> bytes:
         raise NoSchedulerError(errno.ENOENT, f"scheduler file: there is no file {path}") from None
     except OSError as error:
         raise RefusedError(f"scheduler file: cannot read {path}: {error.strerror}") from None
-    with os.fdopen(fd, "rb") as file:
+    try:
         about = os.fstat(fd)
         if not stat.S_ISREG(about.st_mode):
             raise RefusedError(f"scheduler file: {path} is not a file")
@@ -67,7 +67,11 @@ def read_private(path: str) -> bytes:
                 f"scheduler file: {path} can be used by others than you (mode {about.st_mode & 0o777:03o}); "
                 f"whoever read it can use the cluster: start a new one; if nobody can have, chmod 600 {path}"
             )
-        data = file.read(_FILE_BYTES_MAX + 1)
+        data = b""
+        while len(data) <= _FILE_BYTES_MAX and (more := os.read(fd, _FILE_BYTES_MAX + 1)):
+            data += more
+    finally:
+        os.close(fd)
     if len(data) > _FILE_BYTES_MAX:
         raise RefusedError(f"scheduler file: {path} is far too large")
     return data
@@ -105,8 +109,9 @@ class SchedulerFile:
             raise RefusedError(f"{path} is not a scheduler file of hpcdag; is it Dask's?")
         if found["protocol"] != PROTOCOL:
             raise RefusedError(
-                f"scheduler file {path} is of hpcdag {found.get('version')} (protocol {found['protocol']}), this is "
-                f"protocol {PROTOCOL}: use the same version of hpcdag on both sides"
+                f"scheduler file {path} is of hpcdag {found.get('version')} "
+                f"(protocol {found['protocol']}), this is protocol {PROTOCOL}: "
+                "use the same version of hpcdag on both sides"
             )
         try:
             credentials = found["credentials"]
@@ -134,8 +139,8 @@ class SchedulerFile:
 
 @contextlib.contextmanager
 def _secret_file(text: str) -> Any:
-    """The name of a file with `text`, which Python's ssl can only read from one; it is never on a disk if that
-    can be had."""
+    """The name of a file with `text`, which Python's ssl can only read from one; it is never on a disk if
+    that can be had."""
     try:
         fd = os.memfd_create("hpcdag", os.MFD_CLOEXEC)
     except (AttributeError, OSError):
@@ -161,14 +166,17 @@ def _secret_file(text: str) -> Any:
 def connect(
     address: str, role: str, cluster: str, context: ssl.SSLContext, timeout: float = CONNECT_TIMEOUT
 ) -> ssl.SSLSocket:
-    """A connection to whoever has `role` (`scheduler`, `worker`) in the cluster, blocking with `timeout` seconds.
+    """A connection to whoever has `role` (`scheduler`, `worker`) in the cluster, blocking with `timeout`
+    seconds.
 
     Raises NoSchedulerError if nobody answers, RefusedError if somebody else does.
     """
     try:
         plain = socket.create_connection(parse_address(address), timeout)
     except OSError as error:
-        raise NoSchedulerError(error.errno or errno.EHOSTUNREACH, f"nobody answers at {address}: {error}") from None
+        raise NoSchedulerError(
+            error.errno or errno.EHOSTUNREACH, f"nobody answers at {address}: {error}"
+        ) from None
     try:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -178,7 +186,9 @@ def connect(
         return context.wrap_socket(plain, server_hostname=f"{role}.{cluster}.hpcdag")
     except ssl.SSLCertVerificationError as error:
         plain.close()
-        raise RefusedError(f"{address} is not the {role} of cluster {cluster}: {error.verify_message}") from None
+        raise RefusedError(
+            f"{address} is not the {role} of cluster {cluster}: {error.verify_message}"
+        ) from None
     except OSError as error:
         plain.close()
         raise NoSchedulerError(
@@ -187,7 +197,8 @@ def connect(
 
 
 class Blocking:
-    """Frames over a connection that waits. For the greeting, and for workers; used by one thread at a time."""
+    """Frames over a connection that waits. For the greeting, and for workers; used by one thread at a
+    time."""
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
         self.sock = sock
@@ -210,7 +221,8 @@ class Blocking:
         return data
 
     def receive_head(self) -> tuple[int, Any, int]:
-        """Tag, control part and bytes of the body of the next frame; the body is for the caller to receive."""
+        """Tag, control part and bytes of the body of the next frame; the body is for the caller to
+        receive."""
         header = _frames.unpack_header(self.receive_exactly(_frames.HEADER_BYTES))
         control = _frames.unpack_control(self.receive_exactly(header.control))
         return header.tag, control, header.total - header.control

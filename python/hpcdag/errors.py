@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import concurrent.futures
 
-
-class HpcdagError(Exception):
-    """Anything that hpcdag itself complains about."""
+from ._binary import HpcdagError
 
 
 class NoSchedulerError(HpcdagError, OSError):
-    """There is no scheduler, or it does not answer."""
+    """There is no scheduler, or it does not answer. `errno` says how that showed."""
+
+    def __init__(self, errno: int | None, message: str) -> None:
+        OSError.__init__(self, errno, message)
+        self.exit_code = None
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 class RefusedError(HpcdagError):
-    """The scheduler, a worker or a check of ours refuses: other versions, exposed credentials, a bad request."""
+    """The scheduler, a worker or a check of ours refuses: other versions, exposed credentials, a bad
+    request."""
 
 
-class TaskError(HpcdagError, RuntimeError):
+class TaskError(HpcdagError):
     """A task has no result for a reason other than an exception of its own. `failure` names the kind."""
 
     def __init__(self, message: str, failure: str = "") -> None:

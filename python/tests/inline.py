@@ -88,16 +88,30 @@ class Inline:
         self.tasks, self.keys, self.options = len(flags), keys, options
         self.bytes = sum(len(data) for _, data in batches)
         self.option_of = {key: options[o] for key, o in zip(keys, option, strict=False)}
-        self._evaluate(graph, batches, functions, deps, flags, externals)
+        self._last = (graph, batches, functions, deps, flags, externals)
+        self._evaluate(*self._last)
         wanted = [task for task, flag in enumerate(flags) if flag & WANTED]
         assert sorted(wanted) == sorted(graph.results), "what is wanted is what is told"
+        return [self.result(graph.run, task) for task in graph.results]
+
+    def run_again(self, graph: Graph) -> list[Any]:
+        """The last graph once more with the same decoded batches, as after failures."""
+        assert graph is self._last[0]
+        self._evaluate(*self._last, decoded=self._decoded)
         return [self.result(graph.run, task) for task in graph.results]
 
     def result(self, run: bytes, task: int) -> Any:
         return pickle.loads(self.results[run, task])
 
     def _evaluate(
-        self, graph: Any, batches: Any, functions: Any, deps: Any, flags: Any, externals: Any
+        self,
+        graph: Any,
+        batches: Any,
+        functions: Any,
+        deps: Any,
+        flags: Any,
+        externals: Any,
+        decoded: Any = None,
     ) -> None:
         loaded: dict[bytes, Any] = {}
 
@@ -108,8 +122,9 @@ class Inline:
 
         brought = dict(graph.brought)
         task = 0
-        for count, data in batches:
-            batch = None
+        self._decoded = []
+        for number, (count, data) in enumerate(batches):
+            batch = decoded[number] if decoded else None
             for index in range(count):
                 if flags[task] & BROUGHT:
                     value = brought.pop(task)
@@ -126,4 +141,5 @@ class Inline:
                     value = batch.run(index, inputs)
                 self.results[graph.run, task] = cloudpickle.dumps(value, protocol=5)
                 task += 1
+            self._decoded.append(batch)
         assert not brought

@@ -319,6 +319,7 @@ impl Link {
             }
             // Of runs of calls, which this client does not submit.
             ToClient::CallsDone(_) | ToClient::CallsFailed(_) | ToClient::CallsLost(_) => {}
+            ToClient::Shared(_) => {}
             ToClient::Pong(_) | ToClient::Welcome(_) => {}
         }
         None

@@ -1,11 +1,13 @@
 //! Jobs that were submitted: what is remembered of each, how they are submitted and refused, asked after
 //! together and cancelled. Owns the records' content; where they are kept is up to whoever submits.
 
-use super::dialect::call::call;
+use super::dialect::call::{call, call_again};
 use super::dialect::{JobState, JobStatus, System};
 use crate::base::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+
+pub use super::dialect::call::is_silence;
 
 /// What is remembered of a submission: one job, or one array of jobs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,23 +50,6 @@ pub fn submit(system: System, script: &Path, native: &[String]) -> Result<String
         return Err(refused(system, &answer.said()));
     }
     system.submitted(&answer.stdout)
-}
-
-/// Whether what a batch system's program said only means that the system itself was not reached.
-pub fn is_silence(said: &str) -> bool {
-    let said = said.to_lowercase();
-    let words = [
-        "unable to contact slurm controller",
-        "socket timed out",
-        "unexpected message received",
-        "cannot connect to server",
-        "connection refused",
-        "no route to host",
-        "unable to send message to qmaster",
-        "unable to contact qmaster",
-        "has not answered for",
-    ];
-    words.iter().any(|word| said.contains(word))
 }
 
 /// The words about a batch system that was not reached, and what to look at.
@@ -162,19 +147,12 @@ pub fn cancel(records: &[Record]) -> Result<Vec<String>> {
 /// # Errors
 /// As [`cancel`].
 pub fn cancel_known(records: &[Record], statuses: &[Vec<JobStatus>]) -> Result<Vec<String>> {
-    let is_open = |all: &[JobStatus]| all.iter().any(|s| !s.state.is_over());
     let mut cancelled = Vec::new();
     for system in System::ALL {
-        let open = records.iter().zip(statuses).filter(|(r, s)| r.system == system && is_open(s));
-        let ids: Vec<String> = open.map(|(r, _)| r.id.clone()).collect();
-        if ids.is_empty() {
-            continue;
-        }
-        let answer = call(&system.cancel(&ids))?;
-        if !answer.is_success() && !system.is_over_already(&answer.stderr) {
-            let what = format!("{system} did not cancel {}: {}", ids.join(", "), answer.said());
-            return Err(Error::new(Kind::Launch, what));
-        }
+        let open = records.iter().zip(statuses).filter(|(r, s)| r.system == system && has_open(s));
+        let open: Vec<Record> = open.map(|(r, _)| r.clone()).collect();
+        let ids: Vec<String> = open.iter().map(|r| r.id.clone()).collect();
+        cancel_ids(system, &ids, &|| Ok(status(&open)?.concat()))?;
         cancelled.extend(ids);
     }
     Ok(cancelled)
@@ -190,11 +168,41 @@ pub fn cancel_parts(parts: &[(Record, JobStatus)]) -> Result<Vec<String>> {
     let statuses = status(&parts.iter().map(|(record, _)| record.clone()).collect::<Vec<_>>())?;
     let mut all = Vec::new();
     for ((record, part), now) in parts.iter().zip(statuses) {
-        let open: Vec<JobStatus> = now.into_iter().filter(|s| s.id == part.id).collect();
-        let record = Record { id: part.id.clone(), ..record.clone() };
-        all.extend(cancel_known(&[record], &[open])?);
+        let of_part =
+            |all: Vec<JobStatus>| -> Vec<JobStatus> { all.into_iter().filter(|s| s.id == part.id).collect() };
+        if has_open(&of_part(now)) {
+            let ids = [part.id.clone()];
+            let again = || Ok(of_part(status(std::slice::from_ref(record))?.concat()));
+            cancel_ids(record.system, &ids, &again)?;
+            all.extend(ids);
+        }
     }
     Ok(all)
+}
+
+fn has_open(statuses: &[JobStatus]) -> bool {
+    statuses.iter().any(|s| !s.state.is_over())
+}
+
+/// Cancels jobs by id. Jobs end by themselves between question and order, and each system has its own words
+/// for that; where they are not known, `again` asks what is left.
+fn cancel_ids(system: System, ids: &[String], again: &dyn Fn() -> Result<Vec<JobStatus>>) -> Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let answer = call_again(&system.cancel(ids))?;
+    if answer.is_success() || system.is_over_already(&answer.all()) {
+        return Ok(());
+    }
+    if is_silence(&answer.all()) {
+        return Err(silent(system, &answer.said(), "jobs may still be there; try again"));
+    }
+    let is_ending = |s: &JobStatus| s.state.is_over() || s.state == JobState::Completing;
+    if again()?.iter().all(is_ending) {
+        return Ok(());
+    }
+    let what = format!("{system} did not cancel {}: {}", ids.join(", "), answer.said());
+    Err(Error::new(Kind::Launch, what))
 }
 
 /// The state that says most about several jobs of one submission: one that runs before one that waits, one

@@ -87,7 +87,8 @@ impl Driver {
                 // The host's clock as it is now, which may have been set since the start.
                 "time": rfc3339(SystemTime::now()),
                 "epoch": self.shared.epoch,
-                "clients": self.clients.values().filter(|c| c.link.is_some()).count(),
+                "clients": self.clients.iter()
+                    .filter(|(id, c)| c.link.is_some() && !self.board.is_bound(**id)).count(),
             },
             "workers": workers,
             "tasks": counts(&tasks),

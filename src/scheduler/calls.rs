@@ -54,7 +54,7 @@ impl Driver {
     }
 
     /// The task that a client knows by its number in a run of calls.
-    fn call(&self, run: RunUuid, i: u32) -> Option<TaskRef> {
+    pub(super) fn call(&self, run: RunUuid, i: u32) -> Option<TaskRef> {
         let run = self.runs.find(run)?;
         let calls = self.runs.get(run)?.info.calls.as_ref()?;
         (i < calls.tasks()).then(|| TaskRef { run, index: calls.first + i })
@@ -85,6 +85,7 @@ impl Driver {
     /// A client will not come back: its session ends now.
     pub(super) fn leave(&mut self, client: ClientId) {
         self.events.push(Event::ClientEnded { client });
+        self.share(super::shared::Event::SessionEnded { client });
     }
 
     /// Tells a worker about a batch of calls, and about their run before the first.

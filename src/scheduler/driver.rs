@@ -7,6 +7,7 @@ use super::input::{ClientOrder, Input, WorkerOrder};
 use super::peers::{ClientPeer, GoneWorkers, WorkerPeer};
 use super::runs::Runs;
 use super::sessions::Shared;
+use super::shared::{self, Board};
 use super::stop::StopSignal;
 use super::waits::Wait;
 use crate::base::ids::{ClientId, RunId, WorkerId};
@@ -52,6 +53,7 @@ pub struct Driver {
     pub(super) clients: BTreeMap<ClientId, ClientPeer>,
     sessions: HashMap<uuid::Uuid, ClientId>,
     pub(super) runs: Runs,
+    pub(super) board: Board,
     pub(super) events: Vec<Event>,
     asked: Vec<(ClientId, u32, Question)>,
     pub(super) waits: Vec<Wait>,
@@ -102,6 +104,7 @@ impl Driver {
             clients: BTreeMap::new(),
             sessions: HashMap::new(),
             runs: Runs::default(),
+            board: Board::default(),
             events: Vec::new(),
             asked: Vec::new(),
             waits: Vec::new(),
@@ -163,6 +166,7 @@ impl Driver {
             self.answer(client, id, question);
         }
         self.check_waits(now);
+        self.share(shared::Event::Tick);
         if now >= self.progress_at {
             self.progress_at = now.after(self.config.client.progress_interval.0);
             self.tell_progress();
@@ -178,6 +182,7 @@ impl Driver {
         let watched = self.runs.iter().any(|(_, e)| e.ended.is_none() && !e.watchers.is_empty());
         let times = [
             self.core.next_deadline(),
+            self.board.next_deadline(),
             self.waits.iter().filter_map(|w| w.until).min(),
             watched.then_some(self.progress_at),
             self.stopping,
@@ -231,6 +236,7 @@ impl Driver {
             }
             Input::OutputsTaken { tasks } => self.events.push(Event::OutputsTaken { tasks }),
             Input::OutputMissing { task, holder } => self.events.push(Event::OutputMissing { task, holder }),
+            Input::Share { client, share } => self.take_share(client, *share),
             Input::Ask { client, id, question } => self.asked.push((client, id, question)),
         }
     }
@@ -335,6 +341,7 @@ impl Driver {
         }
         self.waits.retain(|w| w.client != client);
         self.events.push(Event::ClientLeft { client });
+        self.share(shared::Event::ConnectionGone { client });
     }
 
     /// Ends sessions that nobody will come back to.
@@ -346,6 +353,7 @@ impl Driver {
             if let Some(peer) = self.clients.remove(&client) {
                 self.sessions.remove(&peer.session);
             }
+            self.share(shared::Event::SessionEnded { client });
             // Those that the core does not know yet; it cancels the others itself.
             let held = |(run, e): (RunId, &super::runs::RunEntry)| {
                 (e.owner == client && !e.detached && e.held.is_some()).then_some(run)

@@ -9,6 +9,7 @@ use crate::base::ids::{ClientId, FamilyIx, RunId, RunUuid, TaskRef, WorkerId};
 use crate::graph::Packed;
 use crate::graph::layer::Shape;
 use crate::protocol::messages::client::{Hello, Question, ToClient};
+use crate::protocol::messages::share::Share;
 use crate::protocol::messages::worker::{Heartbeat, Register, ToWorker};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -121,6 +122,13 @@ pub enum Input {
         task: TaskRef,
         /// From whom.
         holder: WorkerId,
+    },
+    /// A client asks for something that sessions share.
+    Share {
+        /// Who.
+        client: ClientId,
+        /// What.
+        share: Box<Share>,
     },
     /// A client submits a run of calls, which its session has checked.
     Calls {

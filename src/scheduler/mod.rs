@@ -14,6 +14,8 @@ mod runs;
 mod server;
 mod sessions;
 mod shape;
+mod shared;
+mod sharing;
 mod stop;
 mod waits;
 

@@ -5,6 +5,7 @@ use super::core::event::Event;
 use super::core::state::State;
 use super::driver::Driver;
 use super::input::{ClientOrder, Submission, WorkerOrder};
+use super::peers::ClientPeer;
 use crate::base::ids::{ClientId, RunId, RunUuid};
 use crate::base::time::Time;
 use crate::protocol::messages::client::{Accepted, Progress, Rejected, ToClient};
@@ -154,7 +155,9 @@ impl Driver {
         for run in self.runs.expired(now, self.config.scheduler.result_ttl.0) {
             self.forget(run);
         }
-        let busy = self.runs.busy() || self.clients.values().any(|c| c.link.is_some());
+        // Executors that share something are no clients of their own.
+        let is_client = |(id, c): (&ClientId, &ClientPeer)| c.link.is_some() && !self.board.is_bound(*id);
+        let busy = self.runs.busy() || self.clients.iter().any(is_client);
         if busy {
             self.idle_since = None;
             return;

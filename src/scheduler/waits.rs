@@ -2,6 +2,7 @@
 //! those who wait and what they are told.
 
 use super::driver::Driver;
+use super::input::ClientOrder;
 use crate::base::ids::{ClientId, RunId};
 use crate::base::time::Time;
 use crate::protocol::messages::client::{Answer, ToClient};
@@ -102,7 +103,7 @@ impl Driver {
     pub(super) fn send_answer(&mut self, client: ClientId, id: u32, reply: Reply) {
         let result = reply.map(|value| value.to_string());
         let bytes = result.as_ref().map_or(0, String::len);
-        let order = super::input::ClientOrder::Message(ToClient::Answer(Answer { id, result }));
+        let order = ClientOrder::Message(ToClient::Answer(Answer { id, result }));
         self.order_client(client, order, bytes);
     }
 }

@@ -12,7 +12,15 @@ pub const LIMIT: Duration = Duration::from_secs(240);
 
 /// What all scripts begin with.
 pub const PREAMBLE: &str = r#"
-set -euo pipefail
+set -Eeuo pipefail
+# Where a script ends that was not meant to end there, and what its commands have left in files.
+died() {
+    [ $BASHPID = $$ ] || return 0
+    echo "scenario: line $2: exit code $1 of: $3" >&2
+    local f
+    for f in *.log err failed; do [ ! -s "$f" ] || tail -n 20 -v "$f" >&2; done
+}
+trap 'died $? $LINENO "$BASH_COMMAND"' ERR
 say() { printf '%s\n' "$*"; }
 # `json WORD COMMAND…`: what a command prints, on one line after a word.
 json() { printf '%s ' "$1"; shift; "$@" | tr -d '\n'; echo; }
@@ -33,9 +41,14 @@ workers_are() { [ "$(workers)" = "$1" ]; }
 /// What scripts beside a Slurm may use, too.
 const SLURM: &str = r#"
 # Whether a job is over; whether no job of ours, or no job at all, is left; how many of ours there are.
-over() { [ -z "$(squeue -h -j "$1" 2> /dev/null)" ]; }
-no_job() { ! squeue -h -o %j | grep hpcdag; }
-nothing_queued() { [ -z "$(squeue -h)" ]; }
+# No answer is not the answer that nothing is left; a job that Slurm has forgotten is over.
+over() {
+    local left
+    left=$(squeue -h -j "$1" 2>&1) || { grep -qi 'invalid job id' <<< "$left"; return; }
+    [ -z "$left" ]
+}
+no_job() { local left; left=$(squeue -h -o %j) && ! grep hpcdag <<< "$left"; }
+nothing_queued() { local left; left=$(squeue -h) && [ -z "$left" ]; }
 jobs() { squeue -h -t pd,r -o %j | grep -c hpcdag || true; }
 jobs_are() { [ "$(jobs)" = "$1" ]; }
 "#;

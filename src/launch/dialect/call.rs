@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 /// How long a program of the batch system may take. Controllers that are busy answer late.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// For how long a system that was not reached is asked again: a master that is busy or starts anew.
+const AGAIN: Duration = Duration::from_secs(5);
+
 /// Longer answers are cut, in bytes.
 const OUTPUT_MAX: u64 = 16 << 20;
 
@@ -28,6 +31,11 @@ impl Answer {
     /// Whether it succeeded.
     pub fn is_success(&self) -> bool {
         self.code == Some(0)
+    }
+
+    /// All that it printed: Grid Engine complains on stdout.
+    pub fn all(&self) -> String {
+        format!("{}\n{}", self.stderr, self.stdout)
     }
 
     /// What it said, in one line without the program's name: its complaint or else its output.
@@ -63,6 +71,48 @@ fn without_prefix(line: &str) -> &str {
 /// `Launch` when it is not there, cannot be run, or does not answer.
 pub fn call(line: &CommandLine) -> Result<Answer> {
     call_within(line, PATIENCE)
+}
+
+/// As [`call`], for what may be said twice: again for a while as long as only the system was not reached.
+///
+/// # Errors
+/// As [`call`].
+pub fn call_again(line: &CommandLine) -> Result<Answer> {
+    let deadline = Instant::now() + AGAIN;
+    let mut pause = Duration::from_millis(100);
+    loop {
+        let answer = call(line)?;
+        let is_final = answer.is_success() || !is_silence(&answer.all());
+        if is_final || Instant::now() + pause > deadline {
+            return Ok(answer);
+        }
+        tracing::debug!("{} again: {}", line.program, answer.said());
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_secs(1));
+    }
+}
+
+/// Whether what a batch system's program said only means that the system itself was not reached.
+pub fn is_silence(said: &str) -> bool {
+    let said = said.to_lowercase();
+    let words = [
+        "unable to contact slurm controller",
+        "socket timed out",
+        "unexpected message received",
+        "zero bytes were transmitted or received",
+        "cannot connect to server",
+        "communication failure",
+        "connection refused",
+        "connection reset",
+        "connection timed out",
+        "no route to host",
+        "unable to send message to qmaster",
+        "unable to contact qmaster",
+        "failed receiving gdi request",
+        "commlib error",
+        "has not answered for",
+    ];
+    words.iter().any(|word| said.contains(word))
 }
 
 /// As [`call`], for those who cannot wait as long.
@@ -147,6 +197,25 @@ mod tests {
     fn much_output_does_not_block() {
         let answer = call(&shell("head -c 3000000 /dev/zero | tr '\\0' x")).unwrap();
         assert_eq!(answer.stdout.len(), 3_000_000);
+    }
+
+    #[test]
+    fn a_system_that_is_not_reached_is_asked_again_and_a_refusal_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let count = dir.path().join("count");
+        let tries = || std::fs::read_to_string(&count).unwrap_or_default().len();
+        let path = count.display();
+        // As Grid Engine says it while its master starts anew.
+        let busy = format!(
+            "printf x >> {path}; [ $(wc -c < {path}) -ge 3 ] && echo fine && exit 0\n\
+             echo 'error: commlib error: got select error (Connection reset by peer)' >&2; exit 1"
+        );
+        let answer = call_again(&shell(&busy)).unwrap();
+        assert_eq!((answer.stdout.as_str(), tries()), ("fine\n", 3));
+        std::fs::remove_file(&count).unwrap();
+        let refused = format!("printf x >> {path}; echo 'denied: job \"7\" does not exist'; exit 1");
+        let answer = call_again(&shell(&refused)).unwrap();
+        assert_eq!((answer.code, tries()), (Some(1), 1));
     }
 
     #[test]

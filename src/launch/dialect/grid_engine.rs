@@ -1,7 +1,7 @@
 //! Grid Engine (Son of Grid Engine, Univa, Altair): the options of its `qsub`, and what its `qstat` and
 //! `qacct` print. Owns its words and formats.
 
-use super::call::call;
+use super::call::{call, call_again};
 use super::{
     CommandLine, JobState, JobStatus, Request, System, meaningful, mebibytes, missing, seconds_up, value,
 };
@@ -67,7 +67,7 @@ pub(super) fn submitted(stdout: &str) -> Option<String> {
 /// # Errors
 /// `Launch` when Grid Engine does not answer.
 pub(super) fn status(ids: &[String]) -> Result<Vec<JobStatus>> {
-    let answer = call(&CommandLine::new("qstat", &["-xml"]))?;
+    let answer = call_again(&CommandLine::new("qstat", &["-xml"]))?;
     if !answer.is_success() {
         return Err(Error::new(Kind::Launch, format!("qstat failed: {}", answer.said()))
             .hint("Grid Engine's master may be down; `qhost` tells"));

@@ -168,16 +168,22 @@ impl System {
         Ok(found)
     }
 
-    /// Whether what a failed cancellation said only means that the job is over.
-    pub fn is_over_already(self, stderr: &str) -> bool {
+    /// Whether a failed cancellation, by all that it said, only found jobs that are over or about to be,
+    /// beside those that it cancelled.
+    pub fn is_over_already(self, said: &str) -> bool {
         let words: &[&str] = match self {
-            System::Slurm => {
-                &["invalid job id", "already completing or completed", "completing or completed"]
-            }
-            System::Pbs => &["job has finished", "unknown job id", "unknown job"],
-            System::GridEngine => &["does not exist", "do not exist"],
+            System::Slurm => &["invalid job id", "completing or completed"],
+            System::Pbs => &["job has finished", "unknown job", "request invalid for state of job"],
+            // It tells of every job, and all of it on stdout.
+            System::GridEngine => &[
+                "does not exist",
+                "do not exist",
+                "already in deletion",
+                "has registered the job",
+                "has deleted job",
+            ],
         };
-        let mut lines = stderr.lines().filter(|line| !line.trim().is_empty()).peekable();
+        let mut lines = said.lines().filter(|line| !line.trim().is_empty()).peekable();
         lines.peek().is_some() && lines.all(|line| words.iter().any(|w| line.to_lowercase().contains(w)))
     }
 }
@@ -496,8 +502,20 @@ mod tests {
         );
         assert!(System::Pbs.is_over_already("qdel: Job has finished 0.login\n"));
         assert!(System::Pbs.is_over_already("qdel: Unknown Job Id 9999.login\n"));
-        assert!(System::GridEngine.is_over_already("denied: job \"77\" does not exist\n"));
+        let sge = |said: &str| System::GridEngine.is_over_already(said);
+        assert!(sge("denied: job \"77\" does not exist\n"));
+        assert!(sge("job \"1\" task \"7\" does not exist\n"));
+        assert!(sge(
+            "job 1 is already in deletion\ndenied: job \"2\" does not exist\nroot has deleted job 3\n"
+        ));
+        assert!(sge(
+            "root has registered the job-array task 3.2 for deletion\ndenied: job \"4\" does not exist"
+        ));
+        let others = "nobody - you do not have the necessary privileges to delete the job \"1\"\n";
+        assert!(!sge(others) && !sge(&format!("{others}denied: job \"99\" does not exist\n")));
+        assert!(!sge("unable to send message to qmaster using port 6444 on host \"login\": got send error"));
+        assert!(System::Pbs.is_over_already("qdel: Request invalid for state of job 1.login\n"));
         assert!(!System::Pbs.is_over_already("qdel: Unknown Job Id 1.l\nqdel: Unauthorized Request  2.l\n"));
-        assert!(!System::Pbs.is_over_already(""));
+        assert!(!System::Pbs.is_over_already("") && !sge(""));
     }
 }

@@ -1,7 +1,7 @@
 //! OpenPBS and PBS Pro: the options of `qsub`, and what `qstat` prints. Owns PBS's words and formats. Written
 //! after OpenPBS's documentation and recorded answers of version 23.06; `tests/recordings/pbs` has those.
 
-use super::call::{Answer, call};
+use super::call::{Answer, call_again, is_silence};
 use super::{CommandLine, JobState, JobStatus, Request, System, clock, meaningful, mebibytes, value};
 use crate::base::error::{Error, Kind, Result};
 use serde_json::Value;
@@ -63,7 +63,7 @@ pub(super) fn status(ids: &[String]) -> Result<Vec<JobStatus>> {
     let ask = |flags: &[&str]| -> Result<Answer> {
         let mut line = CommandLine::new("qstat", flags);
         line.args.extend(ids.iter().cloned());
-        call(&line)
+        call_again(&line)
     };
     let mut history: &[&str] = &["-x"];
     let mut answer = ask(&["-t", "-f", "-x", "-F", "json"])?;
@@ -74,12 +74,18 @@ pub(super) fn status(ids: &[String]) -> Result<Vec<JobStatus>> {
     if let Some(found) = from_json(&answer.stdout) {
         return Ok(without_arrays(found));
     }
+    let fault = |answer: &Answer| {
+        Error::new(Kind::Launch, format!("qstat failed: {}", answer.said()))
+            .hint("PBS's server may be down; `qstat -B` tells")
+    };
+    if !answer.is_success() && is_silence(&answer.all()) {
+        return Err(fault(&answer));
+    }
     let flags: Vec<&str> = ["-t", "-f"].iter().chain(history).copied().collect();
     let answer = ask(&flags)?;
     let found = from_text(&answer.stdout);
     if found.is_empty() && !answer.is_success() && !System::Pbs.is_over_already(&answer.stderr) {
-        return Err(Error::new(Kind::Launch, format!("qstat failed: {}", answer.said()))
-            .hint("PBS's server may be down; `qstat -B` tells"));
+        return Err(fault(&answer));
     }
     Ok(without_arrays(found))
 }

@@ -1,7 +1,7 @@
 //! Slurm from outside of a job: the options of `sbatch`, and what `squeue`, `scontrol` and `sacct` print.
 //! Owns Slurm's words and formats. Slurm from inside is `launch::slurm`.
 
-use super::call::call;
+use super::call::{call, call_again};
 use super::{
     CommandLine, JobState, JobStatus, Request, System, clock, meaningful, mebibytes, missing, value,
 };
@@ -61,7 +61,7 @@ pub(super) fn submitted(stdout: &str) -> Option<String> {
 /// `Launch` when Slurm does not answer.
 pub(super) fn status(ids: &[String]) -> Result<Vec<JobStatus>> {
     let squeue = CommandLine::new("squeue", &["-h", "-t", "all", "-o", COLUMNS, "-j", &ids.join(",")]);
-    let answer = call(&squeue)?;
+    let answer = call_again(&squeue)?;
     let mut found = from_squeue(&answer.stdout);
     let is_unknown = answer.stderr.to_lowercase().contains("invalid job id");
     if !answer.is_success() && !is_unknown {

@@ -1,6 +1,7 @@
 //! Between clients and the scheduler.
 
 use super::calls::{Calls, CallsDone, CallsFailed, RunTasks};
+use super::share::{Share, Shared};
 use crate::base::ids::{FamilyIx, RunId, RunUuid, TaskRef, WorkerId};
 use crate::graph::Packed;
 use crate::protocol::wire::Payload;
@@ -41,6 +42,8 @@ crate::messages! {
         14 => RetryCalls(RunTasks),
         /// I will not come back: the session is over.
         15 => Leave(Empty),
+        /// Something about locks, variables, queues and the like, answered by `Shared` with the same number.
+        16 => Share(Share),
     }
     retired: []
 }
@@ -75,6 +78,8 @@ crate::messages! {
         12 => CallsFailed(CallsFailed),
         /// Results of calls that were lost and are being made again.
         13 => CallsLost(RunTasks),
+        /// The answer to `Share`.
+        14 => Shared(Shared),
     }
     retired: []
 }

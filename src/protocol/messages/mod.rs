@@ -10,6 +10,7 @@ pub mod client;
 pub mod compute;
 pub mod peer;
 pub mod report;
+pub mod share;
 pub mod worker;
 
 #[cfg(test)]

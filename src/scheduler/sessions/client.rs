@@ -134,6 +134,7 @@ async fn read(
             FromClient::CancelCalls(calls) => single(client, Single::Cancel, &calls)?,
             FromClient::RetryCalls(calls) => single(client, Single::Retry, &calls)?,
             FromClient::Leave(_) => Input::Leave { client },
+            FromClient::Share(share) => Input::Share { client, share: Box::new(share) },
             FromClient::Ask(ask) => {
                 tokio::select! {
                     // Its answer gives the place back.

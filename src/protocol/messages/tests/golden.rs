@@ -15,6 +15,7 @@ use crate::protocol::messages::peer::{
     Begin, FromPeer, Get, PartHeader, PeerHello, PeerWelcome, Piece, Put, Stored, ToPeer,
 };
 use crate::protocol::messages::report::{News, Rare, Report};
+use crate::protocol::messages::share::{Kind, Outcome, Share, Shared, Verb};
 use crate::protocol::messages::worker::{
     Attempts, Families, FamilyInfo, ForgetRun, FromWorker, Heartbeat, Peers, Register, Registered, Replicate,
     Save, ToWorker,
@@ -128,6 +129,19 @@ fn from_client() -> Vec<FromClient> {
         FromClient::CancelCalls(run_tasks()),
         FromClient::RetryCalls(run_tasks()),
         FromClient::Leave(Empty {}),
+        share(Kind::Lock, Verb::Acquire),
+        share(Kind::Lock, Verb::Release),
+        share(Kind::Semaphore, Verb::Count),
+        share(Kind::Event, Verb::Set),
+        share(Kind::Event, Verb::Clear),
+        share(Kind::Event, Verb::Wait),
+        share(Kind::Variable, Verb::Get),
+        share(Kind::Queue, Verb::Put),
+        share(Kind::Dataset, Verb::Delete),
+        share(Kind::Dataset, Verb::List),
+        share(Kind::Session, Verb::Bind),
+        share(Kind::Session, Verb::Withdraw),
+        share(Kind::Session, Verb::Heard),
     ]
 }
 
@@ -176,6 +190,13 @@ fn to_client() -> Vec<ToClient> {
         )),
         ToClient::CallsFailed(CallsFailed { run: uuid(), failed: vec![failed_call] }),
         ToClient::CallsLost(run_tasks()),
+        shared(Outcome::Done, b""),
+        shared(Outcome::TimedOut, b""),
+        shared(Outcome::Missing, b""),
+        shared(Outcome::Refused("no".into()), b""),
+        shared(Outcome::Number(3), b""),
+        shared(Outcome::Value(vec![(uuid(), 7)]), b"pickle"),
+        shared(Outcome::Names(vec!["a".into()]), b""),
     ]
 }
 
@@ -199,6 +220,25 @@ fn call_options() -> CallOptions {
         output_size: None,
         time_limit_ms: Some(500),
     }
+}
+
+fn share(kind: Kind, verb: Verb) -> FromClient {
+    FromClient::Share(Share {
+        id: 2,
+        heard: vec![1],
+        kind,
+        verb,
+        name: "x".into(),
+        owner: "o".into(),
+        limit: Some(5),
+        timeout_ms: Some(1000),
+        tasks: vec![(uuid(), 7)],
+        body: Bytes::from_static(b"pickle"),
+    })
+}
+
+fn shared(outcome: Outcome, body: &'static [u8]) -> ToClient {
+    ToClient::Shared(Shared { id: 2, outcome, body: Bytes::from_static(body) })
 }
 
 fn calls() -> Calls {

@@ -1,0 +1,391 @@
+"""Dask's graphs as runs of calls: `get`, `compute` and `persist`.
+
+Owns what the client uses of Dask's private interface (`dask._task_spec`, `dask.base`, expressions), for
+dask >= 2024.12; `_dask_nodes` is the executor's part. Does not own how values become bytes (`_encode`), nor
+sending: whoever sends is a `Port`.
+
+Graphs arrive optimised. They are culled, and aliases and literals are taken out: those never become tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from dask._task_spec import Alias, DataNode, GraphNode, List, Task, TaskRef, convert_legacy_graph
+
+from hpcdag._dask_port import Port, TaskOptions, flatten, name_of, nested, port_of, text_of
+from hpcdag._decode import DIRECT, Input
+from hpcdag._encode import Encoder
+from hpcdag._graph import Call, Graph
+from hpcdag._pickling import UNCHANGING, Places
+
+# What collections call
+
+
+def get(client: Any, dsk: Any, keys: Any, finalize: bool = True, **kwargs: Any) -> Any:
+    """Computes keys of a graph: Dask's scheduler function.
+
+    Args:
+        client: a `Client` or a `Port`.
+        dsk: a graph or expression, optimised.
+        keys: a key, or (nested) lists of keys.
+        finalize: whether what only puts the parts of a collection together is done here, not on a worker.
+        kwargs: options (priority, retries, resources, workers, ...); unknown ones are ignored, as Dask's own
+            schedulers do, because libraries pass theirs.
+
+    Returns:
+        the value of a key; for lists lists, and tuples within.
+    """
+    port = port_of(client)
+    wanted = list(flatten(keys))
+    work = _Work(port, dsk, wanted, kwargs, finalize)
+    sent = work.send()
+    values: dict[Any, Any] = dict(zip(sent, port.gather(list(sent.values())), strict=True))
+    results = {key: work.value(key, values) for key in wanted}
+    return [nested(key, results) for key in keys] if isinstance(keys, list) else results[keys]
+
+
+def futures(port: Port, dsk: Any, keys: Sequence[Any], **kwargs: Any) -> list[Any]:
+    """The same, but futures of the keys, which later graphs with the same keys use."""
+    wanted = list(flatten(keys))
+    work = _Work(port, dsk, wanted, kwargs, False, persist=True)
+    sent = work.send()
+    return [sent[where] if type(where) is int else where for where in map(work.where.__getitem__, wanted)]
+
+
+def persist(client: Any, collections: Any, optimize_graph: bool = True, **kwargs: Any) -> Any:
+    """A collection whose parts are futures of what has been submitted; of several, a list."""
+    from dask import base
+
+    if base.is_dask_collection(collections):
+        return persist(client, [collections], optimize_graph, **kwargs)[0]
+    # Dask itself knows for each of its versions how collections are made of results.
+    plain = getattr(base.persist, "__wrapped__", base.persist)  # See `_patches`.
+    more = {
+        "traverse": False,
+        "optimize_graph": optimize_graph,
+        "scheduler": _futures_scheduler(port_of(client)),
+    }
+    return list(plain(*collections, **more, **kwargs))
+
+
+def compute(
+    client: Any,
+    collections: Any,
+    sync: bool = False,
+    optimize_graph: bool = True,
+    traverse: bool = True,
+    **kwargs: Any,
+) -> Any:
+    """A future of the value of a collection, of several a list; values instead with `sync`.
+
+    Args:
+        client: a `Client` or a `Port`.
+        collections: one or several; what is none stays as it is.
+        sync: whether to wait.
+        optimize_graph: whether graphs are optimised first.
+        traverse: whether lists, tuples, sets and dictionaries among several are looked into.
+        kwargs: options as in `get`.
+    """
+    import dask
+
+    port = port_of(client)
+    one = not isinstance(collections, (list, tuple, set, frozenset))
+    items = [collections] if one else list(collections)
+    if traverse:
+        items = [dask.delayed(v) if isinstance(v, (list, tuple, set, dict)) else v for v in items]
+    ours = [item for item in items if dask.is_dask_collection(item)]
+    found = iter(_computed(port, ours, optimize_graph, kwargs) if ours else [])
+    results = [next(found) if dask.is_dask_collection(item) else item for item in items]
+    if sync:
+        values = iter(port.gather([r for r in results if isinstance(r, port.future)]))
+        results = [next(values) if isinstance(r, port.future) else r for r in results]
+    return results[0] if one else results
+
+
+def _computed(port: Port, collections: list[Any], optimize_graph: bool, kwargs: Any) -> list[Any]:
+    """Futures of the values of collections."""
+    from dask import base
+
+    if hasattr(base, "collections_to_expr"):
+        more = {"traverse": False, "optimize_graph": optimize_graph, "scheduler": _futures_scheduler(port)}
+        return list(base.compute(*collections, **more, **kwargs))
+    dsk = base.collections_to_dsk(collections, optimize_graph)
+    finals, keys = {}, []
+    for collection in collections:
+        function, extra = collection.__dask_postcompute__()
+        keys.append(f"finalize-{base.tokenize(collection)}")
+        finals[keys[-1]] = (function, collection.__dask_keys__(), *extra)
+    return futures(port, dsk, keys, _finals=finals, **kwargs)
+
+
+def _futures_scheduler(port: Port) -> Callable[..., list[Any]]:
+    def schedule(dsk: Any, keys: Any, **more: Any) -> list[Any]:
+        return futures(port, dsk, keys, **more)
+
+    return schedule
+
+
+# Graphs
+
+
+class _Literal:
+    __slots__ = ("uses", "value")
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.uses = 0
+
+
+class _Work:
+    """A graph on its way: what becomes tasks, and where the value of each key is.
+
+    ``where`` has for a key the place of its task, a `_Literal` or a future.
+    """
+
+    def __init__(
+        self, port: Port, dsk: Any, wanted: list[Any], kwargs: Any, finalize: bool, persist: bool = False
+    ) -> None:
+        self.port = port
+        finals = kwargs.pop("_finals", {})
+        self.nodes, self.futures = _nodes(dsk, finals, port.future)
+        self.finals = (
+            {k: self.nodes[k] for k in wanted if _is_final(k, self.nodes.get(k))} if finalize else {}
+        )
+        self.where: dict[Any, Any] = {}
+        self.order: list[Any] = []
+        self.persist = persist
+        roots = [key for key in wanted if key not in self.finals]
+        for node in self.finals.values():
+            roots.extend(node.dependencies)
+        if persist:
+            for key in wanted:
+                self._keep_literal(key)
+        self._visit(roots)
+        tasks = {self.where[key]: key for key in roots if type(self.where[key]) is int}
+        self.fetched = sorted(tasks)
+        self.names = [tasks[place] for place in self.fetched]
+        self.options = TaskOptions(_annotations(dsk), kwargs)
+        if self.order:
+            _refuse_p2p(self.nodes, self.order)
+
+    def _keep_literal(self, key: Any) -> None:
+        """A literal that is asked for as a future becomes a task after all."""
+        at = key
+        while type(node := self.nodes.get(at)) is Alias and node.target != at:
+            at = node.target
+        if type(node) is DataNode:
+            self.nodes[key] = Task(key, _same, node.value)
+
+    def _visit(self, roots: Sequence[Any]) -> None:
+        """Puts what is needed in an order in which dependencies come first."""
+        nodes, where, order = self.nodes, self.where, self.order
+        living = self.port.keys()
+        opened = set()
+        stack = list(reversed(roots))
+        while stack:
+            key = stack[-1]
+            if key in where:
+                stack.pop()
+                continue
+            node = nodes.get(key)
+            kind = type(node)
+            if kind is DataNode:
+                where[key] = _Literal(node.value)
+            elif node is None or key in living:
+                found = self._future_of(key, node)
+                if found is not None:
+                    where[key] = found
+            if key in where:
+                stack.pop()
+                continue
+            needed = (node.target,) if kind is Alias else node.dependencies
+            missing = [dep for dep in needed if dep not in where]
+            if not missing:
+                stack.pop()
+                if kind is Alias:
+                    where[key] = where[node.target]
+                    continue
+                where[key] = len(order)
+                order.append(key)
+                for dep in needed:
+                    found = where[dep]
+                    if type(found) is _Literal:
+                        found.uses += 1
+            elif key in opened:
+                raise RuntimeError(f"the graph has a cycle through {key!r}")
+            else:
+                opened.add(key)
+                stack.extend(missing)
+
+    def _future_of(self, key: Any, node: Any) -> Any:
+        """The future that has a key: one in the graph, or a living one of an earlier graph.
+
+        Raises:
+            KeyError: there is none, and no task either.
+        """
+        found = self.futures.get(key)
+        if found is None:
+            found = self.port.known(key)
+        if found is None and node is None:
+            raise KeyError(f"{key!r} is not in the graph, and no future that lives has this key")
+        return found
+
+    def send(self) -> dict[int, Any]:
+        """Submits the tasks; futures of what is fetched, by place."""
+        if not self.order:
+            return {}
+        graph = self.port.new_graph(name_of(self.order[-1]))
+        graph.set_calls(self._calls(graph))
+        if self.futures:
+            graph.keep.extend(self.futures.values())
+        names = self.names if self.persist else None
+        return dict(zip(self.fetched, self.port.submit(graph, names), strict=True))
+
+    def _calls(self, graph: Graph) -> Iterator[Call]:
+        encoder, nodes, option, wanted = graph.encoder, self.nodes, self.options.of, set(self.fetched)
+        for place, key in enumerate(self.order):
+            node = nodes[key]
+            entry, deps = None, []
+            if type(node) is Task:
+                entry, deps = self._direct(node, encoder)
+            if entry is None:
+                entry, deps = self._evaluated(node, graph)
+            yield Call(entry, deps, text_of(key), option(key, graph), place in wanted)
+
+    def _direct(self, node: Any, encoder: Encoder) -> tuple[tuple[Any, ...] | None, list[Any]]:
+        """An entry for a task that refers to others only by its arguments, and the places of those.
+
+        Most tasks are such, and need no keys. None for the others.
+        """
+        where, inputs = self.where, encoder.inputs
+        places: dict[int, int] = {}
+        args = []
+        for arg in node.args:
+            kind = type(arg)
+            if kind is TaskRef or kind is Alias:
+                found = where[arg.key if kind is TaskRef else arg.target]
+                if type(found) is int:
+                    at = places.setdefault(found, len(places))
+                    args.append(inputs[at] if at < len(inputs) else Input(at))
+                elif type(found) is _Literal and type(found.value) in UNCHANGING:
+                    args.append(found.value)
+                else:
+                    return None, []
+            elif isinstance(arg, (GraphNode, TaskRef)):
+                return None, []
+            else:
+                args.append(arg)
+        kwargs = node.kwargs
+        if kwargs and any(isinstance(value, (GraphNode, TaskRef)) for value in kwargs.values()):
+            return None, []
+        return (DIRECT, node.func, tuple(args), kwargs or None), list(places)
+
+    def _evaluated(self, node: Any, graph: Graph) -> tuple[tuple[Any, ...], list[Any]]:
+        """An entry for any other node, and its dependencies."""
+        deps: list[Any] = []
+        keys: list[Any] = []
+        literals: dict[Any, Any] = {}
+        later: list[tuple[Any, Any]] = []
+        used = set()
+        for dep in node.dependencies:
+            found = self.where[dep]
+            if type(found) is int and found not in used:
+                used.add(found)
+                deps.append(found)
+                keys.append(dep)
+            else:
+                later.append((dep, found))
+        if later:
+            places = Places(graph._identity, deps)
+            for dep, found in later:
+                if type(found) is _Literal:
+                    literals[dep] = _literal(found, graph.encoder, places)
+                else:
+                    literals[dep] = Input(places.place(found))
+            deps = places.list
+        call = (node.func, node.args, node.kwargs) if type(node) is Task else None
+        return graph.encoder.node(node, call, keys, literals), deps
+
+    def value(self, key: Any, values: dict[Any, Any]) -> Any:
+        """The value of a wanted key, given those that were fetched."""
+        final = self.finals.get(key)
+        if final is not None:
+            return final({dep: self.value(dep, values) for dep in final.dependencies})
+        found = self.where[key]
+        if type(found) is _Literal:
+            return found.value
+        if type(found) is int:
+            return values[found]
+        if found not in values:
+            values[found] = self.port.gather([found])[0]
+        return values[found]
+
+
+def _literal(found: _Literal, encoder: Any, places: Places) -> Any:
+    """What stands for a literal in a task that uses it."""
+    value = found.value
+    if type(value) in UNCHANGING:
+        return value
+    return encoder.own(value, places)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _nodes(dsk: Any, finals: Mapping[Any, Any], future: type) -> tuple[dict[Any, GraphNode], dict[Any, Any]]:
+    """The nodes of a graph by key, and the futures in it by the keys that they stand for."""
+    graph = dsk if isinstance(dsk, Mapping) else dsk.__dask_graph__()
+    if type(graph) is not dict or finals:
+        from dask.utils import ensure_dict
+
+        graph = {**ensure_dict(graph), **finals}
+    found = {}
+    for key, value in graph.items():
+        if isinstance(value, future):
+            found[key] = found[value.key] = value
+    return convert_legacy_graph(graph), found
+
+
+def _is_final(key: Any, node: Any) -> bool:
+    """Whether a wanted key is a task that only puts the parts of a collection together."""
+    return (
+        isinstance(key, str)
+        and key.startswith("finalize-")
+        and type(node) is Task
+        and bool(node.args)
+        and type(node.args[0]) is List
+        and not node.kwargs
+    )
+
+
+def _refuse_p2p(nodes: Mapping[Any, Any], order: Sequence[Any]) -> None:
+    """Raises RuntimeError for a shuffle that only workers of dask.distributed can do."""
+    seen = set()
+    for key in order:
+        node = nodes[key]
+        function = getattr(node, "func", None)
+        if (type(node), id(function)) in seen:
+            continue
+        seen.add((type(node), id(function)))
+        module = getattr(function, "__module__", None) or ""
+        if type(node).__name__ == "P2PBarrierTask" or module.startswith("distributed.shuffle"):
+            raise RuntimeError(
+                "this graph shuffles with the method 'p2p', which needs workers of dask.distributed. Use the "
+                'method "tasks": shuffle_method="tasks" (or method="tasks" for rechunk), or '
+                'dask.config.set({"dataframe.shuffle.method": "tasks", "array.rechunk.method": "tasks"})'
+            )
+
+
+def _annotations(dsk: Any) -> dict[str, dict[Any, Any]]:
+    """Annotations of a graph: for each kind, values by key."""
+    if not isinstance(dsk, Mapping):
+        return dsk.__dask_annotations__() if hasattr(dsk, "__dask_annotations__") else {}
+    found: dict[str, dict[Any, Any]] = {}
+    for layer in getattr(dsk, "layers", {}).values():
+        for kind, value in (getattr(layer, "annotations", None) or {}).items():
+            for key in layer:
+                found.setdefault(kind, {})[key] = value(key) if callable(value) else value
+    return found
