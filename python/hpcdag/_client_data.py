@@ -1,5 +1,7 @@
-"""What a client does with data and futures: gather, scatter, cancel, retry. Owns the structures that are taken
-and given."""
+"""What a client does with data and futures: gather, scatter, cancel, retry.
+
+Owns the structures that are taken and given.
+"""
 
 from __future__ import annotations
 
@@ -131,7 +133,6 @@ class ClientData:
             session.on_tasks(tag, run, tasks, reason)
 
 
-
 def _replaced(value: Any, values: dict[Any, Any]) -> Any:
     """`value` with results in place of futures; futures without results are left out."""
     if isinstance(value, Future):
@@ -174,5 +175,3 @@ def futures_of(obj: Any, client: Client | None = None) -> list[Future]:
             graph = one.__dask_graph__()
             todo += reversed(list(graph.values() if isinstance(graph, Mapping) else []))
     return list(found)
-
-

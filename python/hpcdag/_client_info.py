@@ -150,8 +150,7 @@ class ClientInfo:
         )
 
 
-def _worker(worker: dict[str, Any]) -> dict[str,
-Any]:
+def _worker(worker: dict[str, Any]) -> dict[str, Any]:
     """A worker as Dask's client tells it."""
     memory = worker["memory"]
     return {

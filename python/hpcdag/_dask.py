@@ -10,24 +10,24 @@ Graphs arrive optimised. They are culled, and aliases and literals are taken out
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hpcdag._dask_port import Port, TaskOptions, flatten, name_of, nested, text_of
-from hpcdag._decode import Input
+from dask._task_spec import Alias, DataNode, GraphNode, List, Task, TaskRef, convert_legacy_graph
+
+from hpcdag._dask_port import Port, TaskOptions, flatten, name_of, nested, port_of, text_of
+from hpcdag._decode import DIRECT, Input
+from hpcdag._encode import Encoder
 from hpcdag._graph import Call, Graph
 from hpcdag._pickling import UNCHANGING, Places
-
-if TYPE_CHECKING:
-    from dask._task_spec import GraphNode
 
 # What collections call
 
 
-def get(port: Port, dsk: Any, keys: Any, finalize: bool = True, **kwargs: Any) -> Any:
+def get(client: Any, dsk: Any, keys: Any, finalize: bool = True, **kwargs: Any) -> Any:
     """Computes keys of a graph: Dask's scheduler function.
 
     Args:
-        port: who sends.
+        client: a `Client` or a `Port`.
         dsk: a graph or expression, optimised.
         keys: a key, or (nested) lists of keys.
         finalize: whether what only puts the parts of a collection together is done here, not on a worker.
@@ -37,6 +37,7 @@ def get(port: Port, dsk: Any, keys: Any, finalize: bool = True, **kwargs: Any) -
     Returns:
         the value of a key; for lists lists, and tuples within.
     """
+    port = port_of(client)
     wanted = list(flatten(keys))
     work = _Work(port, dsk, wanted, kwargs, finalize)
     sent = work.send()
@@ -53,24 +54,57 @@ def futures(port: Port, dsk: Any, keys: Sequence[Any], **kwargs: Any) -> list[An
     return [sent[where] if type(where) is int else where for where in map(work.where.__getitem__, wanted)]
 
 
-def persist(port: Port, collections: Sequence[Any], optimize_graph: bool = True, **kwargs: Any) -> list[Any]:
-    """Collections whose parts are futures of what has been submitted."""
+def persist(client: Any, collections: Any, optimize_graph: bool = True, **kwargs: Any) -> Any:
+    """A collection whose parts are futures of what has been submitted; of several, a list."""
     from dask import base
 
+    if base.is_dask_collection(collections):
+        return persist(client, [collections], optimize_graph, **kwargs)[0]
     # Dask itself knows for each of its versions how collections are made of results.
-    plain = _original_persist or base.persist
-    more = {"traverse": False, "optimize_graph": optimize_graph, "scheduler": _futures_scheduler(port)}
+    plain = getattr(base.persist, "__wrapped__", base.persist)  # See `_patches`.
+    more = {
+        "traverse": False,
+        "optimize_graph": optimize_graph,
+        "scheduler": _futures_scheduler(port_of(client)),
+    }
     return list(plain(*collections, **more, **kwargs))
 
 
-def _futures_scheduler(port: Port) -> Callable[..., list[Any]]:
-    def schedule(dsk: Any, keys: Any, **more: Any) -> list[Any]:
-        return futures(port, dsk, keys, **more)
+def compute(
+    client: Any,
+    collections: Any,
+    sync: bool = False,
+    optimize_graph: bool = True,
+    traverse: bool = True,
+    **kwargs: Any,
+) -> Any:
+    """A future of the value of a collection, of several a list; values instead with `sync`.
 
-    return schedule
+    Args:
+        client: a `Client` or a `Port`.
+        collections: one or several; what is none stays as it is.
+        sync: whether to wait.
+        optimize_graph: whether graphs are optimised first.
+        traverse: whether lists, tuples, sets and dictionaries among several are looked into.
+        kwargs: options as in `get`.
+    """
+    import dask
+
+    port = port_of(client)
+    one = not isinstance(collections, (list, tuple, set, frozenset))
+    items = [collections] if one else list(collections)
+    if traverse:
+        items = [dask.delayed(v) if isinstance(v, (list, tuple, set, dict)) else v for v in items]
+    ours = [item for item in items if dask.is_dask_collection(item)]
+    found = iter(_computed(port, ours, optimize_graph, kwargs) if ours else [])
+    results = [next(found) if dask.is_dask_collection(item) else item for item in items]
+    if sync:
+        values = iter(port.gather([r for r in results if isinstance(r, port.future)]))
+        results = [next(values) if isinstance(r, port.future) else r for r in results]
+    return results[0] if one else results
 
 
-def compute(port: Port, collections: Sequence[Any], optimize_graph: bool = True, **kwargs: Any) -> list[Any]:
+def _computed(port: Port, collections: list[Any], optimize_graph: bool, kwargs: Any) -> list[Any]:
     """Futures of the values of collections."""
     from dask import base
 
@@ -86,56 +120,11 @@ def compute(port: Port, collections: Sequence[Any], optimize_graph: bool = True,
     return futures(port, dsk, keys, _finals=finals, **kwargs)
 
 
-_original_persist: Callable[..., Any] | None = None
+def _futures_scheduler(port: Port) -> Callable[..., list[Any]]:
+    def schedule(dsk: Any, keys: Any, **more: Any) -> list[Any]:
+        return futures(port, dsk, keys, **more)
 
-
-def patch_persist(is_ours: Callable[[Any], Any]) -> Callable[[], None]:
-    """Makes `dask.persist` leave results on workers where Dask does not by itself (before 2026.1).
-
-    Args:
-        is_ours: the port behind a scheduler function, or None.
-
-    Returns:
-        what undoes it.
-    """
-    import dask
-    from dask import base
-
-    global _original_persist
-    if _persist_hook() or _original_persist is not None:
-        return lambda: None
-    original = _original_persist = base.persist
-
-    def patched(
-        *args: Any, traverse: bool = True, optimize_graph: bool = True, scheduler: Any = None, **kw: Any
-    ):
-        collections, repack = base.unpack_collections(*args, traverse=traverse)
-        port = (
-            is_ours(base.get_scheduler(scheduler=scheduler, collections=collections)) if collections else None
-        )
-        if port is None:
-            more = {"traverse": traverse, "optimize_graph": optimize_graph, "scheduler": scheduler}
-            return original(*args, **more, **kw)
-        return repack(persist(port, collections, optimize_graph=optimize_graph, **kw))
-
-    patched.__doc__ = original.__doc__
-    base.persist = dask.persist = patched
-
-    def undo() -> None:
-        global _original_persist
-        if base.persist is patched:
-            base.persist = dask.persist = original
-            _original_persist = None
-
-    return undo
-
-
-def _persist_hook() -> bool:
-    """Whether `dask.persist` asks a scheduler for its own `persist`."""
-    import dask
-
-    year, month = (int(part) for part in dask.__version__.split(".")[:2])
-    return (year, month) >= (2026, 1)
+    return schedule
 
 
 # Graphs
@@ -183,8 +172,6 @@ class _Work:
 
     def _keep_literal(self, key: Any) -> None:
         """A literal that is asked for as a future becomes a task after all."""
-        from dask._task_spec import Alias, DataNode, Task
-
         at = key
         while type(node := self.nodes.get(at)) is Alias and node.target != at:
             at = node.target
@@ -193,8 +180,6 @@ class _Work:
 
     def _visit(self, roots: Sequence[Any]) -> None:
         """Puts what is needed in an order in which dependencies come first."""
-        from dask._task_spec import Alias, DataNode
-
         nodes, where, order = self.nodes, self.where, self.order
         living = self.port.keys()
         opened = set()
@@ -259,35 +244,69 @@ class _Work:
         return dict(zip(self.fetched, self.port.submit(graph, names), strict=True))
 
     def _calls(self, graph: Graph) -> Iterator[Call]:
-        from dask._task_spec import Task
-
-        encoder, nodes, where, wanted = graph.encoder, self.nodes, self.where, set(self.fetched)
+        encoder, nodes, option, wanted = graph.encoder, self.nodes, self.options.of, set(self.fetched)
         for place, key in enumerate(self.order):
             node = nodes[key]
-            deps: list[Any] = []
-            keys: list[Any] = []
-            literals: dict[Any, Any] = {}
-            later: list[tuple[Any, Any]] = []
-            for dep in node.dependencies:
-                found = where[dep]
-                if type(found) is int and found not in deps:
-                    deps.append(found)
-                    keys.append(dep)
-                else:
-                    later.append((dep, found))
-            if later:
-                places = Places(graph._identity, deps)
-                for dep, found in later:
-                    if type(found) is _Literal:
-                        literals[dep] = _literal(found, encoder, places)
-                    else:
-                        literals[dep] = Input(places.place(found))
-                deps = places.list
+            entry, deps = None, []
             if type(node) is Task:
-                entry = encoder.node(None, (node.func, node.args, node.kwargs), keys, literals)
+                entry, deps = self._direct(node, encoder)
+            if entry is None:
+                entry, deps = self._evaluated(node, graph)
+            yield Call(entry, deps, text_of(key), option(key, graph), place in wanted)
+
+    def _direct(self, node: Any, encoder: Encoder) -> tuple[tuple[Any, ...] | None, list[Any]]:
+        """An entry for a task that refers to others only by its arguments, and the places of those.
+
+        Most tasks are such, and need no keys. None for the others.
+        """
+        where, inputs = self.where, encoder.inputs
+        places: dict[int, int] = {}
+        args = []
+        for arg in node.args:
+            kind = type(arg)
+            if kind is TaskRef or kind is Alias:
+                found = where[arg.key if kind is TaskRef else arg.target]
+                if type(found) is int:
+                    at = places.setdefault(found, len(places))
+                    args.append(inputs[at] if at < len(inputs) else Input(at))
+                elif type(found) is _Literal and type(found.value) in UNCHANGING:
+                    args.append(found.value)
+                else:
+                    return None, []
+            elif isinstance(arg, (GraphNode, TaskRef)):
+                return None, []
             else:
-                entry = encoder.node(node, None, keys, literals)
-            yield Call(entry, deps, text_of(key), self.options.of(key, graph), place in wanted)
+                args.append(arg)
+        kwargs = node.kwargs
+        if kwargs and any(isinstance(value, (GraphNode, TaskRef)) for value in kwargs.values()):
+            return None, []
+        return (DIRECT, node.func, tuple(args), kwargs or None), list(places)
+
+    def _evaluated(self, node: Any, graph: Graph) -> tuple[tuple[Any, ...], list[Any]]:
+        """An entry for any other node, and its dependencies."""
+        deps: list[Any] = []
+        keys: list[Any] = []
+        literals: dict[Any, Any] = {}
+        later: list[tuple[Any, Any]] = []
+        used = set()
+        for dep in node.dependencies:
+            found = self.where[dep]
+            if type(found) is int and found not in used:
+                used.add(found)
+                deps.append(found)
+                keys.append(dep)
+            else:
+                later.append((dep, found))
+        if later:
+            places = Places(graph._identity, deps)
+            for dep, found in later:
+                if type(found) is _Literal:
+                    literals[dep] = _literal(found, graph.encoder, places)
+                else:
+                    literals[dep] = Input(places.place(found))
+            deps = places.list
+        call = (node.func, node.args, node.kwargs) if type(node) is Task else None
+        return graph.encoder.node(node, call, keys, literals), deps
 
     def value(self, key: Any, values: dict[Any, Any]) -> Any:
         """The value of a wanted key, given those that were fetched."""
@@ -318,8 +337,6 @@ def _same(value: Any) -> Any:
 
 def _nodes(dsk: Any, finals: Mapping[Any, Any], future: type) -> tuple[dict[Any, GraphNode], dict[Any, Any]]:
     """The nodes of a graph by key, and the futures in it by the keys that they stand for."""
-    from dask._task_spec import convert_legacy_graph
-
     graph = dsk if isinstance(dsk, Mapping) else dsk.__dask_graph__()
     if type(graph) is not dict or finals:
         from dask.utils import ensure_dict
@@ -334,8 +351,6 @@ def _nodes(dsk: Any, finals: Mapping[Any, Any], future: type) -> tuple[dict[Any,
 
 def _is_final(key: Any, node: Any) -> bool:
     """Whether a wanted key is a task that only puts the parts of a collection together."""
-    from dask._task_spec import List, Task
-
     return (
         isinstance(key, str)
         and key.startswith("finalize-")

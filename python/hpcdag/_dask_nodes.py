@@ -28,9 +28,7 @@ def evaluate(
             return values[value.key]
         if isinstance(value, GraphNode):
             return value({key: values[key] for key in value.dependencies})
-        if type(value).__name__ in _CHANGEABLE and hasattr(value, "copy"):
-            return value.copy()  # The task's batch is kept: the next attempt must find it as it was.
-        return value
+        return _own(value)
 
     new = [made(arg) for arg in args]
     if function is _execute_subgraph:
@@ -38,6 +36,23 @@ def evaluate(
     if kwargs:
         return function(*new, **{name: made(value) for name, value in kwargs.items()})
     return function(*new)
+
+
+def call(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Any:
+    """The same for a task whose arguments are all values."""
+    if function is _execute_subgraph:
+        return _subgraph(*args)
+    new = map(_own, args)
+    return (
+        function(*new, **{name: _own(value) for name, value in kwargs.items()}) if kwargs else function(*new)
+    )
+
+
+def _own(value: Any) -> Any:
+    """A value of the graph for one run. The batch is kept: the next attempt must find it as it was."""
+    if type(value).__name__ in _CHANGEABLE and hasattr(value, "copy"):
+        return value.copy()
+    return value
 
 
 _CHANGEABLE = frozenset(("ndarray", "DataFrame", "Series", "MaskedArray"))

@@ -7,13 +7,16 @@ documents.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+import threading
+import uuid
+import weakref
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hpcdag._graph import Graph, Options
 
 if TYPE_CHECKING:
-    from hpcdag._session import Session
+    from hpcdag.client import Client
 
 _KNOWN_OPTIONS = (
     "priority",
@@ -53,41 +56,34 @@ class Port(Protocol):
         ...
 
 
-class SessionPort:
-    """The port of a client.
+class ClientPort:
+    """The port of a `Client`."""
 
-    Args:
-        session: its session.
-        environment: what executors have to know first.
-        known: a future of a living key.
-        gather: values of futures.
-    """
-
-    def __init__(
-        self,
-        session: Session,
-        environment: Callable[[], bytes],
-        known: Callable[[Any], Any],
-        gather: Callable[[Sequence[Any]], list[Any]],
-    ) -> None:
+    def __init__(self, client: Client) -> None:
         from hpcdag.future import Future
 
         self.future = Future
-        self._session = session
-        self._environment = environment
-        self.known = known
-        self.gather = gather
+        self._client = client
+        self._session = client._session
+
+    def known(self, key: Any) -> Any:
+        """A future of the task that has this key, unless it failed; else None."""
+        return self._client._submitter.known(key)
+
+    def gather(self, futures: Sequence[Any]) -> list[Any]:
+        """Their values; raises the exception of a failed one."""
+        return self._client.gather(list(futures))
 
     def new_graph(self, name: str) -> Graph:
         """A run that knows futures."""
         from hpcdag._submit import locate_from
 
-        return Graph(name, locate_from(self._session), self.future)
+        return Graph(f"{name}-{uuid.uuid4().hex[:12]}", locate_from(self._session), self.future)
 
     def submit(self, graph: Graph, keys: Sequence[Any] | None) -> list[Any]:
         """Sends a run; the futures of its results, findable by `keys` if there are any."""
         session = self._session
-        run = session.submit_graph(graph, self._environment())
+        run = session.submit_graph(graph, self._client._environment())
         names = keys if keys is not None else [None] * len(graph.results)
         if keys is not None:
             with session.lock:
@@ -98,6 +94,20 @@ class SessionPort:
     def keys(self) -> Container[Any]:
         """The keys of living futures."""
         return self._session.book.keys
+
+
+def port_of(client: Any) -> Port:
+    """The port of a client; ports are their own."""
+    if hasattr(client, "new_graph"):
+        return client
+    with _lock:
+        if client not in _ports:
+            _ports[client] = ClientPort(weakref.proxy(client))
+        return _ports[client]
+
+
+_ports: weakref.WeakKeyDictionary[Any, Port] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
 
 
 class TaskOptions:
@@ -151,7 +161,10 @@ def canonical(key: Any) -> Any:
 
 def text_of(key: Any) -> str:
     """A key for people and messages."""
-    return key if type(key) is str else str(canonical(key))
+    if type(key) is str:
+        return key
+    text = str(key)
+    return str(canonical(key)) if "np." in text else text
 
 
 def name_of(key: Any) -> str:

@@ -9,6 +9,7 @@ it is:
   tuples, sets and dicts, which are made anew for each run;
 * ``(NODE, function, args, kwargs | None, keys, literals | None)``: a task of Dask: ``keys`` name the inputs
   in their order, ``literals`` are further values by key (an `Input` where an input has one more key);
+* ``(DIRECT, function, args, kwargs | None)``: a task of Dask whose placeholders are arguments themselves;
 * ``(WHOLE, node, keys, literals | None)``: any other node of Dask, which is called with the values;
 * ``(LATE, bytes)``: one of the above, pickled by itself with inputs as persistent ids, for values that hold
   inputs where no walk finds them.
@@ -26,7 +27,7 @@ from functools import partial
 from typing import Any
 
 MAP, LIST = 0, 1
-CALL, SWAP, NODE, WHOLE, LATE = range(5)
+CALL, SWAP, NODE, WHOLE, LATE, DIRECT = range(6)
 
 _context = threading.local()
 
@@ -199,15 +200,18 @@ class Batch:
                 function, kwargs = swap(function, inputs), swap(kwargs, inputs)
                 args = [swap(arg, inputs) for arg in args]
             return partial(function, *args, **kwargs) if kwargs else partial(function, *args)
+        from hpcdag import _dask_nodes
+
+        if kind == DIRECT:
+            args = [swap(arg, inputs) if type(arg) in (Input, Own) else arg for arg in entry[2]]
+            return partial(_dask_nodes.call, entry[1], args, entry[3])
         values = dict(zip(entry[-2], inputs, strict=False))
         if entry[-1]:
             for key, value in entry[-1].items():
                 values[key] = swap(value, inputs) if type(value) in (Input, Own) else value
         if kind == WHOLE:
             return partial(entry[1], values)
-        from hpcdag._dask_nodes import evaluate
-
-        return partial(evaluate, entry[1], entry[2], entry[3], values)
+        return partial(_dask_nodes.evaluate, entry[1], entry[2], entry[3], values)
 
     def _reading(self, read: Callable[[], Any]) -> Any:
         before = getattr(_context, "functions", None)

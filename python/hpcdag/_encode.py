@@ -51,6 +51,7 @@ class Encoder:
         identity: Callable[[Any], Any] = id,
     ) -> None:
         self.functions = Functions()
+        self.inputs = _INPUTS
         self._future = future
         self._bring = bring
         self._identity = identity
@@ -259,11 +260,11 @@ class Encoder:
             blame(_calls_of((LIST, [entry])), self._late, err)
 
 
+# The same object for the same place, because a pickle writes it once then.
 _INPUTS = [Input(at) for at in range(64)]
 
 
 def _input(at: int) -> Input:
-    """A placeholder; the same object for the same place, because a pickle writes it once then."""
     return _INPUTS[at] if at < len(_INPUTS) else Input(at)
 
 

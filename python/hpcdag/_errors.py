@@ -6,11 +6,14 @@ exception, `rebuild` is what payloads call when they are loaded. A payload alway
 
 from __future__ import annotations
 
+import copyreg
+import io
 import os
 import pickle
 import socket
 import sys
 import traceback
+from collections import ChainMap
 from types import TracebackType
 from typing import Any
 
@@ -162,13 +165,28 @@ def _loadable_pickle(error: BaseException) -> bytes | None:
     """A pickle of `error` alone that was seen to load, or None."""
     import cloudpickle
 
+    # `tblib`, once somebody has installed it (distributed does), pickles what an exception came from with it:
+    # one that does not load would spoil all.
+    own = {k: v for k, v in copyreg.dispatch_table.items() if not issubclass(k, BaseException)}
+
+    class ByValue(cloudpickle.Pickler):
+        dispatch_table = ChainMap(getattr(cloudpickle.Pickler, "_dispatch_table", {}), own)
+
+    class ByName(pickle.Pickler):
+        dispatch_table = own
+
+    def dump(pickler: type[pickle.Pickler]) -> bytes:
+        out = io.BytesIO()
+        pickler(out, protocol=5).dump(error)
+        return out.getvalue()
+
     try:
         try:
-            packed = pickle.dumps(error, protocol=5)
+            packed = dump(ByName)
             if b"__main__" in packed:
                 raise pickle.PicklingError("classes of __main__ go by value")
         except Exception:
-            packed = cloudpickle.dumps(error, protocol=5)
+            packed = dump(ByValue)
         again = pickle.loads(packed)
     except Exception:
         return None

@@ -58,8 +58,8 @@ def traceback_of(failure: list) -> types.TracebackType | str | None:
 
 
 def _load(raised: list) -> BaseException:
-    # In a thread of its own: the frames that `tblib` makes would refer to those of the caller, and so keep alive
-    # whatever the user has in them.
+    # In a thread of its own: the frames that `tblib` makes would refer to those of the caller, and so keep
+    # alive whatever the user has in them.
     loaded: list[BaseException] = []
     thread = threading.Thread(target=lambda: loaded.append(_load_here(raised)), name="hpcdag-load")
     thread.start()

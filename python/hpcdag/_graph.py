@@ -116,7 +116,7 @@ class Piece:
         ]  # fmt: skip
 
 
-@dataclass
+@dataclass(slots=True)
 class Call:
     """One task that is to be added: an entry of `_encode` and what the scheduler has to know of it.
 
@@ -252,7 +252,9 @@ class Graph:
         for at in range(0, total, BATCH_TASKS):
             rows = list(zip(*(column[at : at + BATCH_TASKS] for column in columns), strict=True))
             new, deps = self.encoder.replaced(rows, shared)
-            names = None if keys is None else keys[at : at + BATCH_TASKS]
+            # What is not alike has to have its keys listed.
+            places = range(at, at + len(rows))
+            names = [f"{self.name}-{i}" if keys is None else keys[i] for i in places]
             data = self.encoder.mapped(function, list(zip(*new, strict=True)), kwargs, True)
             batches: Iterable[tuple[int, bytes]] = [(len(rows), data)] if data is not None else ()
             if data is None:
@@ -260,7 +262,7 @@ class Graph:
             start = 0
             for count, batch in batches:
                 stop = start + count
-                self._add(batch, deps[start:stop], [option] * count, names and names[start:stop], None)
+                self._add(batch, deps[start:stop], [option] * count, names[start:stop], None)
                 start = stop
                 yield
 

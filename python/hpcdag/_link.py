@@ -35,7 +35,7 @@ CONFIRM_INTERVAL = 2.0
 #: A connection on which a ping is not answered for so long is given up, seconds.
 SILENCE = 60.0
 
-#: A client gives up when the scheduler was not reached for so long after a cut, and complains before, seconds.
+#: After a cut, a client complains when the scheduler was not reached for so long, and gives up, seconds.
 GIVE_UP = 900.0
 COMPLAIN = 10.0
 
@@ -94,7 +94,11 @@ class Link:
         raise NotImplementedError
 
     def _tidy(self) -> None:
-        """Before the thread sends: queues what has been collected."""
+        """Queues what has been collected."""
+        raise NotImplementedError
+
+    def _collect(self) -> float:
+        """Before the thread sends: `_tidy`, or after how many seconds."""
         raise NotImplementedError
 
     def _end(self, error: Exception) -> None:
@@ -200,7 +204,7 @@ class Link:
             selector.register(sock, selectors.EVENT_READ)
             writing = False
             while True:
-                self._tidy()
+                pause = self._collect()
                 full = self._write(sock)
                 if full != writing:
                     events = selectors.EVENT_READ | (selectors.EVENT_WRITE if full else 0)
@@ -216,12 +220,13 @@ class Link:
                     continue
                 if self._pinged and now - heard > SILENCE:
                     raise TimeoutError(errno.ETIMEDOUT, "the scheduler does not answer")
-                wait = 0 if sock.pending() else max(0.0, last_ping + interval - now)
+                wait = 0 if sock.pending() else min(pause, max(0.0, last_ping + interval - now))
                 ready = selector.select(0.1 if self._closing else wait)
                 for key, _ in ready:
                     if key.fileobj is self._wake_read:
-                        self._woken = False
+                        # In this order: whoever comes in between has queued what the next round finds.
                         _drain(self._wake_read)
+                        self._woken = False
                 got, ended = _read(sock, chunk, inbox)
                 if got:
                     heard = time.monotonic()

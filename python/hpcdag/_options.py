@@ -68,6 +68,9 @@ def options(
     or text such as "4GiB". `time_limit`: seconds, text or timedelta. `nthreads`: CPU slots.
     Raises ValueError and TypeError for what makes no sense.
     """
+    said = priority or retries or resources or workers or memory or time_limit is not None or output_size
+    if not said and nthreads == 1 and not allow_other_workers and "DEFAULT" in globals():
+        return DEFAULT
     if isinstance(workers, str):
         workers = [workers]
     elif workers is not None and not isinstance(workers, (list, tuple, set, frozenset)):
@@ -88,3 +91,7 @@ def options(
         output_size=parse_size(output_size),
         time_limit=limit,
     )
+
+
+#: What calls have of which nothing is said.
+DEFAULT = options()

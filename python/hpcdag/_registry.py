@@ -1,5 +1,6 @@
-"""Which client is meant where none is named, in programs and in tasks; what becomes of clients at the end of the
-interpreter and in forked processes.
+"""Which client is meant where none is named, in programs and in tasks.
+
+Also what becomes of clients at the end of the interpreter and in forked processes.
 
 Owns the lists of clients.
 """
@@ -73,7 +74,8 @@ def default_client(client: Client | None = None) -> Client:
 def get_client(address: str | None = None, timeout: Any = None, resolve_address: bool = True) -> Client:
     """The client that is the default; in a task, one of the task's cluster. Raises ValueError if there is
     none."""
-    try: return default_client()
+    try:
+        return default_client()
     except ValueError:
         if not in_task():
             raise
@@ -119,7 +121,7 @@ class Worker:
     def __init__(self) -> None:
         self.name = os.environ.get("HPCDAG_WORKER", "")
         self.address = os.environ.get("HPCDAG_WORKER_ADDRESS", self.name)
-        self.local_directory = os.environ.get("HPCDAG_LOCAL_DIRECTORY") or os.getcwd()
+        self.local_directory = os.environ.get("HPCDAG_WORKER_DIR") or os.getcwd()
 
     @property
     def client(self) -> Client:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import _book, _calls
 from ._encode import Encoder
 from ._graph import Brought, Options
+from ._options import DEFAULT
 from .future import Future
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Submitter:
         with session.lock:
             if pure and (known := self.known(key)) is not None:
                 return known
-            run, writer = session.shared_run(self._environment())
+            run, writer = session.shared_run(self._environment)
             seen = writer.seen.get(id(found), (None, 0))[1]
             writer.functions(found.codes[seen:])
             # The encoder is kept with its number, so that no other one gets that.
@@ -113,7 +114,6 @@ class Submitter:
             run.keep += deps
             run.take(index)
             session.book.name(run, index, key)
-        session.wake()
         return Future._of(session, run, index, key)
 
     def known(self, key: Any) -> Future | None:
@@ -133,7 +133,8 @@ class Submitter:
         hashed = blake2b(data, digest_size=16)
         for dep in deps:
             hashed.update(dep._run.uuid + dep._index.to_bytes(4, "little"))
-        hashed.update(repr(options).encode())
+        if options is not DEFAULT:
+            hashed.update(repr(options).encode())
         return f"{function_name(function)}-{hashed.hexdigest()}"
 
     @staticmethod

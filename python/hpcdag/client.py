@@ -9,7 +9,7 @@ import contextlib
 import os
 import uuid
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from . import _book, _discovery, _environment, _registry
@@ -21,7 +21,7 @@ from ._options import options as make_options
 from ._options import parse_seconds
 from ._peers import Peers
 from ._registry import client_of_cluster, default_client, get_client, get_worker
-from ._session import CANCEL, Session
+from ._session import Session
 from ._submit import Submitter, function_name, locate_from
 from ._waiting import as_completed, wait
 from .errors import HpcdagError, RefusedError
@@ -124,16 +124,13 @@ class Client(ClientInfo, ClientData, ClientWorkers):
         self._submitter = Submitter(self._session, self._environment)
         self._set_as_default = set_as_default
         self._patched: Any = None
-        self._dask_port: Any = None
         _registry.add(self, set_as_default)
         if set_as_default:
             self._become_default()
 
     def _become_default(self) -> None:
-        try:
-            from . import _patches
-        except ImportError:
-            return
+        from . import _patches
+
         self._patched = _patches.install(self)
 
     def _environment(self) -> bytes:
@@ -294,50 +291,25 @@ class Client(ClientInfo, ClientData, ClientWorkers):
 
     # Collections of Dask
 
-    def _port(self) -> Any:
-        """What `_dask` sends through."""
-        if self._dask_port is None:
-            from ._dask_port import SessionPort
-
-            self._dask_port = SessionPort(self._session, self._environment, self._submitter.known, self.gather)
-        return self._dask_port
-
     def get(self, dsk: Any, keys: Any, **kwargs: Any) -> Any:
-        """Computes keys of a Dask graph: what Dask calls a scheduler. `kwargs` are options as for `submit`; unknown
-        ones are ignored, because libraries pass theirs."""
+        """Computes keys of a Dask graph: what Dask calls a scheduler. `kwargs` are options as for `submit`;
+        unknown ones are ignored, because libraries pass theirs."""
         from . import _dask
 
-        return _dask.get(self._port(), dsk, keys, **kwargs)
+        return _dask.get(self, dsk, keys, **kwargs)
 
-    def compute(self, collections: Any, sync: bool = False, optimize_graph: bool = True, **kwargs: Any) -> Any:
-        """Futures of the values of Dask collections (of a list a list, of one collection one); with `sync` the
-        values. What is no collection stays as it is."""
+    def compute(self, collections: Any, sync: bool = False, **kwargs: Any) -> Any:
+        """A future of the value of a Dask collection, of several a list; with `sync` the values. What is no
+        collection stays as it is."""
         from . import _dask
 
-        port = self._port()
-        found = self._with_collections(
-            collections, lambda some: _dask.compute(port, some, optimize_graph=optimize_graph, **kwargs)
-        )
-        return self.gather(found) if sync else found
+        return _dask.compute(self, collections, sync=sync, **kwargs)
 
-    def persist(self, collections: Any, optimize_graph: bool = True, **kwargs: Any) -> Any:
+    def persist(self, collections: Any, **kwargs: Any) -> Any:
         """The same collections (of a list a list), whose parts are computed on the cluster and stay there."""
         from . import _dask
 
-        port = self._port()
-        return self._with_collections(
-            collections, lambda some: _dask.persist(port, some, optimize_graph=optimize_graph, **kwargs)
-        )
-
-    @staticmethod
-    def _with_collections(given: Any, function: Callable[[list[Any]], list[Any]]) -> Any:
-        one = not isinstance(given, (list, tuple, set, frozenset))
-        values = [given] if one else list(given)
-        places = [i for i, v in enumerate(values) if hasattr(v, "__dask_graph__") and not isinstance(v, type)]
-        if places:
-            for place, value in zip(places, function([values[i] for i in places]), strict=True):
-                values[place] = value
-        return values[0] if one else values
+        return _dask.persist(self, collections, **kwargs)
 
     # The end
 
@@ -384,7 +356,7 @@ class Client(ClientInfo, ClientData, ClientWorkers):
         if self._patched is not None and not self._session._forked:
             patched, self._patched = self._patched, None
             with contextlib.suppress(Exception):
-                patched.undo() if hasattr(patched, "undo") else patched()
+                patched()
         self._session.close(parse_seconds(timeout) or 0.0)
         self._session.peers.close()
         _registry.remove(self)

@@ -233,4 +233,4 @@ def _restore(cluster: str, run_uuid: bytes, index: int, name: str, key: Any) -> 
     from .client import client_of_cluster
 
     session = client_of_cluster(cluster)._session
-    return Future._of(session, session.want(run_uuid, index, name), index, key)
+    return Future._of(session, session.want(run_uuid, index, name, key), index, key)

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 @pytest.fixture(scope="module")
-def zygote():
+def zygote() -> Iterator[Any]:
     """A zygote, for the tests of a module."""
     from executors import Zygote
 
@@ -40,7 +41,7 @@ def zygote():
 
 
 @pytest.fixture
-def executor(zygote):
+def executor(zygote: Any) -> Iterator[Any]:
     """An executor of its own for a test."""
     made = zygote.executor()
     yield made

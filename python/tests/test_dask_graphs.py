@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from inline import Inline, InlineFuture, through
 
-from hpcdag import _dask
+from hpcdag import _dask, _patches
 from hpcdag._graph import Graph
 
 dask = pytest.importorskip("dask")
@@ -67,17 +67,14 @@ class Port:
         return _dask.persist(self, collections, **kwargs)
 
     def compute(self, *collections: Any, **kwargs: Any) -> Any:
-        return self.gather(_dask.compute(self, collections, **kwargs))
+        return _dask.compute(self, collections, sync=True, **kwargs)
 
 
 @pytest.fixture
 def port():
     port = Port()
-    undo = _dask.patch_persist(
-        lambda schedule: getattr(schedule, "__self__", None) if schedule == port.get else None
-    )
-    with dask.config.set({"scheduler": port.get, "dataframe.shuffle.method": "tasks"}):
-        yield port
+    undo = _patches.install(port)
+    yield port
     undo()
 
 
@@ -212,6 +209,9 @@ def test_delayed(port: Port) -> None:
     assert dask.compute(total, {"k": [inc(b)]}) == (13, {"k": [-1]})
     assert port.compute(total, inc(1)) == [13, 2]
     assert dask.delayed(lambda d: sorted(d["k"]))({"k": {inc(3), 2}}).compute() == [2, 4]
+    future = _dask.compute(port, inc(1))
+    assert isinstance(future, Future) and port.gather([future]) == [2]
+    assert port.compute([inc(1), {"k": inc(2)}], 5) == [[2, {"k": 3}], 5]
     kept = inc(100).persist()
     assert (kept + 1).compute() == 102 and port.inline.tasks == 1
 

@@ -1,5 +1,6 @@
 """Values as parts and back."""
 
+import copyreg
 import pickle
 import subprocess
 import sys
@@ -132,6 +133,18 @@ def test_chains_of_exceptions():
     assert kinds == [ValueError] * 3 + [KeyError]
 
 
+@pytest.fixture(params=[False, True], ids=["plain", "with tblib"])
+def registered(request):
+    """With and without what `tblib` registers when distributed is imported."""
+    before = dict(copyreg.dispatch_table)
+    if request.param:
+        pytest.importorskip("tblib.pickling_support").install()
+    yield
+    copyreg.dispatch_table.clear()
+    copyreg.dispatch_table.update(before)
+
+
+@pytest.mark.usefixtures("registered")
 def test_a_cause_that_does_not_load_is_told():
     class Odd(Exception):
         def __init__(self, a, b):

@@ -27,8 +27,8 @@ pub use cluster::{
 pub use doctor::DoctorArgs;
 pub use jobs::JobOptions;
 pub use look::{
-    CancelArgs, CompletionsArgs, ConfigArgs, ConfigCommand, ConfigShowArgs, ExplainArgs, FetchArgs,
-    StatusArgs, StoryArgs, WaitArgs,
+    CancelArgs, CompletionsArgs, ConfigArgs, ConfigCommand, ConfigImportArgs, ConfigShowArgs, ExplainArgs,
+    FetchArgs, StatusArgs, StoryArgs, WaitArgs,
 };
 pub use placement::{LauncherName, Per, PlacementOptions};
 pub use submit::{Stdout, SubmitArgs};

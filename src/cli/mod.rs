@@ -7,12 +7,14 @@ mod batch;
 mod bench;
 mod clusters;
 mod command_graph;
+mod compat;
 pub mod completions;
 mod context;
 pub mod detach;
 mod doctor;
 mod gather;
 mod hosts;
+mod import;
 mod jobs;
 mod lock;
 mod look;
@@ -96,6 +98,7 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Stop(args) => steer::stop(&context, args),
         Command::Config(args) => match &args.command {
             ConfigCommand::Show(args) => look::config_show(&context, args),
+            ConfigCommand::Import(args) => import::import(args),
         },
         Command::Doctor(args) => doctor::doctor(&context, args),
         Command::Bench(args) => bench::bench(&context, args),

@@ -3,6 +3,7 @@
 
 use super::args::RunArgs;
 use super::batch;
+use super::compat;
 use super::context::Context;
 use super::output;
 use super::signals::Requests;
@@ -60,6 +61,9 @@ pub(super) async fn program(
     let shown = name.to_string_lossy().into_owned();
     let mut process = std::process::Command::new(name);
     process.args(args).env("HPCDAG_SCHEDULER_FILE", scheduler_file);
+    if let Some(path) = compat::python_path(name)? {
+        process.env("PYTHONPATH", path);
+    }
     let fault = |e: std::io::Error| Error::new(Kind::Launch, format!("cannot start {shown}: {e}"));
     let child = process.spawn().map_err(fault)?;
     let pid = i32::try_from(child.id()).unwrap_or(0);

@@ -3,9 +3,11 @@
 //! documented in `config/default.toml` and is up to whoever reads them.
 //!
 //! Called by `cli` once at the start of a process. `layers` reads and merges, `schema` names the settings,
-//! `setting` converts single values, `check` compares values with one another, `show` prints.
+//! `setting` converts single values, `check` compares values with one another, `show` prints. `import` turns
+//! Dask's files into ours.
 
 mod check;
+mod import;
 mod layers;
 mod locks;
 mod path;
@@ -13,6 +15,7 @@ mod schema;
 mod setting;
 mod show;
 
+pub use import::Import;
 pub use layers::{Origin, Override, Sources};
 pub use path::PathTemplate;
 pub use schema::{Client, Config, Log, Memory, Network, Scheduler, Worker};
@@ -47,6 +50,18 @@ impl Config {
         let config = Config::read(&mut Reader::new(&mut layers), &[])?;
         check::config(&config, &layers)?;
         Ok(Loaded { config, layers })
+    }
+
+    /// The defaults with a file's text over them, and nothing else. Faults name the file as `name` says.
+    pub fn of_text(name: &str, text: &str) -> Result<Config> {
+        let schema = Schema::new();
+        let mut layers = Layers::default();
+        layers.add_text(&schema, DEFAULT_TOML, None)?;
+        layers.add_text(&schema, text, Some(std::path::Path::new(name)))?;
+        layers.drop_removed(&schema);
+        let config = Config::read(&mut Reader::new(&mut layers), &[])?;
+        check::config(&config, &layers)?;
+        Ok(config)
     }
 
     /// The defaults alone: for tests and for programs that embed hpcdag and set the rest themselves.

@@ -311,6 +311,8 @@ table! {
         resources: BTreeMap<String, Amount>,
         /// `[worker.memory]`
         memory: Memory,
+        /// `[worker.python]`
+        python: Python,
     }
 }
 
@@ -331,6 +333,18 @@ table! {
         enforce: bool,
         /// Memory that an idle executor process may keep beyond its start; what suits the limit if `None`.
         executor_idle: Option<ByteSize>,
+    }
+}
+
+table! {
+    /// `[worker.python]`: how calls of Python functions are run.
+    Python {
+        /// The interpreter, if it is not the client's.
+        executable: Option<String>,
+        /// Modules that are imported once for all executors, besides the usual ones.
+        preload: Option<Vec<String>>,
+        /// Whether executors are forked from one process that has imported what they need.
+        zygote: bool,
     }
 }
 

@@ -7,6 +7,7 @@ use super::peaks::Peaks;
 use super::scheduler_link::Link;
 use super::server::{Ending, Request};
 use super::transfer::Traffic;
+use super::transfer::brought::Brought;
 use super::work::Work;
 use crate::base::error::Result;
 use crate::net::connection::{Sender, TrySendError};
@@ -79,6 +80,7 @@ enum Woken {
     Ended,
     Arrived(Event),
     Request(Option<Request>),
+    Brought(Brought),
     Beat,
     Memory,
     Timer,
@@ -114,7 +116,11 @@ impl Driver {
     }
 
     /// Works until the end of the registration. Tasks may still be running then.
-    pub(super) async fn run(&mut self, requests: &mut mpsc::UnboundedReceiver<Request>) -> End {
+    pub(super) async fn run(
+        &mut self,
+        requests: &mut mpsc::UnboundedReceiver<Request>,
+        brought: &mut mpsc::Receiver<Brought>,
+    ) -> End {
         let mut beat =
             tokio::time::interval(Duration::from_millis(self.link.registered.heartbeat_ms.max(10)));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -134,6 +140,7 @@ impl Driver {
                 () = ended.notified() => Woken::Ended,
                 event = self.work.next_arrival() => Woken::Arrived(event),
                 request = requests.recv() => Woken::Request(request),
+                Some(brought) = brought.recv() => Woken::Brought(brought),
                 _ = beat.tick() => Woken::Beat,
                 () = gauge.changed() => Woken::Memory,
                 () = tokio::time::sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {
@@ -196,6 +203,7 @@ impl Driver {
             Woken::Arrived(event) => self.work.handle(event),
             Woken::Request(Some(Request::Retire(reason, within))) => self.retire(reason, within),
             Woken::Request(Some(Request::Stop) | None) => return Some(End::Over(Ending::Stopped)),
+            Woken::Brought(brought) => self.work.on_brought(brought),
             Woken::Beat => self.on_beat(),
             Woken::Memory => {
                 self.work.on_memory(true);
@@ -235,8 +243,11 @@ impl Driver {
                 tracing::info!("stopping: {}", reason.reason);
                 return Some(End::Over(Ending::Stopped));
             }
-            ToWorker::CallRun(_) | ToWorker::CallBatch(_) => {
-                return Some(End::Lost("the scheduler sent calls, which are not run yet".into()));
+            ToWorker::CallRun(run) => self.work.learn_calls(run),
+            ToWorker::CallBatch(batch) => {
+                if let Err(error) = self.work.learn_batch(&batch) {
+                    return Some(End::Lost(format!("the scheduler sent what it must not: {error}")));
+                }
             }
             ToWorker::Refused(reason) => return Some(End::Over(Ending::Refused(reason.reason))),
             ToWorker::Registered(_) => {

@@ -2,7 +2,7 @@
 //! spec once; forgets a run's families with the run.
 
 use super::core::event::Start;
-use super::finish::Job;
+use super::finish::{Job, Runnable};
 use super::prepare::{self, Assignment};
 use super::store::Store;
 use super::store::data::TaskResult;
@@ -147,7 +147,8 @@ impl Families {
             inputs,
             nodes: Vec::new(),
         };
-        Ok(Job { assignment, family: family.clone(), on_disk, in_line: start.in_line })
+        let kind = Runnable::Element(Box::new(assignment), family.clone());
+        Ok(Job { kind, on_disk, in_line: start.in_line })
     }
 }
 

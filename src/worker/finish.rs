@@ -7,7 +7,10 @@ use super::executor::{Clock, Executor, Failure, FailureKind, Identified, Outcome
 use super::families::{Family, Write};
 use super::kept;
 use super::memory::Parts;
+use super::origin::{Limits, Origin};
 use super::prepare::{Assignment, Runner};
+use super::python::Python;
+use super::python::calls::CallJob;
 use super::store::data::{Data, TaskResult};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::failure;
@@ -32,18 +35,46 @@ const SIGNAL_PATIENCE: Duration = Duration::from_millis(500);
 /// A task to run, with what follows.
 pub(super) struct Job {
     /// What to run.
-    pub assignment: Assignment,
-    /// Its family.
-    pub family: Arc<Family>,
-    /// Inputs that should come back into memory: whose, and where among the assignment's inputs.
+    pub kind: Runnable,
+    /// Inputs that should come back into memory: whose, and where among the task's inputs: which edge (0 for
+    /// calls), and there.
     pub on_disk: Vec<(TaskRef, usize, usize)>,
     /// Whether it was lined up because it is short.
     pub in_line: bool,
 }
 
+/// What a job runs.
+pub(super) enum Runnable {
+    /// An element of a family.
+    Element(Box<Assignment>, Arc<Family>),
+    /// A call.
+    Call(Box<CallJob>),
+}
+
+impl Job {
+    /// What it was made from.
+    pub(super) fn origin(&self) -> Origin {
+        match &self.kind {
+            Runnable::Element(assignment, family) => Origin::Element(family.clone(), assignment.index),
+            Runnable::Call(job) => Origin::Call(job.call.clone()),
+        }
+    }
+
+    /// One of its inputs.
+    fn input(&mut self, edge: usize, n: usize) -> &mut Arc<TaskResult> {
+        match &mut self.kind {
+            Runnable::Element(assignment, _) => &mut assignment.inputs[edge][n].1,
+            Runnable::Call(job) => &mut job.inputs[n].result,
+        }
+    }
+}
+
 impl Identified for Job {
     fn id(&self) -> (TaskRef, Attempt) {
-        self.assignment.id()
+        match &self.kind {
+            Runnable::Element(assignment, _) => assignment.id(),
+            Runnable::Call(job) => (job.task, job.attempt),
+        }
     }
 
     fn is_short(&self) -> bool {
@@ -54,14 +85,20 @@ impl Identified for Job {
 /// Runs jobs: the executor of the worker's pool.
 pub(super) struct Finisher {
     runner: Runner,
+    python: Arc<Python>,
     memory: Parts,
     /// Inside a batch job: whether a signal has asked the worker to leave.
     signalled: Option<Arc<AtomicBool>>,
 }
 
 impl Finisher {
-    pub(super) fn new(runner: Runner, memory: Parts, signalled: Option<Arc<AtomicBool>>) -> Finisher {
-        Finisher { runner, memory, signalled }
+    pub(super) fn new(
+        runner: Runner,
+        python: Arc<Python>,
+        memory: Parts,
+        signalled: Option<Arc<AtomicBool>>,
+    ) -> Finisher {
+        Finisher { runner, python, memory, signalled }
     }
 
     /// Whether a task ended because the batch system ends the job, or this worker's part of it. It signals
@@ -87,10 +124,19 @@ impl Finisher {
         }
     }
 
+    /// A task that ended with the batch job has not failed.
+    fn excuse(&self, outcome: &mut Outcome) {
+        if let Err(failure) = &mut outcome.result
+            && self.ended_with_job(&failure.kind)
+        {
+            failure.kind = FailureKind::Cancelled;
+        }
+    }
+
     /// Brings inputs back into memory where there is room for them; the others are read from disk.
     fn recall(&self, job: &mut Job) -> io::Result<()> {
         for (task, edge, n) in std::mem::take(&mut job.on_disk) {
-            let (_, result) = &mut job.assignment.inputs[edge][n];
+            let result = job.input(edge, n);
             if self.memory.has_room(result.spilled_bytes()) {
                 let recalled = Arc::new(result.recall()?);
                 let store = &self.memory.store;
@@ -116,7 +162,14 @@ impl Executor<Job> for Finisher {
         if let Err(error) = self.recall(&mut job) {
             return Outcome::failed(Failure::new(FailureKind::Prepare(error.to_string())));
         }
-        let Job { assignment, family, .. } = job;
+        let (assignment, family) = match job.kind {
+            Runnable::Element(assignment, family) => (*assignment, family),
+            Runnable::Call(job) => {
+                let mut outcome = self.python.run(*job, control);
+                self.excuse(&mut outcome);
+                return outcome;
+            }
+        };
         let finished = Finished {
             id: assignment.id(),
             key: assignment.key.clone(),
@@ -128,11 +181,7 @@ impl Executor<Job> for Finisher {
             return Clock::start().outcome(result.map_err(failed), Duration::ZERO, 0);
         }
         let mut outcome = self.runner.run(assignment, control);
-        if let Err(failure) = &mut outcome.result
-            && self.ended_with_job(&failure.kind)
-        {
-            failure.kind = FailureKind::Cancelled;
-        }
+        self.excuse(&mut outcome);
         let Ok(result) = &outcome.result else { return outcome };
         let unpublished = std::mem::take(&mut outcome.unpublished);
         if control.is_cancelled() {
@@ -198,18 +247,18 @@ fn put(data: &Data, path: &Path, mode: u32) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(mode))
 }
 
-/// An executor's failure as it travels. `family` says which limits it ran into.
-pub(super) fn to_wire(failure: Failure, family: Option<&Family>) -> failure::Failure {
+/// An executor's failure as it travels. `limits` are those that it may have run into.
+pub(super) fn to_wire(failure: Failure, limits: Limits) -> failure::Failure {
     use failure::FailureKind as Wire;
-    let spec = family.map(Family::spec);
     let kind = match failure.kind {
         FailureKind::Exit(code) => Wire::Exit(code),
         FailureKind::Signal(signal) => Wire::Signal(signal),
         FailureKind::Spawn(what) => Wire::Spawn(what),
         FailureKind::Prepare(what) => Wire::Prepare(what),
-        FailureKind::TimeLimit => Wire::TimeLimit(spec.and_then(|s| s.time_limit_ms).unwrap_or(0)),
-        FailureKind::OutputTooLarge => Wire::OutputTooLarge(spec.and_then(|s| s.max_output).unwrap_or(0)),
+        FailureKind::TimeLimit => Wire::TimeLimit(limits.time_ms.unwrap_or(0)),
+        FailureKind::OutputTooLarge => Wire::OutputTooLarge(limits.output.unwrap_or(0)),
         FailureKind::Native(what) => Wire::Native(what),
+        FailureKind::Raised(raised) => Wire::Raised(raised),
         FailureKind::Cancelled => Wire::Cancelled,
         FailureKind::Memory(shortage) => Wire::Memory(shortage),
         FailureKind::Overrun(overrun) => Wire::Overrun(overrun),

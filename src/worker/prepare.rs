@@ -147,6 +147,13 @@ pub enum Enforce {
     Groups(Groups),
 }
 
+impl Enforce {
+    /// Whether it is enforced at all.
+    pub fn is_on(&self) -> bool {
+        !matches!(self, Enforce::Never)
+    }
+}
+
 impl Runner {
     /// With the executors that it shall use.
     pub fn new(

@@ -17,12 +17,14 @@ use super::memory::spiller::Spiller;
 use super::memory::{self, Memory, Parts};
 use super::prepare::environment::{WorkerFacts, own_umask, task_environment};
 use super::prepare::{Enforce, Runner};
+use super::python::{self, Python};
 use super::scheduler_link::{Answer, Link, Whereabouts, register};
 use super::store::Store;
 use super::store::spill::{self, RealDisk, Spill};
 use super::strays::kill_strays;
 use super::supervision::{Predecessor, Supervision, is_internal_variable};
 use super::transfer::Traffic;
+use super::transfer::brought::Brought;
 use super::transfer::client::Client;
 use super::transfer::server::{Served, Server};
 use super::work::Work;
@@ -46,6 +48,9 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
+
+/// Results that clients have brought and that wait to be looked at.
+const BROUGHT_MAX: usize = 16;
 
 /// What a worker is started with.
 pub struct Options {
@@ -186,10 +191,13 @@ struct Life {
     /// Whether a signal has asked it to leave.
     signalled: Arc<AtomicBool>,
     pool: Arc<Pool<Job>>,
+    python: Arc<Python>,
     store: Arc<Mutex<Store>>,
     ended: Arc<Notify>,
     memory: Parts,
     served: Arc<Served>,
+    /// What clients bring.
+    brought: mpsc::Receiver<Brought>,
     address: Address,
     /// The listener until the cluster is known, then what serves on it and the cluster's authority.
     listener: Option<TcpListener>,
@@ -228,17 +236,28 @@ impl Life {
         let memory_limit = limit.bytes;
         let memory = memory_parts(settings, memory_limit, &directory)?;
         let facts = facts(settings, (&name, &host), &options.scheduler_file, &directory);
+        let python = Arc::new(python(settings, &facts, enforce.is_on(), &memory, nthreads));
         let natives = Natives { registry: options.natives, program: options.executor };
         let runner = runner(settings, facts, natives, &memory, nthreads)?.enforcing(enforce);
         let store = memory.store.clone();
         let signalled = Arc::new(AtomicBool::new(false));
         // Only there are tasks sent the signals that are meant for their worker.
         let watched = options.job_id.as_ref().map(|_| signalled.clone());
-        let (executor, notify) = (Arc::new(Finisher::new(runner, memory.clone(), watched)), ended.clone());
+        let (executor, notify) =
+            (Arc::new(Finisher::new(runner, python.clone(), memory.clone(), watched)), ended.clone());
         let pool = Pool::start(nthreads as usize, executor, move || notify.notify_one());
         let pool = Arc::new(pool.map_err(|e| Error::os("cannot start the slot threads", e))?);
         let (epoch, traffic) = (AtomicU32::new(0), Arc::new(Traffic::default()));
-        let served = Arc::new(Served { store: store.clone(), epoch, name: name.clone(), traffic });
+        let (bring, brought) = mpsc::channel(BROUGHT_MAX);
+        let served = Served {
+            store: store.clone(),
+            epoch,
+            name: name.clone(),
+            traffic,
+            limit: memory_limit,
+            brought: bring,
+        };
+        let served = Arc::new(served);
         Ok(Life {
             whereabouts: Whereabouts { file: options.scheduler_file, address },
             slots: nthreads.saturating_mul(SLOT),
@@ -257,10 +276,12 @@ impl Life {
             host,
             incarnation,
             pool,
+            python,
             store,
             ended,
             memory,
             served,
+            brought,
         })
     }
 
@@ -364,7 +385,7 @@ impl Life {
                     _ = requests.recv() => break Ok(Ending::Stopped),
                 },
             };
-            let end = driver.run(&mut requests).await;
+            let end = driver.run(&mut requests, &mut self.brought).await;
             driver.work.abort();
             match end {
                 End::Over(ending) => {
@@ -393,7 +414,14 @@ impl Life {
         let traffic = self.served.traffic.clone();
         let client = Client::new(link.tls.clone(), registered.epoch, patience, traffic.clone());
         let memory = Memory::new(self.memory.clone());
-        let work = Work::new(&self.name, self.slots, registered, self.pool.clone(), memory, client);
+        let work = Work::new(
+            &self.name,
+            self.slots,
+            registered,
+            (self.pool.clone(), self.python.clone()),
+            memory,
+            client,
+        );
         let terms = Terms {
             idle: settings.idle_timeout.map(|t| t.0),
             until: self.until,
@@ -411,6 +439,8 @@ impl Life {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         drop(self.pool.take_finished());
+        // Whoever brought it hears that it is not kept.
+        while self.brought.try_recv().is_ok() {}
         *self.store.lock().unwrap_or_else(PoisonError::into_inner) = Store::default();
         let before = std::mem::replace(&mut self.incarnation, Incarnation::new_v4());
         let end = format!("it lost its connection: {why}");
@@ -496,6 +526,36 @@ fn runner(
     let keeps = settings.memory.executor_idle.map_or_else(|| idle_bytes(limit, slots), |size| size.0);
     let natives = IsolatedNatives::new(program, env, grace, keeps, memory.executors.clone());
     Ok(Runner::new(facts, commands, natives))
+}
+
+/// What an idle Python executor may keep beyond its first call, bytes, where nothing is configured.
+const PYTHON_IDLE_BYTES: (u64, u64) = (64 << 20, 2 << 30);
+
+/// The same for all of them together, as a part of the memory limit: one of this many.
+const PYTHON_IDLE_PART: u64 = 4;
+
+/// What runs calls.
+fn python(settings: &Settings, facts: &WorkerFacts, enforce: bool, memory: &Parts, slots: u32) -> Python {
+    let mut env = facts.env.vars().clone();
+    env.insert("HPCDAG_WORKER".into(), facts.name.clone().into());
+    if let Some(file) = &facts.scheduler_file {
+        env.insert("HPCDAG_SCHEDULER_FILE".into(), file.clone().into());
+    }
+    let (least, most) = PYTHON_IDLE_BYTES;
+    let limit = memory.thresholds.map(|t| t.limit);
+    let share = |limit: u64| (limit / PYTHON_IDLE_PART / u64::from(slots.max(1))).clamp(least, most);
+    Python::new(python::Facts {
+        executable: settings.python.executable.clone(),
+        preload: settings.python.preload.clone().unwrap_or_default(),
+        zygote: settings.python.zygote,
+        env,
+        dir: facts.local_directory.clone(),
+        grace: settings.kill_grace.0,
+        idle_bytes: settings.memory.executor_idle.map_or_else(|| limit.map_or(most, share), |size| size.0),
+        idle_max: slots as usize,
+        enforce,
+        counts: memory.executors.clone(),
+    })
 }
 
 /// How declared memory is enforced. `nanny` is moved along with this process where control groups are used.

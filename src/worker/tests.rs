@@ -29,7 +29,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(30);
+mod calls;
+
+const SOON: Duration = Duration::from_secs(60);
 const EPOCH: u32 = 3;
 
 /// A scheduler played by a test.
@@ -214,6 +216,7 @@ impl Session {
                     all.rare.missing.extend(news.rare.missing);
                     all.rare.returned.extend(news.rare.returned);
                     all.rare.kept.extend(news.rare.kept);
+                    all.rare.stored.extend(news.rare.stored);
                     all.rare.paused = news.rare.paused.or(all.rare.paused);
                 }
                 other => panic!("unexpected: {other:?}"),

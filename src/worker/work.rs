@@ -4,23 +4,28 @@
 use super::checkpoint::{Counts, Order, Saver};
 use super::core::Core;
 use super::core::event::{Action, Assigned, Done, Event, Fetched, Input, Start};
+use super::executor::Identified;
 use super::executor::pool::{Finished, Pool};
-use super::families::{Families, Family};
-use super::finish::{Job, to_wire};
+use super::families::Families;
+use super::finish::{Job, Runnable, to_wire};
 use super::memory::monitor::Gauge;
 use super::memory::{Memory, Results, Running};
+use super::origin::{Limits, Origin};
 use super::prepare::nodes::Node;
 use super::process;
+use super::python::Python;
+use super::python::calls::Calls;
 use super::store::Store;
 use super::store::data::TaskResult;
 use super::store::spill::DiskUse;
+use super::transfer::brought::Brought;
 use super::transfer::client::{Client, Fetched as Transferred};
 use crate::base::failure::Failure;
 use crate::base::ids::{Attempt, FamilyIx, RunId, TaskRef, WorkerId};
 use crate::graph::items::Item;
-use crate::graph::spec;
 use crate::net::address::Address;
 use crate::protocol::framing::FrameError;
+use crate::protocol::messages::calls::{CallBatch, CallRun};
 use crate::protocol::messages::compute::{Compute, Member};
 use crate::protocol::messages::report::{News, Rare, Report};
 use crate::protocol::messages::worker::{Families as FamiliesMessage, FromWorker, Peers, Registered};
@@ -63,12 +68,14 @@ pub(super) struct Work {
     /// This worker, to the scheduler.
     here: WorkerId,
     families: Families,
+    python: Arc<Python>,
+    calls: Calls,
     /// Values of elements that came with their tasks, until these start.
     items: FxHashMap<TaskRef, (Attempt, Item)>,
     /// The same of the workers of tasks that have several.
     gangs: FxHashMap<TaskRef, (Attempt, Vec<Member>)>,
-    /// What was given to the pool: family and element.
-    running: FxHashMap<Id, (Arc<Family>, u32)>,
+    /// What was given to the pool.
+    running: FxHashMap<Id, Origin>,
     /// Results of attempts that have ended, until the core says what becomes of them.
     pending: FxHashMap<Id, Arc<TaskResult>>,
     addresses: FxHashMap<WorkerId, Address>,
@@ -91,7 +98,7 @@ impl Work {
         name: &str,
         slots: u32,
         registered: &Registered,
-        pool: Arc<Pool<Job>>,
+        (pool, python): (Arc<Pool<Job>>, Arc<Python>),
         memory: Memory,
         client: Client,
     ) -> Work {
@@ -106,6 +113,8 @@ impl Work {
             paused: None,
             here: registered.worker,
             families: Families::default(),
+            calls: python.calls(),
+            python,
             items: FxHashMap::default(),
             gangs: FxHashMap::default(),
             running: FxHashMap::default(),
@@ -130,7 +139,20 @@ impl Work {
         self.families.learn(families);
     }
 
+    /// A run of calls.
+    pub(super) fn learn_calls(&mut self, run: CallRun) {
+        self.calls.learn_run(run);
+    }
+
+    /// Calls of such a run.
+    pub(super) fn learn_batch(&mut self, batch: &CallBatch) -> Result<(), FrameError> {
+        self.calls.learn_batch(batch)
+    }
+
     pub(super) fn forget_run(&mut self, run: RunId) {
+        if self.calls.forget(run) {
+            self.python.tidy();
+        }
         self.families.forget(run);
         self.items.retain(|task, _| task.run != run);
         self.gangs.retain(|task, _| task.run != run);
@@ -260,14 +282,13 @@ impl Work {
 
     fn done(&mut self, finished: Finished) -> Done {
         let Finished { task, attempt, outcome } = finished;
-        let family = self.running.remove(&(task, attempt)).map(|(family, _)| family);
+        let origin = self.running.remove(&(task, attempt));
         if let Some(peak) = self.memory.take_peak((task, attempt))
-            && let (Some(family), Ok(_)) = (&family, &outcome.result)
+            && let (Some(origin), Ok(_)) = (&origin, &outcome.result)
         {
-            family.learn_peak(peak);
+            origin.learn_peak(peak);
         }
-        let native = |f: &Arc<Family>| matches!(f.spec().action, spec::Action::Native { .. });
-        self.prompt |= family.as_ref().is_none_or(native);
+        self.prompt |= origin.as_ref().is_none_or(Origin::is_prompt);
         self.cpu += outcome.cpu;
         let (duration, mut memory) = (outcome.wall, 0);
         let outcome = match outcome.result {
@@ -277,7 +298,10 @@ impl Work {
                 self.pending.insert((task, attempt), Arc::new(result));
                 Ok(nbytes)
             }
-            Err(failure) => Err(Arc::new(to_wire(failure, family.as_deref()))),
+            Err(failure) => {
+                let limits = origin.as_ref().map_or_else(Limits::default, Origin::limits);
+                Err(Arc::new(to_wire(failure, limits)))
+            }
         };
         Done { task, attempt, outcome, memory, duration }
     }
@@ -318,6 +342,27 @@ impl Work {
             Transferred::Unreachable => (task, Fetched::Unreachable),
         });
         Event::Fetched { peer, outcomes: outcomes.collect() }
+    }
+
+    /// A client has brought a result. Whether it is kept.
+    pub(super) fn on_brought(&mut self, brought: Brought) {
+        let Brought { epoch, task, result, answer } = brought;
+        let kept = if epoch == self.epoch {
+            let nbytes = result.nbytes();
+            {
+                let mut store = self.store();
+                if store.find(task).is_none() {
+                    store.insert(task, Attempt { epoch, n: 0 }, result);
+                }
+            }
+            self.grown = true;
+            self.handle(Event::Stored { task, nbytes });
+            Ok(())
+        } else {
+            Err(format!("this worker is in epoch {}, not {epoch}", self.epoch))
+        };
+        // Who brought it may have gone; it is kept until the scheduler says otherwise.
+        let _ = answer.send(kept);
     }
 
     /// Tells the core and does what it wants.
@@ -374,8 +419,8 @@ impl Work {
         let due = self.memory.act(results, idle, || {
             let all = pool.running().into_iter();
             let known = all.filter_map(|(task, attempt, control)| {
-                let (family, element) = running.get(&(task, attempt))?;
-                let (key, usual) = (family.key(*element), family.usual_peak());
+                let origin = running.get(&(task, attempt))?;
+                let (key, usual) = (origin.key(), origin.usual_peak());
                 Some(Running { id: (task, attempt), key, usual, control })
             });
             known.collect()
@@ -446,9 +491,14 @@ impl Work {
         let item = self.items.remove(&start.task).filter(|(attempt, _)| *attempt == start.attempt);
         let gang = self.gangs.remove(&start.task).filter(|(attempt, _)| *attempt == start.attempt);
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.calls.has(start.task.run) {
+            return self.calls.job(start, &mut store);
+        }
         let mut job = self.families.job(start, item.map(|(_, item)| item), &mut store)?;
         let nodes = gang.map(|(_, members)| members).unwrap_or_default();
-        job.assignment.nodes = nodes.into_iter().map(|m| Node { host: m.host, slots: m.slots }).collect();
+        if let Runnable::Element(assignment, _) = &mut job.kind {
+            assignment.nodes = nodes.into_iter().map(|m| Node { host: m.host, slots: m.slots }).collect();
+        }
         Ok(job)
     }
 
@@ -457,8 +507,7 @@ impl Work {
             return;
         }
         for job in &jobs {
-            let id = (job.assignment.task, job.assignment.attempt);
-            self.running.insert(id, (job.family.clone(), job.assignment.index));
+            self.running.insert(job.id(), job.origin());
         }
         // Those in line have no thread of their own.
         let threads = self.running.len().saturating_sub(self.core.in_line()).min(THREADS_MAX);
@@ -482,10 +531,12 @@ impl Work {
         }
         let mut attempts = Vec::new();
         for job in self.pool.take_back() {
-            let (task, attempt) = (job.assignment.task, job.assignment.attempt);
+            let (task, attempt) = job.id();
             self.running.remove(&(task, attempt));
-            if job.assignment.item != Item::None {
-                self.items.insert(task, (attempt, job.assignment.item));
+            if let Runnable::Element(assignment, _) = job.kind
+                && assignment.item != Item::None
+            {
+                self.items.insert(task, (attempt, assignment.item));
             }
             attempts.push((task, attempt));
         }
@@ -533,7 +584,7 @@ impl Work {
                 returned: report.returned,
                 kept: report.kept,
                 uncopied: report.uncopied,
-                stored: Vec::new(),
+                stored: report.stored,
                 paused,
             },
         };

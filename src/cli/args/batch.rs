@@ -139,7 +139,10 @@ fn walltime(text: &str) -> std::result::Result<Duration, String> {
   hpcdag run --batch slurm -N 16 --walltime 2h --wait -- ./analysis.sh
 
 The command finds the cluster by itself: HPCDAG_SCHEDULER_FILE is set for it. When it ends, or when this is \
-told to end, the cluster is taken down. The exit code is the command's."
+told to end, the cluster is taken down. The exit code is the command's.
+
+With HPCDAG_COMPAT=1 a Python script that was written for dask.distributed finds this cluster unchanged; its \
+environment must have the package hpcdag."
 )]
 pub struct RunArgs {
     /// The client program and its arguments, run without a shell

@@ -140,6 +140,22 @@ pub struct ConfigArgs {
 pub enum ConfigCommand {
     /// Print the settings in effect
     Show(ConfigShowArgs),
+    /// Print what files of Dask and dask-jobqueue say as our configuration
+    Import(ConfigImportArgs),
+}
+
+/// `hpcdag config import`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  hpcdag config import ~/.config/dask/*.yaml
+  hpcdag config import ~/.config/dask/jobqueue.yaml > ~/.config/hpcdag/config.toml
+
+Batch systems become [launch.slurm], [launch.pbs] and [launch.sge], sections under other names pools, \
+[launch.pool.NAME]. What has no equivalent is listed as comments at the end.")]
+pub struct ConfigImportArgs {
+    /// Files such as distributed.yaml and jobqueue.yaml; of two values for a setting the later one counts
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
 }
 
 /// `hpcdag config show`

@@ -38,7 +38,10 @@ pub(super) struct Calls {
 #[derive(Clone, Copy, Debug)]
 struct Import {
     of: TaskRef,
+    /// It holds a reference.
     held: bool,
+    /// The other run counts it.
+    counted: bool,
 }
 
 /// What is to be done about stand-ins once an event has been handled.
@@ -68,9 +71,17 @@ enum View {
     Gone(Box<Trouble>),
 }
 
+impl Imports {
+    /// Whether nothing stands for anything.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.of.is_empty() && self.news.is_empty()
+    }
+}
+
 impl Calls {
     pub(super) fn new(spec: &CallSpec) -> Calls {
-        let import = |of: &TaskRef| Import { of: *of, held: false };
+        let import = |of: &TaskRef| Import { of: *of, held: false, counted: false };
         Calls {
             imports: spec.imports.iter().map(import).collect(),
             brought: spec.brought.iter().copied().collect(),
@@ -168,6 +179,7 @@ impl Run {
     fn want(&mut self, cx: &mut Cx, i: u32, client: ClientId) {
         let owner = self.owner;
         let wanted = self.state[i as usize].wanted();
+        self.state[i as usize].set_later(false);
         if let Some(calls) = &mut self.calls {
             match calls.wanters.get_mut(&i) {
                 Some(wanters) if wanters.contains(&client) => {}
@@ -252,7 +264,7 @@ impl Run {
             _ => {}
         }
         if later && !self.state_of(i).is_final() {
-            self.state[i as usize].set_later();
+            self.state[i as usize].set_later(true);
             return;
         }
         self.forget_want(cx, i);
@@ -263,6 +275,7 @@ impl Run {
         if let Some(calls) = &mut self.calls {
             calls.wanters.remove(&i);
         }
+        self.state[i as usize].set_later(false);
         if self.unwant(i) {
             self.drop_refs(cx, vec![i]);
         }
@@ -274,6 +287,14 @@ impl Run {
         let Some(calls) = &self.calls else { return };
         if self.owner != Some(client) && calls.wanters.is_empty() {
             return;
+        }
+        if self.owner == Some(client) {
+            // Nobody else brings it.
+            let brought: Vec<u32> = calls.brought.iter().copied().collect();
+            for i in brought.into_iter().filter(|i| self.state_of(*i) == State::Waiting).collect::<Vec<_>>() {
+                let why = "its client left before it had brought its data";
+                self.lose_for_good(cx, i, Failure::of(FailureKind::Inputs(why.into())));
+            }
         }
         let wanted = (0..self.state.len() as u32).filter(|i| self.state[*i as usize].wanted());
         for i in wanted.collect::<Vec<u32>>() {
@@ -293,6 +314,9 @@ impl Run {
                 self.give_up_unstarted(cx, i);
                 self.tell_failure(cx, i);
                 self.fail_behind(cx, i);
+                if self.state[i as usize].later() {
+                    self.forget_want(cx, i);
+                }
             }
         }
     }
@@ -306,6 +330,17 @@ impl Run {
         self.worker[i as usize] = NOBODY;
         self.let_go(cx, i);
         self.drop_holds(cx, i);
+    }
+
+    /// Drops all that nobody needs from the start.
+    fn drop_unneeded(&mut self, cx: &mut Cx) {
+        for i in (0..self.state.len() as u32).rev() {
+            if self.refs[i as usize] == 0 && !self.state_of(i).is_final() {
+                let mut stack = Vec::new();
+                self.drop_call(cx, i, &mut stack);
+                self.drop_refs(cx, stack);
+            }
+        }
     }
 
     /// Drops a call that nobody needs before it is done; what it needed loses a reference (`stack`).
@@ -338,14 +373,8 @@ impl Run {
             self.trouble.remove(&i);
             self.set_state(cx, i, State::Waiting);
         }
-        for i in again {
-            if self.stands_for(i).is_some() {
-                self.waiting[i as usize] = 1;
-                self.fetch_again(cx, i);
-                continue;
-            }
-            self.revive(cx, vec![i]);
-        }
+        self.revive(cx, again);
+        self.drop_unneeded(cx);
     }
 
     /// Follows the task that a stand-in stands for.
@@ -403,45 +432,48 @@ impl Core {
                 run.refs[i as usize] += 1;
             }
         }
+        run.drop_unneeded(&mut self.cx);
         let n = spec.imports.len() as u32;
         (0..n).for_each(|i| self.begin_import(TaskRef { run: id, index: i }));
         self.follow_imports();
     }
 
-    /// A stand-in comes into being or is needed again: it holds what it stands for.
+    /// A stand-in comes into being: it holds what it stands for, if anything needs it.
     fn begin_import(&mut self, importer: TaskRef) {
-        let Some(of) = self.run(importer.run).and_then(|r| r.stands_for(importer.index)) else { return };
-        self.hold_import(importer, of, true);
-        // Whatever is there is news.
-        self.cx.imports.news.push_back(News::Changed(of));
+        let i = importer.index;
+        let needed = |run: &Run| run.refs[i as usize] > 0 && !run.state_of(i).is_final();
+        if self.run(importer.run).is_some_and(needed) {
+            self.hold_import(importer);
+        }
     }
 
-    fn hold_import(&mut self, importer: TaskRef, of: TaskRef, new: bool) {
-        let stand_ins = self.cx.imports.of.entry(of).or_default();
-        if !stand_ins.contains(&importer) {
-            stand_ins.push(importer);
-        }
-        if of.run == importer.run {
+    fn hold_import(&mut self, importer: TaskRef) {
+        let calls = self.run_mut(importer.run).and_then(|r| r.calls.as_mut());
+        let Some(import) = calls.and_then(|c| c.imports.get_mut(importer.index as usize)) else { return };
+        let (of, new) = (import.of, !import.counted);
+        if std::mem::replace(&mut import.held, true) {
             return;
         }
-        let Some(run) = self.run_mut(of.run).filter(|r| r.has(of.index) && r.is_lazy()) else { return };
-        let i = of.index;
-        run.state[i as usize].set_imported(true);
-        run.refs[i as usize] += 1;
-        if let Some(calls) = &mut run.calls {
-            *calls.lent.entry(i).or_default() += 1;
-            calls.importers += u32::from(new);
-        }
-        if run.refs[i as usize] == 1 && run.is_revivable(i) {
-            let Some(run) = self.runs[of.run.index()].as_deref_mut() else { return };
-            run.revive(&mut self.cx, vec![i]);
-        }
+        let known = self.run(of.run).is_some_and(|r| r.has(of.index) && r.is_lazy());
         if let Some(import) = self
             .run_mut(importer.run)
             .and_then(|r| r.calls.as_mut())
             .and_then(|c| c.imports.get_mut(importer.index as usize))
         {
-            import.held = true;
+            import.counted |= known;
+        }
+        self.cx.imports.of.entry(of).or_default().push(importer);
+        // Whatever is there is news.
+        self.cx.imports.news.push_back(News::Changed(of));
+        let Some(run) = self.runs.get_mut(of.run.index()).and_then(|r| r.as_deref_mut()) else { return };
+        let i = of.index;
+        let Some(calls) = run.calls.as_mut().filter(|_| known) else { return };
+        *calls.lent.entry(i).or_default() += 1;
+        calls.importers += u32::from(new);
+        run.state[i as usize].set_imported(true);
+        run.refs[i as usize] += 1;
+        if run.refs[i as usize] == 1 && run.is_revivable(i) {
+            run.revive(&mut self.cx, vec![i]);
         }
     }
 
@@ -465,16 +497,7 @@ impl Core {
                     }
                 }
                 News::LetGo(importer) => self.end_import(importer),
-                News::Again(importer) => {
-                    let held = self.run(importer.run).and_then(|r| r.calls.as_ref()).is_some_and(|c| {
-                        c.imports.get(importer.index as usize).is_some_and(|import| import.held)
-                    });
-                    let of = self.run(importer.run).and_then(|r| r.stands_for(importer.index));
-                    if let Some(of) = of.filter(|_| !held) {
-                        self.hold_import(importer, of, false);
-                        self.cx.imports.news.push_back(News::Changed(of));
-                    }
-                }
+                News::Again(importer) => self.begin_import(importer),
             }
         }
     }
@@ -538,15 +561,12 @@ impl Core {
         for (i, import) in (0..).zip(&calls.imports) {
             if import.held {
                 self.unhold(TaskRef { run: run.id, index: i }, import.of);
-            } else if let Some(stand_ins) = self.cx.imports.of.get_mut(&import.of) {
-                stand_ins.retain(|x| x.run != run.id);
-                if stand_ins.is_empty() {
-                    self.cx.imports.of.remove(&import.of);
-                }
             }
             let of = import.of.run;
-            if let Some(other) = self.run_mut(of).and_then(|r| r.calls.as_mut()) {
-                other.importers = other.importers.saturating_sub(1);
+            if import.counted
+                && let Some(other) = self.run_mut(of).and_then(|r| r.calls.as_mut())
+            {
+                other.importers -= 1;
                 self.cx.ending.insert(of);
             }
         }

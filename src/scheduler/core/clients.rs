@@ -64,6 +64,8 @@ impl Core {
 
     pub(super) fn on_run_forgotten(&mut self, id: RunId) {
         self.on_run_cancelled(id, "forgotten".into());
+        // While its stand-ins can still say what they held.
+        self.follow_imports();
         if let Some(run) = self.runs.get_mut(id.index()).and_then(|r| r.take()) {
             self.by_uuid.remove(&run.uuid);
             self.forget_imports(&run);

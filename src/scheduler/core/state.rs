@@ -121,9 +121,13 @@ impl Packed {
         self.0 & Self::LATER != 0
     }
 
-    /// Notes that nobody wants the result once it is there.
-    pub fn set_later(&mut self) {
-        self.0 |= Self::LATER;
+    /// Notes whether nobody wants the result once it is there.
+    pub fn set_later(&mut self, later: bool) {
+        if later {
+            self.0 |= Self::LATER;
+        } else {
+            self.0 &= !Self::LATER;
+        }
     }
 
     /// Whether tasks of other runs depend on it.

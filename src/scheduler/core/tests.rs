@@ -1,6 +1,7 @@
 //! Scenarios: small stories told to the core, one expectation each. Every step checks all invariants.
 
 mod calls;
+mod calls_random;
 mod demand;
 mod gangs;
 mod individual;

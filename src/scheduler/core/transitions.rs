@@ -407,16 +407,9 @@ impl Run {
     /// Computes results again that are needed and gone, and before them what they need, as far back as it
     /// takes. The tasks are in `Waiting` (just lost) or `Released`.
     pub(super) fn revive(&mut self, cx: &mut Cx, mut stack: Vec<u32>) {
+        let mut revived = Vec::new();
         while let Some(i) = stack.pop() {
-            if self.state_of(i) == State::Released && self.refs[i as usize] == 0 {
-                continue;
-            }
-            if self.is_passive(i) {
-                if matches!(self.state_of(i), State::Released | State::Cancelled) {
-                    self.set_state(cx, i, State::Waiting);
-                }
-                self.waiting[i as usize] = 1;
-                self.fetch_again(cx, i);
+            if self.refs[i as usize] == 0 && self.is_revivable(i) {
                 continue;
             }
             let mut held = Vec::new();
@@ -427,14 +420,23 @@ impl Run {
             for j in held {
                 self.refs[j as usize] += 1;
                 if self.refs[j as usize] == 1 && self.is_revivable(j) {
-                    if self.state_of(j) == State::Cancelled {
-                        // At once, for whoever looks at its inputs takes this for a failure.
-                        self.set_state(cx, j, State::Waiting);
-                    }
                     stack.push(j);
                 }
             }
-            self.settle(cx, i);
+            revived.push(i);
+        }
+        // Inputs first: who waits for what is known once all of them wait. One that cannot be had may end
+        // others on the way.
+        for i in revived.into_iter().rev() {
+            if self.state_of(i) != State::Waiting {
+                continue;
+            }
+            if self.is_passive(i) {
+                self.waiting[i as usize] = 1;
+                self.fetch_again(cx, i);
+            } else {
+                self.settle(cx, i);
+            }
         }
     }
 

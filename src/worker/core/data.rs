@@ -202,6 +202,19 @@ impl Core {
         }
     }
 
+    /// A result was brought: it is this worker's alone.
+    pub(super) fn on_stored(&mut self, task: TaskRef, nbytes: u64) {
+        let datum = self.data.entry(task).or_insert_with(|| Datum::wanted(nbytes));
+        if datum.here.is_some() {
+            return;
+        }
+        datum.here = Some(nbytes);
+        (datum.replica, datum.on_disk, datum.doomed, datum.copy) = (false, false, false, false);
+        datum.asked = None;
+        self.report.stored.push((task, nbytes));
+        self.wake(task);
+    }
+
     /// Tells the tasks that wait for a result that it is here.
     pub(super) fn wake(&mut self, task: TaskRef) {
         let waiters = self.data.get_mut(&task).map(|d| std::mem::take(&mut d.waiters)).unwrap_or_default();

@@ -45,6 +45,13 @@ pub enum Event {
         /// Under which id the scheduler knows this worker.
         here: WorkerId,
     },
+    /// A result that nobody here has made was brought, and lies in the store.
+    Stored {
+        /// Whose.
+        task: TaskRef,
+        /// Its size, bytes.
+        nbytes: u64,
+    },
     /// Attempts ended in the executor.
     Done(Vec<Done>),
     /// Attempts in line had not begun, and were taken out of the executor.
@@ -193,6 +200,8 @@ pub struct Report {
     pub kept: Vec<(TaskRef, Attempt)>,
     /// Results that are here now too.
     pub replicas: Vec<TaskRef>,
+    /// Results that were brought, and their bytes.
+    pub stored: Vec<(TaskRef, u64)>,
     /// Copies asked for that could not be had.
     pub uncopied: Vec<(TaskRef, WorkerId)>,
 }
@@ -205,6 +214,7 @@ impl Report {
             && self.returned.is_empty()
             && self.kept.is_empty()
             && self.replicas.is_empty()
+            && self.stored.is_empty()
             && self.uncopied.is_empty()
     }
 

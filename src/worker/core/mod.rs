@@ -81,6 +81,7 @@ impl Core {
             Event::Fetched { peer, outcomes } => self.on_fetched(peer, outcomes),
             Event::Lost { tasks, here } => self.on_lost(&tasks, here),
             Event::Shed { bytes, here } => self.on_shed(bytes, here),
+            Event::Stored { task, nbytes } => self.on_stored(task, nbytes),
             Event::Done(done) => done.into_iter().for_each(|d| self.on_done(d)),
             Event::TakenBack(attempts) => self.on_taken_back(&attempts),
         }

@@ -10,12 +10,12 @@ pub mod native;
 pub mod pool;
 mod process;
 pub mod processes;
-mod program;
+pub(in crate::worker) mod program;
 mod spawn;
 mod streams;
 pub mod variables;
 
-use crate::base::failure::{Overrun, Shortage};
+use crate::base::failure::{Overrun, Raised, Shortage};
 use crate::base::ids::{Attempt, TaskRef};
 use crate::worker::store::data::TaskResult;
 use control::Control;
@@ -135,6 +135,8 @@ pub enum FailureKind {
     OutputTooLarge,
     /// Its function returned this error or panicked.
     Native(String),
+    /// The call raised an exception.
+    Raised(Box<Raised>),
     /// It was told to stop.
     Cancelled,
     /// It succeeded but did not make this output.
@@ -162,6 +164,7 @@ impl fmt::Display for FailureKind {
             | FailureKind::Result(message) => f.write_str(message),
             FailureKind::TimeLimit => f.write_str("its time limit is over"),
             FailureKind::OutputTooLarge => f.write_str("it printed more than max-output allows"),
+            FailureKind::Raised(raised) => f.write_str(&raised.summary),
             FailureKind::Cancelled => f.write_str("cancelled"),
             FailureKind::Memory(shortage) => write!(f, "{shortage}"),
             FailureKind::Overrun(overrun) => write!(f, "{overrun}"),

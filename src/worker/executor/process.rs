@@ -4,11 +4,15 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
+
+/// Between two questions after a stuck process of somebody else.
+const ASK_PAUSE: Duration = Duration::from_millis(100);
 
 /// How a process ended and what it used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Exit {
+pub(in crate::worker) struct Exit {
     /// The exit status, or the signal that ended it.
     pub end: Result<i32, i32>,
     /// User and system time, its waited-for descendants included.
@@ -17,10 +21,31 @@ pub(super) struct Exit {
     pub max_rss_bytes: u64,
 }
 
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.end {
+            Ok(code) => write!(f, "exit status {code}"),
+            Err(signal) => write!(f, "killed by signal {signal}"),
+        }
+    }
+}
+
+/// Whoever is the parent of processes that are not our children.
+pub(in crate::worker) trait Parent: std::fmt::Debug + Send + Sync {
+    /// How one of its children ended: its exit status, or the signal that ended it; `None` as long as it
+    /// lives.
+    ///
+    /// # Errors
+    /// The parent has gone.
+    fn end_of(&self, pid: i32) -> io::Result<Option<Result<i32, i32>>>;
+}
+
 /// A process that leads its own group.
 #[derive(Debug)]
 pub(super) struct Process {
     pid: i32,
+    /// Who reaps it, if it is no child of ours.
+    parent: Option<Arc<dyn Parent>>,
     /// Readable when the process has ended; kernels before 5.3 have none.
     pidfd: Option<OwnedFd>,
     reaped: bool,
@@ -34,7 +59,12 @@ impl Process {
         let fd = i32::try_from(fd).ok().filter(|&fd| fd >= 0);
         // SAFETY: the descriptor was just made and nobody else owns it.
         let pidfd = fd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
-        Process { pid, pidfd, reaped: false }
+        Process { pid, parent: None, pidfd, reaped: false }
+    }
+
+    /// Looks after another one's child, the leader of a group.
+    pub fn adopt(pid: i32, parent: Arc<dyn Parent>) -> Process {
+        Process { parent: Some(parent), ..Process::of(pid) }
     }
 
     /// Process and group id.
@@ -60,10 +90,40 @@ impl Process {
 
     /// Waits until the process has ended and reaps it, however long that takes.
     pub fn wait_for_ever(mut self) {
-        while matches!(self.wait(0), Ok(None)) {}
+        let others = self.parent.is_some();
+        while matches!(self.wait(0), Ok(None)) {
+            if others {
+                std::thread::sleep(ASK_PAUSE);
+            }
+        }
+    }
+
+    /// Asks the parent, or the kernel if that has gone.
+    fn ask(&mut self, parent: &dyn Parent) -> io::Result<Option<Exit>> {
+        let end = match parent.end_of(self.pid) {
+            Ok(Some(end)) => end,
+            Ok(None) => return Ok(None),
+            Err(_) if self.has_ended() == Some(true) => Err(libc::SIGKILL),
+            Err(_) if self.pidfd.is_some() => return Ok(None),
+            Err(error) => {
+                self.reaped = true;
+                return Err(error);
+            }
+        };
+        self.reaped = true;
+        Ok(Some(Exit { end, cpu: Duration::ZERO, max_rss_bytes: 0 }))
+    }
+
+    /// Whether it runs no more, if the kernel can tell.
+    fn has_ended(&self) -> Option<bool> {
+        let fd = self.pidfd.as_ref()?;
+        Some(poll(&mut [poll_fd(fd.as_fd(), libc::POLLIN)], Duration::ZERO))
     }
 
     fn wait(&mut self, options: i32) -> io::Result<Option<Exit>> {
+        if let Some(parent) = self.parent.clone() {
+            return self.ask(&*parent);
+        }
         let mut status = 0;
         // SAFETY: all zeroes is a valid rusage, and both pointers are valid for the call.
         let (got, usage) = unsafe {
@@ -101,8 +161,10 @@ impl Process {
     /// Once the main process is reaped, the id stays taken as long as one process is in the group. So if the
     /// group exists while no *process* has the id, it is ours; a group with a leader is somebody else's.
     pub fn group_is_alive(&self) -> bool {
+        // Another one's child may have been reaped already, without our knowing.
+        let own = !self.reaped && (self.parent.is_none() || self.has_ended() != Some(true));
         // SAFETY: signal 0 only asks.
-        unsafe { !self.reaped || (libc::kill(-self.pid, 0) == 0 && libc::kill(self.pid, 0) != 0) }
+        unsafe { own || (libc::kill(-self.pid, 0) == 0 && libc::kill(self.pid, 0) != 0) }
     }
 
     /// Sends a signal to every process of the group. Stopped ones are continued so that they notice.

@@ -29,7 +29,7 @@ struct Known {
 }
 
 /// The file that a program's name stands for: in `path`, or relative to `cwd` if it has a slash.
-pub(super) fn find(program: &str, path: Option<&OsStr>, cwd: &Path) -> Result<PathBuf, String> {
+pub(in crate::worker) fn find(program: &str, path: Option<&OsStr>, cwd: &Path) -> Result<PathBuf, String> {
     if program.is_empty() {
         return Err("the command is empty".into());
     }

@@ -273,12 +273,29 @@ impl Tail {
         0
     }
 
-    /// The last bytes, from the start of a line if something was left out before.
-    pub fn finish(mut self) -> Vec<u8> {
+    /// Forgets what was said before a task begins.
+    pub fn clear(&mut self) {
+        self.drain();
+        self.kept.clear();
+        self.cut = false;
+    }
+
+    /// The last bytes so far, as `finish` gives them.
+    pub fn so_far(&mut self) -> Vec<u8> {
+        self.drain();
+        self.kept[self.start()..].to_vec()
+    }
+
+    /// Takes what is there now, and no more.
+    fn drain(&mut self) {
         let mut left = self.pipe.as_ref().map_or(0, |p| waiting_bytes(p.as_fd()));
         while left > 0 && self.pipe.is_some() {
             left = left.saturating_sub((self.advance() as u64).max(1));
         }
+    }
+
+    /// Where the last bytes begin.
+    fn start(&self) -> usize {
         let mut from = self.kept.len().saturating_sub(TAIL_BYTES);
         if (self.cut || from > 0)
             && let Some(newline) = self.kept[from..].iter().position(|&b| b == b'\n')
@@ -286,7 +303,13 @@ impl Tail {
         {
             from += newline + 1;
         }
-        self.kept.split_off(from)
+        from
+    }
+
+    /// The last bytes, from the start of a line if something was left out before.
+    pub fn finish(mut self) -> Vec<u8> {
+        self.drain();
+        self.kept.split_off(self.start())
     }
 }
 

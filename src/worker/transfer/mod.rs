@@ -1,6 +1,8 @@
-//! Results between workers: `server` gives what the store holds, `client` gets what tasks here need. Owns the
-//! translation between what the store and what the wire call the parts of a result.
+//! Results between workers: `server` gives what the store holds, `client` gets what tasks here need, and
+//! `brought` takes what clients bring. Owns the translation between what the store and what the wire call the
+//! parts of a result.
 
+pub(super) mod brought;
 pub(super) mod client;
 pub(super) mod server;
 

@@ -1,6 +1,7 @@
 //! Giving results to other workers and to clients, in pieces straight from the store. Owns the listener for
 //! them and how many are served at once; what is in the store is decided elsewhere.
 
+use super::brought::{Arrival, Brought};
 use super::{Traffic, announce};
 use crate::base::error::Result;
 use crate::base::ids::TaskRef;
@@ -11,14 +12,14 @@ use crate::protocol::PROTOCOL;
 use crate::protocol::credentials::Role;
 use crate::protocol::messages::client::Reason;
 use crate::protocol::messages::peer::{
-    Begin, FromPeer, Get, PIECE_BYTES_MAX, PeerHello, PeerWelcome, Piece, ToPeer,
+    Begin, FromPeer, Get, PIECE_BYTES_MAX, PeerHello, PeerWelcome, Piece, Put, Stored, ToPeer,
 };
 use crate::worker::store::Store;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
 /// Peers that are sent results at the same time; the others take turns with them.
@@ -49,6 +50,10 @@ pub(in crate::worker) struct Served {
     pub name: String,
     /// What went out is counted here.
     pub traffic: Arc<Traffic>,
+    /// Bytes of memory that the worker may use, if that is bounded.
+    pub limit: Option<u64>,
+    /// What clients bring goes this way.
+    pub brought: mpsc::Sender<Brought>,
 }
 
 /// Serves until it is dropped.
@@ -124,6 +129,8 @@ impl Session<'_> {
         }
         let welcome = PeerWelcome { name: self.served.name.clone() };
         self.connection.sender.send(ToPeer::Welcome(welcome)).await?;
+        // A piece of what a client brings is larger than what strangers may send.
+        self.connection.receiver.welcome();
         loop {
             let Ok(next) = tokio::time::timeout(IDLE_TIME, self.connection.receiver.recv()).await else {
                 return Ok(());
@@ -133,9 +140,15 @@ impl Session<'_> {
                     None => self.answer(get).await?,
                     Some(reason) => return self.refuse(reason).await,
                 },
-                Some(FromPeer::Put(_) | FromPeer::Piece(_)) => {
-                    return self.refuse("results are not taken yet".into()).await;
-                }
+                Some(FromPeer::Put(put)) => match self.fault(&hello) {
+                    None => {
+                        if let Some(reason) = self.take(put, hello.epoch).await? {
+                            return self.refuse(reason).await;
+                        }
+                    }
+                    Some(reason) => return self.refuse(reason).await,
+                },
+                Some(FromPeer::Piece(_)) => return self.refuse("bytes of no result".into()).await,
                 Some(FromPeer::Hello(_)) => return self.refuse("a second greeting".into()).await,
                 None => return Ok(()),
             }
@@ -154,6 +167,41 @@ impl Session<'_> {
     async fn refuse(self, reason: String) -> Result<()> {
         self.connection.sender.send(ToPeer::Refused(Reason { reason })).await?;
         self.connection.sender.close(HELLO_TIME).await
+    }
+
+    /// Takes a result that a client brings, and answers. Returns what is wrong with the client.
+    async fn take(&mut self, put: Put, epoch: u32) -> Result<Option<String>> {
+        let (is_here, managed) = {
+            let store = self.served.store.lock().unwrap_or_else(PoisonError::into_inner);
+            (store.find(put.task).is_some(), store.managed_bytes())
+        };
+        let traffic = self.served.traffic.clone();
+        let taken = managed.saturating_add(traffic.arriving.load(Ordering::Relaxed));
+        let room = self.served.limit.map(|limit| limit.saturating_sub(taken));
+        let mut arrival = Arrival::begin(put, is_here, room, traffic);
+        while !arrival.is_complete() {
+            let Ok(next) = tokio::time::timeout(STALL_TIME, self.connection.receiver.recv()).await else {
+                return Ok(Some("the bytes of a result do not come".into()));
+            };
+            match next? {
+                Some(FromPeer::Piece(piece)) if arrival.push(&piece.body) => {}
+                Some(_) => return Ok(Some("the bytes of a result were expected".into())),
+                None => return Ok(Some("a result ended too early".into())),
+            }
+        }
+        let error = match arrival.finish() {
+            Ok(None) => None,
+            Ok(Some((task, result))) => {
+                let (answer, answered) = oneshot::channel();
+                let brought = Brought { epoch, task, result: Arc::new(result), answer };
+                let sent = self.served.brought.send(brought).await.is_ok();
+                let gone = || "the worker has lost its scheduler".to_owned();
+                if sent { answered.await.unwrap_or_else(|_| Err(gone())).err() } else { Some(gone()) }
+            }
+            Err(why) => Some(why),
+        };
+        self.send(ToPeer::Stored(Stored { id: arrival.id(), error })).await?;
+        Ok(None)
     }
 
     async fn answer(&self, get: Get) -> Result<()> {

@@ -6,12 +6,12 @@ use crate::scheduler::core::event::CallSpec;
 
 const OTHER: ClientId = ClientId(1);
 
-fn at(run: u32, index: u32) -> TaskRef {
+pub(super) fn at(run: u32, index: u32) -> TaskRef {
     TaskRef { run: RunId(run), index }
 }
 
 /// Single tasks, each with the numbers of those that it needs.
-fn tasks(needs: &[&[u32]]) -> Vec<Layer> {
+pub(super) fn tasks(needs: &[&[u32]]) -> Vec<Layer> {
     let edge = |p: &u32| Edge { producer: FamilyIx(*p), pattern: Pattern::All, data: true };
     needs.iter().map(|n| Layer { edges: n.iter().map(edge).collect(), ..family(1) }).collect()
 }

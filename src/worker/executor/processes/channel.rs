@@ -22,18 +22,18 @@ const HEADER_BYTES: usize = 12;
 const FRAME_BYTES_MAX: usize = 64 << 20;
 
 /// Descriptors of one frame at most; the kernel takes 253.
-pub(super) const DESCRIPTORS_MAX: usize = 128;
+pub(in crate::worker) const DESCRIPTORS_MAX: usize = 128;
 
 /// How long the other side may leave a frame half sent, or not take one. It does nothing else meanwhile.
 const STALL_TIME: Duration = Duration::from_secs(60);
 
 /// One end of a connection.
 #[derive(Debug)]
-pub(super) struct Channel(OwnedFd);
+pub(in crate::worker) struct Channel(OwnedFd);
 
 /// A frame that has come.
 #[derive(Debug)]
-pub(super) struct Frame {
+pub(in crate::worker) struct Frame {
     /// Which message.
     pub tag: u16,
     control: Vec<u8>,

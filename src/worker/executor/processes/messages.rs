@@ -131,6 +131,8 @@ pub(super) enum End {
     TimeLimit,
     /// Its output cannot be kept, for this reason.
     Unkept(String),
+    /// It raised an exception: type and message, traceback, and the exception itself.
+    Raised(String, String, ByteBuf),
 }
 
 /// Raw bytes and descriptors of a frame that is put together.
@@ -180,7 +182,7 @@ impl Cargo {
 }
 
 /// Sends a task's inputs, in as many frames as it takes.
-pub(super) fn send_inputs(channel: &Channel, inputs: &[NativeInput]) -> io::Result<()> {
+pub(in crate::worker) fn send_inputs(channel: &Channel, inputs: &[NativeInput]) -> io::Result<()> {
     let (mut cargo, mut message) = (Cargo::default(), Inputs::default());
     for input in inputs {
         let (producer, key) = (input.producer.clone(), input.key.clone());

@@ -3,18 +3,22 @@
 //! who gets which task, who has grown too large and is replaced. `channel` and `messages` are the protocol,
 //! `warm` one process, `serve` what runs inside of it.
 
-mod channel;
-mod messages;
+pub(in crate::worker) mod channel;
+pub(in crate::worker) mod messages;
 mod serve;
-mod warm;
+pub(in crate::worker) mod warm;
 
 pub use serve::serve;
 
 use super::control::{Control, lock};
 use super::native::NativeJob;
+pub(in crate::worker) use super::process::Parent;
 use super::{Clock, Executor, Failure, FailureKind, Outcome};
+use channel::Channel;
+use messages::{Run, send_inputs, tag};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -31,10 +35,11 @@ const IDLE_PART: u64 = 20;
 const IDLE_PART_OF_ALL: u64 = 5;
 
 /// How many executors a task is offered that end before they have it.
-const STARTS_MAX: u32 = 3;
+pub(in crate::worker) const STARTS_MAX: u32 = 3;
 
 /// Variables of executors only: their allocator keeps little, in few places. The user's own values stand.
-const ALLOCATOR: [(&str, &str); 2] = [("MALLOC_ARENA_MAX", "2"), ("MALLOC_TRIM_THRESHOLD_", "65536")];
+pub(in crate::worker) const ALLOCATOR: [(&str, &str); 2] =
+    [("MALLOC_ARENA_MAX", "2"), ("MALLOC_TRIM_THRESHOLD_", "65536")];
 
 /// What is run as an executor: a program that calls [`serve()`] first thing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +67,23 @@ pub struct Counts {
 }
 
 impl Counts {
+    pub(in crate::worker) fn note_started(&self) {
+        self.started.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(in crate::worker) fn note_trimmed(&self) {
+        self.trimmed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One more was replaced; how many it are now.
+    pub(in crate::worker) fn note_replaced(&self) -> u64 {
+        self.replaced.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(in crate::worker) fn note_died(&self) {
+        self.died.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// How many were started.
     pub fn started(&self) -> u64 {
         self.started.load(Ordering::Relaxed)
@@ -120,8 +142,8 @@ impl IsolatedNatives {
             let (exit, _) = warm.bury();
             tracing::warn!("an idle executor has ended: {exit:?}");
         }
-        let warm = Warm::start(&self.program, &self.env)?;
-        self.counts.started.fetch_add(1, Ordering::Relaxed);
+        let warm = Warm::start(&self.program, &self.env, None)?;
+        self.counts.note_started();
         Ok(warm)
     }
 
@@ -130,17 +152,34 @@ impl IsolatedNatives {
         let grown = warm.grown_bytes();
         if grown > self.idle_bytes {
             if !warm.trim(self.idle_bytes) {
-                let n = self.counts.replaced.fetch_add(1, Ordering::Relaxed) + 1;
+                let n = self.counts.note_replaced();
                 if n.is_power_of_two() {
                     tracing::info!(replaced = n, "executors are replaced that keep too much: {grown} bytes");
                 }
                 warm.bury();
                 return;
             }
-            self.counts.trimmed.fetch_add(1, Ordering::Relaxed);
+            self.counts.note_trimmed();
         }
         lock(&self.idle).push(warm);
     }
+}
+
+/// Hands a task over.
+fn order(channel: &Channel, task: u64, job: &NativeJob) -> io::Result<()> {
+    send_inputs(channel, &job.inputs)?;
+    let run = Run {
+        task,
+        key: job.key.clone(),
+        index: job.index,
+        item: job.item.clone(),
+        attempt: (job.attempt.epoch, job.attempt.n),
+        function: job.function.clone(),
+        args: job.args.clone(),
+        max_output: job.max_output,
+        time_limit_ms: job.time_limit.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
+    };
+    channel.send(tag::RUN, &run, &[], &[])
 }
 
 /// What an idle executor may keep beyond its start, bytes, for a memory limit and so many slots.
@@ -161,7 +200,8 @@ impl Executor<NativeJob> for IsolatedNatives {
                 Err(why) => return clock.outcome(Err(fail(FailureKind::Spawn(why))), Duration::ZERO, 0),
             };
             left -= 1;
-            match warm.run(&job, control, self.grace) {
+            let order = |channel: &Channel, task| order(channel, task, &job);
+            match warm.run(order, job.time_limit, control, self.grace) {
                 Ran::NotBegun if left > 0 => drop(warm.bury()),
                 ran => break (warm, ran),
             }
@@ -185,7 +225,7 @@ impl Executor<NativeJob> for IsolatedNatives {
                 let (exit, stderr) = warm.bury();
                 failure.reason = control.reason();
                 if unasked {
-                    self.counts.died.fetch_add(1, Ordering::Relaxed);
+                    self.counts.note_died();
                     failure.stderr_tail = stderr;
                     let text = "its executor process ended; the worker and other tasks are not touched";
                     failure.reason.get_or_insert_with(|| text.into());

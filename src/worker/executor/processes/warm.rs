@@ -1,21 +1,25 @@
 //! One executor process, from the worker's side: started, greeted, given tasks, asked to trim, ended. Owns
-//! the process and its connection; which task goes where is the pool's business.
+//! the process and its connection; which task goes where, and in which words it is ordered, is the pool's
+//! business.
 
 use super::Program;
 use super::channel::{Channel, Frame};
-use super::messages::{End, Hello, Run, Task, VERSIONS, Welcome, send_inputs, tag, take_done};
+use super::messages::{End, Hello, Task, VERSIONS, Welcome, tag, take_done};
+use crate::base::failure::Raised;
 use crate::worker::executor::FailureKind;
 use crate::worker::executor::control::Control;
-use crate::worker::executor::native::NativeJob;
-use crate::worker::executor::process::{Exit, Process, poll, poll_fd};
+use crate::worker::executor::process::{Exit, Parent, Process, poll, poll_fd};
 use crate::worker::executor::streams::Tail;
 use crate::worker::store::data::TaskResult;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long an executor may take to say hello: its program may lie on a busy file system.
@@ -32,8 +36,10 @@ const STUCK_TIME: Duration = Duration::from_secs(20);
 
 /// A process that waits for tasks.
 #[derive(Debug)]
-pub(super) struct Warm {
-    channel: Channel,
+pub(in crate::worker) struct Warm {
+    channel: Arc<Channel>,
+    /// What it executes, in its own words.
+    kind: String,
     process: Process,
     stderr: Tail,
     /// Its anonymous memory when it had started, bytes.
@@ -46,7 +52,7 @@ pub(super) struct Warm {
 }
 
 /// How a task ended.
-pub(super) enum Ran {
+pub(in crate::worker) enum Ran {
     /// It ended in order; the executor is ready for the next one. CPU time is the task's.
     Done(Result<TaskResult, FailureKind>, Duration),
     /// The executor had gone before it was given all of the task.
@@ -60,9 +66,29 @@ pub(super) enum Ran {
     },
 }
 
+/// Our ends of what connects a process with us that somebody else starts.
+#[derive(Debug)]
+pub(in crate::worker) struct Ends {
+    channel: Channel,
+    stderr: Tail,
+}
+
+impl Ends {
+    /// Our ends, and those of the process: its socket, and where its stdout and stderr go.
+    pub fn make() -> io::Result<(Ends, [OwnedFd; 2])> {
+        let (channel, theirs) = Channel::pair()?;
+        let (stderr, output) = Tail::open()?;
+        Ok((Ends { channel, stderr }, [theirs, output]))
+    }
+}
+
 impl Warm {
-    /// Starts a process and waits until it is ready.
-    pub fn start(program: &Program, env: &BTreeMap<OsString, OsString>) -> Result<Warm, String> {
+    /// Starts a process, in a directory if not in ours, and waits until it is ready.
+    pub fn start(
+        program: &Program,
+        env: &BTreeMap<OsString, OsString>,
+        dir: Option<&Path>,
+    ) -> Result<Warm, String> {
         let say = |e: io::Error| format!("cannot start an executor ({}): {e}", program.path.display());
         let (channel, theirs) = Channel::pair().map_err(say)?;
         let (stderr, end) = Tail::open().map_err(say)?;
@@ -70,22 +96,63 @@ impl Warm {
         let mut command = Command::new(&program.path);
         command.args(&program.args).env_clear().envs(env).process_group(0);
         command.stdin(Stdio::from(theirs)).stdout(out).stderr(end);
+        dir.map(|dir| command.current_dir(dir));
         let child = command.spawn().map_err(say)?;
         // With it go our copies of its ends.
         drop(command);
         let process = Process::of(i32::try_from(child.id()).unwrap_or(i32::MAX));
         process.raise_oom_score();
-        let mut warm = Warm { channel, process, stderr, started_with: 0, occupied: 0, tasks: 0, exit: None };
+        let ready = Warm::ready(Ends { channel, stderr }, process);
+        ready.map_err(|why| format!("the executor {} does not start: {why}", program.path.display()))
+    }
+
+    /// Takes over a process that `parent` has started with our other ends, and waits until it is ready.
+    pub fn adopt(ends: Ends, pid: i32, parent: Arc<dyn Parent>) -> Result<Warm, String> {
+        let process = Process::adopt(pid, parent);
+        process.raise_oom_score();
+        Warm::ready(ends, process).map_err(|why| format!("an executor does not start: {why}"))
+    }
+
+    fn ready(ends: Ends, process: Process) -> Result<Warm, String> {
+        let Ends { channel, stderr } = ends;
+        let (channel, kind) = (Arc::new(channel), String::new());
+        let (started_with, occupied, tasks, exit) = (0, 0, 0, None);
+        let mut warm = Warm { channel, kind, process, stderr, started_with, occupied, tasks, exit };
         if let Err(why) = warm.greet() {
             let (exit, text) = warm.bury();
             let end = exit.map_or_else(String::new, |exit| format!(" ({})", kind_of(exit)));
             let text = String::from_utf8_lossy(&text).trim().to_owned();
             let text = if text.is_empty() { text } else { format!(": {text}") };
-            return Err(format!("the executor {} does not start: {why}{end}{text}", program.path.display()));
+            return Err(format!("{why}{end}{text}"));
         }
-        warm.occupied = warm.anonymous_bytes();
-        warm.started_with = warm.occupied;
+        warm.rebase();
         Ok(warm)
+    }
+
+    /// What it occupies now is what it needs to begin with.
+    pub fn rebase(&mut self) {
+        self.occupied = self.anonymous_bytes();
+        self.started_with = self.occupied;
+    }
+
+    /// What it executes, in its own words.
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    /// How many tasks it was given.
+    pub fn tasks(&self) -> u64 {
+        self.tasks
+    }
+
+    /// Its connection, for messages between tasks.
+    pub fn channel(&self) -> &Arc<Channel> {
+        &self.channel
+    }
+
+    /// The last that it, or its task, has said on stdout and stderr.
+    pub fn said(&mut self) -> Vec<u8> {
+        self.stderr.so_far()
     }
 
     fn greet(&mut self) -> Result<(), String> {
@@ -104,6 +171,7 @@ impl Warm {
                 hello.oldest, hello.newest, VERSIONS.0, VERSIONS.1
             ));
         }
+        self.kind = hello.kind;
         self.channel.send(tag::WELCOME, &Welcome { version }, &[], &[]).map_err(|e| e.to_string())
     }
 
@@ -136,19 +204,27 @@ impl Warm {
         resident.saturating_sub(shared).saturating_mul(u64::try_from(page).unwrap_or(4096))
     }
 
-    /// Runs a task. A function that does not end `grace` after it was asked to is ended with its process.
-    pub fn run(&mut self, job: &NativeJob, control: &Control, grace: Duration) -> Ran {
+    /// Runs a task: `order` sends it, inputs included, under the number that it is told. A function that does
+    /// not end `grace` after it was asked to is ended with its process.
+    pub fn run(
+        &mut self,
+        order: impl FnOnce(&Channel, u64) -> io::Result<()>,
+        time_limit: Option<Duration>,
+        control: &Control,
+        grace: Duration,
+    ) -> Ran {
         self.tasks += 1;
+        self.stderr.clear();
         control.set_base(self.occupied);
         control.set_pid(self.pid());
         let mut capture = None;
-        let ran = match self.order(job) {
-            Ok(()) => self.follow(job, control, grace, &mut capture),
-            Err(OrderError::Input(error)) => {
+        let ran = match order(&self.channel, self.tasks) {
+            Ok(()) => self.follow(time_limit, control, grace, &mut capture),
+            Err(error) if has_gone(&error) => Ran::NotBegun,
+            Err(error) => {
                 let kind = FailureKind::Prepare(format!("cannot read an input: {error}"));
                 Ran::Died { kind, unasked: false }
             }
-            Err(OrderError::Executor) => Ran::NotBegun,
         };
         // Before its file is closed, for others look at it.
         control.set_capture(None);
@@ -156,41 +232,16 @@ impl Warm {
         ran
     }
 
-    fn order(&self, job: &NativeJob) -> Result<(), OrderError> {
-        let ended = |e: &io::Error| {
-            matches!(
-                e.kind(),
-                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::WouldBlock
-            )
-        };
-        let sent = |r: io::Result<()>| {
-            r.map_err(|e| if ended(&e) { OrderError::Executor } else { OrderError::Input(e) })
-        };
-        sent(send_inputs(&self.channel, &job.inputs))?;
-        let run = Run {
-            task: self.tasks,
-            key: job.key.clone(),
-            index: job.index,
-            item: job.item.clone(),
-            attempt: (job.attempt.epoch, job.attempt.n),
-            function: job.function.clone(),
-            args: job.args.clone(),
-            max_output: job.max_output,
-            time_limit_ms: job.time_limit.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
-        };
-        sent(self.channel.send(tag::RUN, &run, &[], &[]))
-    }
-
     /// Waits for the end of a task.
     fn follow(
         &mut self,
-        job: &NativeJob,
+        time_limit: Option<Duration>,
         control: &Control,
         grace: Duration,
         capture: &mut Option<File>,
     ) -> Ran {
         // It ends itself when its time is over, if its function looks.
-        let mut deadline = job.time_limit.map(|limit| Instant::now() + limit + grace);
+        let mut deadline = time_limit.map(|limit| Instant::now() + limit + grace);
         let mut stopped = None;
         loop {
             if stopped.is_none() && control.is_cancelled() {
@@ -251,7 +302,7 @@ impl Warm {
     }
 
     /// The next frame, unless it takes too long.
-    fn next(&mut self, until: Instant) -> io::Result<Option<Frame>> {
+    pub fn next(&mut self, until: Instant) -> io::Result<Option<Frame>> {
         while !self.wait(Some(until), None) {
             if Instant::now() >= until {
                 return Err(io::ErrorKind::TimedOut.into());
@@ -310,6 +361,8 @@ impl Warm {
         self.channel.close();
         let exit = self.reap();
         let Warm { process, stderr, .. } = self;
+        // What a task has left in its group goes with it.
+        process.signal_group(libc::SIGKILL);
         if exit.is_none() {
             let reaper = std::thread::Builder::new().name("reaper".into());
             if let Err(error) = reaper.spawn(move || process.wait_for_ever()) {
@@ -320,12 +373,10 @@ impl Warm {
     }
 }
 
-/// Why a task could not be handed over.
-enum OrderError {
-    /// Its inputs cannot be had.
-    Input(io::Error),
-    /// The executor has gone, or does not listen.
-    Executor,
+/// Whether a task could not be handed over because the executor has gone, or does not listen.
+fn has_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, WouldBlock};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | WouldBlock)
 }
 
 /// What a task fails with whose executor ended like this.
@@ -343,5 +394,9 @@ fn judge(end: End, result: TaskResult) -> Result<TaskResult, FailureKind> {
         End::Cancelled => Err(FailureKind::Cancelled),
         End::TimeLimit => Err(FailureKind::TimeLimit),
         End::Unkept(text) => Err(FailureKind::Result(text)),
+        End::Raised(summary, traceback, payload) => {
+            let payload = payload.into_vec();
+            Err(FailureKind::Raised(Box::new(Raised { summary, traceback, payload })))
+        }
     }
 }

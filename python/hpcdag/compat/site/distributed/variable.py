@@ -1,0 +1,11 @@
+"""Stand-in for `distributed.variable`: `Variable`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    import distributed
+
+    return getattr(distributed, name)

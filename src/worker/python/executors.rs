@@ -1,0 +1,437 @@
+//! Executors of Python calls, kept warm from one call to the next, and the zygotes they come from: one for
+//! each environment. Owns who gets which call, what each executor has been sent, and who has grown too large
+//! and is replaced.
+
+use super::calls::{Call, CallJob, Calls, Live};
+use super::environment::Environment;
+use super::messages::{Call as CallMessage, Drop as DropMessage, Load, tag};
+use super::zygote::Zygote;
+use crate::worker::executor::control::Control;
+use crate::worker::executor::processes::channel::Channel;
+use crate::worker::executor::processes::messages::send_inputs;
+use crate::worker::executor::processes::warm::{Ran, Warm};
+use crate::worker::executor::processes::{ALLOCATOR, Counts, STARTS_MAX};
+use crate::worker::executor::{Clock, Executor, Failure, FailureKind, Outcome};
+use bytes::Bytes;
+use rustc_hash::FxHashSet;
+use serde_bytes::ByteBuf;
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// For how long it is believed that a zygote which did not start would not start now.
+const FAILED_TIME: Duration = Duration::from_secs(5);
+
+/// Zygotes that nobody uses are kept, up to so many of all.
+const NESTS_MAX: usize = 4;
+
+/// Batches that an executor keeps at most, and their bytes: tasks of a batch mostly come in a row.
+const BATCHES_MAX: usize = 256;
+const BATCH_BYTES_MAX: usize = 32 << 20;
+
+/// By which libraries learn how many threads they may use. The user's own values stand.
+const THREADS: [&str; 6] = [
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+];
+
+/// What the executors of a worker are made with.
+#[derive(Debug)]
+pub(in crate::worker) struct Facts {
+    /// The interpreter, if it is not the client's.
+    pub executable: Option<String>,
+    /// What zygotes import besides.
+    pub preload: Vec<String>,
+    /// Whether executors are forked from one process that has imported what they need.
+    pub zygote: bool,
+    /// The variables that executors start with.
+    pub env: BTreeMap<OsString, OsString>,
+    /// The worker's own directory.
+    pub dir: PathBuf,
+    /// How long a call has to stop when it is asked to.
+    pub grace: Duration,
+    /// What an idle executor may keep beyond what it had after its first call, bytes.
+    pub idle_bytes: u64,
+    /// Idle executors of all environments at most.
+    pub idle_max: usize,
+    /// Whether the memory that calls declare is a hard limit.
+    pub enforce: bool,
+    /// What became of executors.
+    pub counts: Arc<Counts>,
+}
+
+/// Runs calls.
+#[derive(Debug)]
+pub(in crate::worker) struct Python {
+    facts: Facts,
+    /// The one that was used last is the last one.
+    nests: Mutex<Vec<Arc<Nest>>>,
+    live: Arc<Live>,
+}
+
+/// The executors of one environment.
+#[derive(Debug)]
+struct Nest {
+    environment: Arc<Bytes>,
+    zygote: Mutex<Source>,
+    idle: Mutex<Vec<Warmed>>,
+}
+
+/// Where executors come from.
+#[derive(Debug)]
+enum Source {
+    None,
+    Up(Arc<Zygote>),
+    Failed(String, Instant),
+}
+
+/// An executor, and what it has been sent.
+#[derive(Debug)]
+struct Warmed {
+    warm: Warm,
+    loaded: FxHashSet<Vec<u8>>,
+    /// Of that, the batches and their sizes; the one that was used last is the last one.
+    batches: VecDeque<(Vec<u8>, usize)>,
+    /// The zygote that is this one's alone.
+    _own: Option<Zygote>,
+    /// The state of `Live` that this agrees with.
+    changes: u64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Python {
+    /// Processes are started as calls need them.
+    pub(in crate::worker) fn new(mut facts: Facts) -> Python {
+        for (name, value) in ALLOCATOR.into_iter().chain(THREADS.map(|name| (name, "1"))) {
+            facts.env.entry(name.into()).or_insert_with(|| value.into());
+        }
+        let mut set = |name: &str, value: OsString| drop(facts.env.insert(name.into(), value));
+        set("HPCDAG_EXECUTOR", "1".into());
+        set("HPCDAG_WORKER_DIR", facts.dir.clone().into());
+        // By this, what calls leave running is found at the end of the worker.
+        set("HPCDAG_TASK_DIR", facts.dir.join("python").into());
+        set("HPCDAG_PYTHON_PRELOAD", facts.preload.join(",").into());
+        if !facts.zygote {
+            set("HPCDAG_PYTHON_BARE", "1".into());
+        }
+        Python { facts, nests: Mutex::default(), live: Arc::default() }
+    }
+
+    /// An empty book of calls, whose end executors hear of.
+    pub(in crate::worker) fn calls(&self) -> Calls {
+        Calls::new(self.live.clone())
+    }
+
+    /// Has idle executors forget what no run needs. Returns at once.
+    pub(in crate::worker) fn tidy(self: &Arc<Python>) {
+        let nests = lock(&self.nests).clone();
+        let idle: Vec<(Arc<Nest>, Vec<Warmed>)> = nests
+            .into_iter()
+            .map(|nest| {
+                let idle = std::mem::take(&mut *lock(&nest.idle));
+                (nest, idle)
+            })
+            .filter(|(_, idle)| !idle.is_empty())
+            .collect();
+        if idle.is_empty() {
+            return;
+        }
+        let python = self.clone();
+        let tell = move || {
+            for (nest, idle) in idle {
+                for mut warmed in idle {
+                    warmed.forget(&python.live);
+                    python.shelve(&nest, warmed);
+                }
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("tidy".into()).spawn(tell) {
+            // They are gone with the closure, and started anew.
+            tracing::warn!("cannot start a thread: {error}");
+        }
+    }
+
+    /// The executors of an environment.
+    fn nest(&self, environment: &Arc<Bytes>) -> Arc<Nest> {
+        let mut nests = lock(&self.nests);
+        let nest = match nests.iter().position(|nest| Arc::ptr_eq(&nest.environment, environment)) {
+            Some(at) => nests.remove(at),
+            None => Arc::new(Nest {
+                environment: environment.clone(),
+                zygote: Mutex::new(Source::None),
+                idle: Mutex::default(),
+            }),
+        };
+        nests.push(nest.clone());
+        let unused = |nest: &Arc<Nest>| Arc::strong_count(nest) == 1;
+        let excess = if nests.len() > NESTS_MAX { nests.iter().position(unused) } else { None };
+        let left = excess.map(|at| nests.remove(at));
+        drop(nests);
+        drop(left);
+        nest
+    }
+
+    /// One that waits, else a new one.
+    fn take(&self, nest: &Nest) -> Result<Warmed, FailureKind> {
+        loop {
+            let Some(mut warmed) = lock(&nest.idle).pop() else { break };
+            if warmed.warm.is_alive() {
+                return Ok(warmed);
+            }
+            let (exit, _) = warmed.warm.bury();
+            tracing::warn!("an idle executor has ended: {exit:?}");
+        }
+        let changes = self.live.changes();
+        let new = |warm, own| {
+            self.facts.counts.note_started();
+            let (loaded, batches) = (FxHashSet::default(), VecDeque::new());
+            Ok(Warmed { warm, loaded, batches, _own: own, changes })
+        };
+        if !self.facts.zygote {
+            let own = self.start(&nest.environment).map_err(FailureKind::Prepare)?;
+            return new(own.fork().map_err(FailureKind::Spawn)?, Some(own));
+        }
+        let zygote = self.zygote(nest)?;
+        let warm = match zygote.fork() {
+            // It has died since it was last used: another one may live.
+            Err(why) if zygote.is_gone() => {
+                tracing::warn!("{why}");
+                self.zygote(nest)?.fork()
+            }
+            forked => forked,
+        };
+        new(warm.map_err(FailureKind::Spawn)?, None)
+    }
+
+    /// The zygote of an environment. Whoever comes first starts it, the others wait.
+    fn zygote(&self, nest: &Nest) -> Result<Arc<Zygote>, FailureKind> {
+        let mut source = lock(&nest.zygote);
+        match &*source {
+            Source::Up(zygote) if !zygote.is_gone() => return Ok(zygote.clone()),
+            Source::Failed(why, at) if at.elapsed() < FAILED_TIME => {
+                return Err(FailureKind::Prepare(why.clone()));
+            }
+            _ => {}
+        }
+        match self.start(&nest.environment) {
+            Ok(zygote) => {
+                let zygote = Arc::new(zygote);
+                *source = Source::Up(zygote.clone());
+                Ok(zygote)
+            }
+            Err(why) => {
+                tracing::warn!("calls cannot run: {why}");
+                *source = Source::Failed(why.clone(), Instant::now());
+                Err(FailureKind::Prepare(why))
+            }
+        }
+    }
+
+    fn start(&self, bytes: &Bytes) -> Result<Zygote, String> {
+        let facts = &self.facts;
+        let environment = Environment::read(bytes)?;
+        let python = environment.interpreter(facts.executable.as_deref(), &facts.env)?;
+        tracing::info!(python = %python.display(), "starting Python");
+        Zygote::start((bytes, &environment), &python, &facts.env, &facts.dir)
+    }
+
+    /// Keeps one for the next call, unless it keeps too much memory itself.
+    fn give_back(&self, nest: &Nest, mut warmed: Warmed) {
+        let (mut grown, bound) = (warmed.warm.grown_bytes(), self.facts.idle_bytes);
+        let counts = &self.facts.counts;
+        if warmed.warm.tasks() == 1 && grown <= bound {
+            // The first call imports what others will use too.
+            warmed.warm.rebase();
+            grown = 0;
+        }
+        if grown > bound {
+            if !warmed.warm.trim(bound) {
+                let n = counts.note_replaced();
+                if n.is_power_of_two() {
+                    tracing::info!(replaced = n, "executors are replaced that keep too much: {grown} bytes");
+                }
+                warmed.warm.bury();
+                return;
+            }
+            counts.note_trimmed();
+        }
+        warmed.forget(&self.live);
+        self.shelve(nest, warmed);
+    }
+
+    /// Lays one by, and ends one of another environment if there are too many.
+    fn shelve(&self, nest: &Nest, warmed: Warmed) {
+        lock(&nest.idle).push(warmed);
+        let excess = {
+            let nests = lock(&self.nests);
+            let idle: usize = nests.iter().map(|nest| lock(&nest.idle).len()).sum();
+            let oldest = || nests.iter().find_map(|nest| lock(&nest.idle).pop());
+            if idle > self.facts.idle_max { oldest() } else { None }
+        };
+        excess.map(|warmed| warmed.warm.bury());
+    }
+
+    /// Runs a call on an executor; gives that back to the next one if it can be used again.
+    fn call(&self, job: &CallJob, key: &str, control: &Control) -> (Result<Ran, FailureKind>, Vec<u8>) {
+        let nest = self.nest(&job.call.run.environment);
+        let limit = job.call.options().time_limit_ms.map(Duration::from_millis);
+        let mut left = STARTS_MAX;
+        loop {
+            let mut warmed = match self.take(&nest) {
+                Ok(warmed) => warmed,
+                Err(kind) => return (Err(kind), Vec::new()),
+            };
+            if control.is_cancelled() {
+                self.shelve(&nest, warmed);
+                return (Err(control.verdict()), Vec::new());
+            }
+            left -= 1;
+            let Warmed { warm, loaded, batches, .. } = &mut warmed;
+            let order = |channel: &Channel, task| order(channel, task, job, key, (loaded, batches));
+            match warm.run(order, limit, control, self.facts.grace) {
+                Ran::NotBegun if left > 0 => drop(warmed.warm.bury()),
+                Ran::NotBegun => {
+                    let (_, said) = warmed.warm.bury();
+                    let text = format!("{STARTS_MAX} executors ended before the call could begin");
+                    return (Err(FailureKind::Spawn(text)), said);
+                }
+                Ran::Done(result, cpu) => {
+                    let said = warmed.warm.said();
+                    let text = String::from_utf8_lossy(&said);
+                    text.lines().for_each(|line| tracing::debug!(task = key, "printed: {line}"));
+                    self.give_back(&nest, warmed);
+                    return (Ok(Ran::Done(result, cpu)), said);
+                }
+                died @ Ran::Died { .. } => {
+                    let (_, said) = warmed.warm.bury();
+                    return (Ok(died), said);
+                }
+            }
+        }
+    }
+}
+
+impl Executor<CallJob> for Python {
+    fn run(&self, job: CallJob, control: &Control) -> Outcome {
+        let clock = Clock::start();
+        if let Some(declared) = job.call.options().memory.filter(|_| self.facts.enforce) {
+            control.set_bound(declared);
+        }
+        let key = job.call.key();
+        let (ran, stderr_tail) = self.call(&job, &key, control);
+        let fail = |kind, stderr_tail| Failure { command: key.clone(), stderr_tail, ..Failure::new(kind) };
+        match ran {
+            Ok(Ran::Done(result, cpu)) => {
+                let result = result.map_err(|kind| {
+                    let reason = control.reason().filter(|_| kind == FailureKind::Cancelled);
+                    Failure { reason, ..fail(kind, stderr_tail) }
+                });
+                clock.outcome(result, cpu, 0)
+            }
+            Ok(Ran::Died { kind, unasked }) => {
+                let mut failure = fail(kind, stderr_tail);
+                failure.reason = control.reason();
+                if unasked {
+                    self.facts.counts.note_died();
+                    let text = "its executor process ended; the worker and other tasks are not touched";
+                    failure.reason.get_or_insert_with(|| text.into());
+                    tracing::warn!(task = key, "an executor died: {failure}");
+                }
+                clock.outcome(Err(failure), Duration::ZERO, 0)
+            }
+            Ok(Ran::NotBegun) => {
+                let kind = FailureKind::Spawn("the call could not begin".into());
+                clock.outcome(Err(fail(kind, stderr_tail)), Duration::ZERO, 0)
+            }
+            Err(kind) => {
+                let reason = control.reason().filter(|_| kind == FailureKind::Cancelled);
+                let failure = Failure { reason, ..fail(kind, stderr_tail) };
+                clock.outcome(Err(failure), Duration::ZERO, 0)
+            }
+        }
+    }
+}
+
+impl std::ops::Drop for Nest {
+    fn drop(&mut self) {
+        let idle = std::mem::take(&mut *lock(&self.idle));
+        // All of them, then one after the other: each takes a moment.
+        idle.iter().for_each(|warmed| warmed.warm.channel().close());
+        for warmed in idle {
+            warmed.warm.bury();
+        }
+    }
+}
+
+impl Warmed {
+    /// Has it forget what no run needs, and batches that were not used for long.
+    fn forget(&mut self, live: &Live) {
+        let changes = live.changes();
+        let mut stale = Vec::new();
+        if self.changes != changes {
+            self.changes = changes;
+            stale = live.stale(self.loaded.iter());
+            self.batches.retain(|(id, _)| !stale.contains(id));
+        }
+        let mut bytes: usize = self.batches.iter().map(|(_, bytes)| bytes).sum();
+        while (bytes > BATCH_BYTES_MAX && self.batches.len() > 1) || self.batches.len() > BATCHES_MAX {
+            let Some((id, size)) = self.batches.pop_front() else { break };
+            bytes -= size;
+            stale.push(id);
+        }
+        if stale.is_empty() {
+            return;
+        }
+        self.loaded.retain(|id| !stale.contains(id));
+        let ids = stale.into_iter().map(ByteBuf::from).collect();
+        // If it has gone, whoever wants to use it next finds out.
+        let _ = self.warm.channel().send(tag::DROP, &DropMessage { ids }, &[], &[]);
+    }
+}
+
+/// Hands a call over, and before it what the executor has not got.
+fn order(
+    channel: &Channel,
+    task: u64,
+    job: &CallJob,
+    key: &str,
+    (loaded, batches): (&mut FxHashSet<Vec<u8>>, &mut VecDeque<(Vec<u8>, usize)>),
+) -> io::Result<()> {
+    let Call { run, batch, place } = &job.call;
+    let functions = run.functions.iter().map(|(id, bytes)| ("function", id, bytes));
+    for (kind, id, bytes) in functions.chain([("batch", &batch.id, &batch.bytes)]) {
+        if !loaded.contains(id) {
+            let load = Load { kind, id: ByteBuf::from(id.clone()) };
+            channel.send(tag::LOAD, &load, std::slice::from_ref(bytes), &[])?;
+            loaded.insert(id.clone());
+        }
+    }
+    if batches.back().is_none_or(|(id, _)| *id != batch.id) {
+        batches.retain(|(id, _)| *id != batch.id);
+        batches.push_back((batch.id.clone(), batch.bytes.len()));
+    }
+    send_inputs(channel, &job.inputs)?;
+    let options = job.call.options();
+    let call = CallMessage {
+        task,
+        key,
+        run: run.uuid,
+        batch: ByteBuf::from(batch.id.clone()),
+        index: *place,
+        attempt: (job.attempt.epoch, job.attempt.n),
+        slots: options.slots,
+        max_output: None,
+        time_limit_ms: options.time_limit_ms,
+    };
+    channel.send(tag::CALL, &call, &[], &[])
+}

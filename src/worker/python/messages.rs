@@ -1,0 +1,69 @@
+//! What a worker says to a zygote and to Python executors beyond what it says to every executor. Owns tags
+//! and fields, which `docs/protocol.md` documents.
+
+use crate::base::ids::RunUuid;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+/// Tags; each is for ever.
+pub(super) mod tag {
+    /// Worker to zygote: one more executor, over these descriptors.
+    pub const FORK: u16 = 20;
+    /// Zygote: there it is.
+    pub const FORKED: u16 = 21;
+    /// Zygote: an executor has ended.
+    pub const EXITED: u16 = 22;
+    /// Worker: a call.
+    pub const CALL: u16 = 23;
+    /// Worker: something that calls refer to.
+    pub const LOAD: u16 = 24;
+    /// Worker: what no call will refer to.
+    pub const DROP: u16 = 25;
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Fork {
+    pub number: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Forked {
+    pub number: u64,
+    pub pid: i32,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Exited {
+    pub pid: i32,
+    /// As `wait` has it.
+    pub status: i32,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Load {
+    /// `environment`, `function` or `batch`.
+    pub kind: &'static str,
+    pub id: ByteBuf,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Drop {
+    pub ids: Vec<ByteBuf>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Call<'a> {
+    /// The worker's number for this execution.
+    pub task: u64,
+    pub key: &'a str,
+    pub run: RunUuid,
+    pub batch: ByteBuf,
+    /// Its place in the batch.
+    pub index: u32,
+    /// Epoch and number.
+    pub attempt: (u32, u32),
+    /// Its slots, 1/10,000.
+    pub slots: u32,
+    pub max_output: Option<u64>,
+    pub time_limit_ms: Option<u64>,
+}
