@@ -25,6 +25,9 @@ VALUE_BYTES_MAX = 64 << 10
 
 _CONNECT_TIMEOUT = 30.0
 
+#: Nothing is collected before it is sent, seconds.
+_FOREVER = 3600.0
+
 #: What may wait, and is withdrawn when its caller is interrupted.
 _WAITING = ("Acquire", "Wait", "Get", "Put")
 
@@ -187,6 +190,9 @@ class _Own(Link):
 
     def _tidy(self) -> None:
         pass
+
+    def _collect(self) -> float:
+        return _FOREVER
 
     def _end(self, error: Exception) -> None:
         with self.lock:

@@ -17,7 +17,18 @@ from proxy import Proxy
 
 from hpcdag import Client, LocalCluster, RefusedError, _share
 from hpcdag._wire import SchedulerFile, parse_address
-from hpcdag.locks import Event, Lock, MultiLock, Queue, Semaphore, Variable
+from hpcdag.locks import (
+    Event,
+    Lock,
+    MultiLock,
+    Queue,
+    Semaphore,
+    Variable,
+    get_dataset,
+    list_datasets,
+    publish_dataset,
+    unpublish_dataset,
+)
 
 PACKAGE = str(Path(_share.__file__).parents[1])
 
@@ -262,3 +273,49 @@ def test_executors_are_no_clients(cluster: LocalCluster) -> None:
         with Script("Lock('count').acquire(); say('held'); told()") as script:
             assert script.hear() == "held"
             assert client._session.ask("Status")["scheduler"]["clients"] == before
+
+
+def test_tasks_hold_locks(cluster: LocalCluster, tmp_path: Path) -> None:
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+    lock = Lock("in tasks")
+
+    def add(_n: int) -> int:
+        with lock:
+            n = int(counter.read_text())
+            counter.write_text(str(n + 1))
+        return os.getpid()
+
+    with Client(cluster, set_as_default=False) as client:
+        where = client.gather(client.map(add, range(100)))
+        assert counter.read_text() == "100" and len(set(where)) == 2
+
+        def dies() -> None:
+            Lock("dies").acquire()
+            os._exit(7)
+
+        assert client.submit(dies, retries=0).exception() is not None
+        assert Lock("dies", client).acquire(timeout=20)
+
+
+def test_datasets_outlive_their_client(cluster: LocalCluster) -> None:
+    with Client(cluster, set_as_default=False) as client:
+        publish_dataset(client, three=client.submit(sum, [1, 2]), large=bytes(100_000))
+        publish_dataset(client, "text", name="plain")
+        with pytest.raises(RefusedError, match="already"):
+            publish_dataset(client, "other", name="plain")
+        publish_dataset(client, "other", name="plain", override=True)
+    with Client(cluster, set_as_default=False) as client:
+        assert list_datasets(client) == ("large", "plain", "three")
+        future = get_dataset(client, "three")
+        assert future.result(timeout=30) == 3
+        assert get_dataset(client, "large") == bytes(100_000)
+        assert get_dataset(client, "plain") == "other"
+        for name in list_datasets(client):
+            unpublish_dataset(client, name)
+        assert future.result(timeout=30) == 3, "this client's future keeps it"
+        with pytest.raises(KeyError, match="three"):
+            get_dataset(client, "three")
+        assert get_dataset(client, "three", default=None) is None
+        with pytest.raises(KeyError):
+            unpublish_dataset(client, "three")

@@ -10,6 +10,9 @@ use std::sync::Arc;
 /// What a value takes beside its bytes.
 const VALUE_OVERHEAD: usize = 100;
 
+/// Runs and numbers in them.
+pub(super) type Results = Vec<(RunUuid, u32)>;
+
 /// Opaque bytes, and the results that they refer to.
 #[derive(Clone, Debug)]
 pub(super) struct Value {
@@ -129,7 +132,7 @@ impl Holds {
     }
 
     /// Results that are referred to since the last call, and those that are not any more.
-    pub fn take_changes(&mut self) -> (Vec<(RunUuid, u32)>, Vec<(RunUuid, u32)>) {
+    pub fn take_changes(&mut self) -> (Results, Results) {
         let (mut keep, mut let_go) = (BTreeSet::new(), BTreeSet::new());
         for (task, was_held) in std::mem::take(&mut self.changed) {
             match (was_held, self.counts.contains_key(&task)) {
