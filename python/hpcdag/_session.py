@@ -127,7 +127,7 @@ class Session(Hearing):
         except BaseException:
             with self.lock:
                 if run.frames:
-                    self._say(_calls.tasks_frame(CANCEL, run.uuid, [], reason="it could not be encoded"))
+                    self._say(_calls.abandoned_frame(run.uuid))
                 run.reason = "it could not be encoded"
                 self.book.runs.pop(run.uuid, None)
             raise
