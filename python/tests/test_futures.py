@@ -264,3 +264,10 @@ def test_results_of_lost_workers_are_made_again() -> None:
             # What no task has made cannot be made again.
             with pytest.raises(hpcdag.HpcdagError, match="brought by a client"):
                 brought.result(60)
+
+
+def test_what_the_scheduler_refuses_says_why(client: Client) -> None:
+    future = client.submit(increment, 1, resources={"licences": 1e9})
+    with pytest.raises(hpcdag.TaskError, match="refuses 'increment-.*more of a resource than any worker"):
+        future.result(30)
+    assert future.status == "lost"
