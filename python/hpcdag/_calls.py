@@ -165,6 +165,13 @@ def piece_frame(graph: Any, piece: Any, environment: bytes) -> list:
     return [_frames.pack_head(CALLS, control, sum(map(len, body))), *body]
 
 
+def abandoned_frame(run: bytes) -> list:
+    """A piece that fits nowhere, upon which the scheduler forgets what it has of a run."""
+    body = [piece for code in "IBIIIBIIB" for piece in _columns.column([], code)]
+    control = [run, 0xFFFFFFFF, True, "", False, b"", [], [], []]
+    return [_frames.pack_head(CALLS, control, sum(map(len, body))), *body]
+
+
 def tasks_frame(tag: int, run: bytes, tasks: Sequence[int], later: bool = False, reason: str = "") -> list:
     """A message `RunTasks`: tasks of a run by number."""
     body = _columns.column(array("I", tasks))

@@ -124,6 +124,39 @@ class ClientData:
         """Tries failed tasks again, with those that failed because of them."""
         self._on_each(RETRY, futures)
 
+    # What outlives the client
+
+    def publish_dataset(
+        self, *args: Any, name: str | None = None, override: bool = False, **named: Any
+    ) -> None:
+        """Publishes values (futures, persisted collections, anything that can be pickled) by name:
+        `publish_dataset(x=value)` or `publish_dataset(value, name="x")`.
+
+        Their results are kept until they are unpublished, whether this client lives or not. Raises
+        RefusedError if there is one of that name, unless `override` is given.
+        """
+        from . import locks
+
+        locks.publish_dataset(self, *args, name=name, override=override, **named)
+
+    def get_dataset(self, name: str, *default: Any) -> Any:
+        """What was published under a name. Raises KeyError if there is nothing, unless a default is given."""
+        from . import locks
+
+        return locks.get_dataset(self, name, *default)
+
+    def list_datasets(self, **_: Any) -> tuple[str, ...]:
+        """The names of all that is published."""
+        from . import locks
+
+        return locks.list_datasets(self)
+
+    def unpublish_dataset(self, name: str, **_: Any) -> None:
+        """What was published under a name need not be kept any more. Raises KeyError if there is nothing."""
+        from . import locks
+
+        locks.unpublish_dataset(self, name)
+
     @staticmethod
     def _on_each(tag: int, futures: Any, reason: str = "") -> None:
         by_run: dict[Any, list[int]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import threading
 import types
 from typing import Any
@@ -19,6 +20,9 @@ def exception_of(failure: list, key: Any) -> BaseException:
     """A new exception for a `FailedCall`; `key` is the one of the task that was asked for."""
     _task, cancelled, blamed, host, attempts, (kind, _command, stderr, reason) = failure
     name, about = next(iter(kind.items())) if isinstance(kind, dict) else (kind, None)
+    if blamed != str(key):
+        # The scheduler calls the tasks of a map `name[i]`.
+        blamed = re.sub(r"\[(\d+)\]$", r"-\1", blamed)
     where = f"task {blamed!r}" + (f" on {host}" if host else "")
     if attempts > 1:
         where += f", attempt {attempts}"

@@ -9,11 +9,11 @@ import contextlib
 import errno
 import itertools
 import logging
+import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from . import _book, _result, _wire
@@ -112,7 +112,8 @@ class Peers:
         """In a forked process: leaves the parent's connections alone."""
         self._lock = threading.Lock()
         for wire in self._idle.values():
-            wire.sock.detach()
+            with contextlib.suppress(OSError):
+                os.close(wire.sock.detach())
         self._idle = OrderedDict()
 
     # Fetching
@@ -163,9 +164,37 @@ class Peers:
         if len(groups) == 1:
             ((holder, tasks),) = groups.items()
             return self._fetch_from(holder, tasks, values)
-        with ThreadPoolExecutor(min(_PARALLEL, len(groups)), "hpcdag-fetch") as pool:
-            each = [pool.submit(self._fetch_from, holder, tasks, values) for holder, tasks in groups.items()]
-            return [missing for one in each for missing in one.result()]
+        todo = list(groups.items())
+        missing: list[tuple[tuple[Run, int], int]] = []
+        faults: list[BaseException] = []
+
+        def work() -> None:
+            while not faults:
+                try:
+                    holder, tasks = todo.pop()
+                except IndexError:
+                    return
+                try:
+                    missing.extend(self._fetch_from(holder, tasks, values))
+                except BaseException as error:
+                    faults.append(error)
+
+        # Not a pool: that would hold up Ctrl-C and the end of the interpreter until all has come.
+        threads = [
+            threading.Thread(target=work, name="hpcdag-fetch", daemon=True)
+            for _ in range(min(_PARALLEL, len(groups)))
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        except BaseException as error:
+            faults.append(error)
+            raise
+        if faults:
+            raise faults[0]
+        return missing
 
     def _fetch_from(
         self, holder: int, tasks: list[tuple[Run, int]], values: dict[tuple[Run, int], Any]

@@ -127,7 +127,7 @@ class Session(Hearing):
         except BaseException:
             with self.lock:
                 if run.frames:
-                    self._say(_calls.tasks_frame(CANCEL, run.uuid, [], reason="it could not be encoded"))
+                    self._say(_calls.abandoned_frame(run.uuid))
                 run.reason = "it could not be encoded"
                 self.book.runs.pop(run.uuid, None)
             raise
@@ -294,7 +294,8 @@ class Session(Hearing):
 
         Raises RefusedError if the scheduler does not know it.
         """
-        key = run.keys.get(index, f"{run.name}-{index}")
+        # Of maps the scheduler knows no keys, but elements of a family.
+        key = run.keys.get(index, f"{run.name}[{index}]")
         output = self.ask({"Locate": [key if isinstance(key, str) else str(key), run.uuid]})["output"]
         task = output["task"]
         number, place = (task["run"], task["index"]) if isinstance(task, dict) else task

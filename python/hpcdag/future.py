@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from . import _book, _failures
-from .errors import CancelledError, LostRun
+from .errors import CancelledError, LostRun, TaskError
 
 if TYPE_CHECKING:
     from ._book import Run
@@ -137,6 +137,8 @@ class Future(_Base):
         if failure is not None:
             return _failures.exception_of(failure, self.key)
         if self._run.state[self._index] == _book.LOST:
+            if self._run.mine and self._run.id is None:
+                return TaskError(f"the scheduler refuses {self.key!r}: {self._run.reason}", "Rejected")
             return LostRun(f"the scheduler does not know {self.key!r} (any more): {self._run.reason}", "Lost")
         return CancelledError(f"{self.key!r} was cancelled")
 

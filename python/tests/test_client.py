@@ -189,3 +189,43 @@ def test_a_restart_gives_fresh_processes(client: Client) -> None:
         with pytest.raises(hpcdag.HpcdagError):
             own.submit(lambda _: None, old).result(60)
         assert own.submit(os.getpid, pure=False).result(60) != before
+
+
+def test_published_results_outlive_their_client(client: Client) -> None:
+    with Client(client.scheduler_file, set_as_default=False) as first:
+        first.publish_dataset(squares=first.map(pow, range(5), [2] * 5), text="words")
+        with pytest.raises(hpcdag.RefusedError):
+            first.publish_dataset("other", name="text")
+    with Client(client.scheduler_file, set_as_default=False) as second:
+        assert set(second.list_datasets()) == {"squares", "text"} and second.get_dataset("text") == "words"
+        with second.as_current():
+            futures = second.get_dataset("squares")
+        assert second.gather(futures) == [0, 1, 4, 9, 16]
+        second.unpublish_dataset("squares")
+        second.unpublish_dataset("text")
+        assert second.get_dataset("text", None) is None and second.list_datasets() == ()
+        with pytest.raises(KeyError):
+            second.get_dataset("squares")
+
+
+def test_tasks_may_use_a_client(client: Client) -> None:
+    future = client.submit(pow, 2, 9)
+
+    def task() -> int:
+        return get_client().submit(pow, 2, 3).result(30) + future.result(30)
+
+    assert client.submit(task).result(60) == 520
+    assert client.submit(lambda: hpcdag.get_worker().name).result(30) in [
+        worker["name"] for worker in client.scheduler_info()["workers"].values()
+    ]
+
+
+def test_failures_in_maps_name_the_call(client: Client) -> None:
+    futures = client.map(lambda i: 1 / i, [1, 0])
+    error = futures[1].exception(30)
+    assert isinstance(error, ZeroDivisionError)
+    text = "".join(getattr(error, "__notes__", ()))
+    assert f"raised by task {futures[1].key!r} on" in text and "depends on" not in text
+    after = client.submit(str, futures[1])
+    text = "".join(getattr(after.exception(30), "__notes__", ()))
+    assert f"raised by task {futures[1].key!r} on" in text and f"{after.key!r} depends on it" in text

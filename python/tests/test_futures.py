@@ -249,3 +249,25 @@ def test_fire_and_forget_outlives_its_client(client: Client, tmp_path) -> None:
         hpcdag.fire_and_forget(other.submit(lambda _, p: open(p, "w").close(), gate, str(path)))
         del gate
     until(path.exists)
+
+
+def test_results_of_lost_workers_are_made_again() -> None:
+    with LocalCluster(nworkers=2, nthreads=1, host="127.0.0.1") as cluster:
+        with Client(cluster, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=30)
+            futures = client.map(increment, range(40))
+            brought = client.scatter(7)
+            assert sum(client.gather(futures)) == 820
+            for worker in client.scheduler_info()["workers"].values():
+                os.kill(worker["pid"], signal.SIGKILL)
+            assert sum(client.gather(futures)) == 820
+            # What no task has made cannot be made again.
+            with pytest.raises(hpcdag.HpcdagError, match="brought by a client"):
+                brought.result(60)
+
+
+def test_what_the_scheduler_refuses_says_why(client: Client) -> None:
+    future = client.submit(increment, 1, resources={"licences": 1e9})
+    with pytest.raises(hpcdag.TaskError, match="refuses 'increment-.*more of a resource than any worker"):
+        future.result(30)
+    assert future.status == "lost"

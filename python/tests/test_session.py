@@ -342,3 +342,14 @@ def test_ctrl_c_leaves_the_future_usable(cluster: LocalCluster) -> None:
     """
     done = python(program, cluster.scheduler_file)
     assert done.stdout.split() == ["interrupted", "there"], done.stderr
+
+
+def test_runs_that_fail_halfway_leave_nothing(cluster: LocalCluster) -> None:
+    with Client(cluster, set_as_default=False) as client:
+        values: list = [str(i) for i in range(9000)] + [threading.Lock()]
+        # The scheduler takes no more than 64 unfinished runs of a client.
+        for _ in range(70):
+            with pytest.raises(TypeError, match="lock"):
+                client.map(len, values)
+        assert client.submit(pow, 2, 2).result(30) == 4
+        assert len(client._session.book.runs) <= 1
