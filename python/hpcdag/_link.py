@@ -98,7 +98,7 @@ class Link:
         raise NotImplementedError
 
     def _collect(self) -> float:
-        """Before the thread sends: `_tidy`, or after how many seconds. Who collects nothing need not say more."""
+        """Before the thread sends: `_tidy`, or after how many seconds. This is for who collects nothing."""
         self._tidy()
         return 3600.0
 

@@ -18,7 +18,7 @@ class Proxy:
         self._open = threading.Event()
         self._open.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = "tls://127.0.0.1:%d" % self._listener.getsockname()[1]
+        self.address = f"tls://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:

@@ -54,7 +54,9 @@ def test_a_client_sees_its_cluster(cluster: LocalCluster) -> None:
     assert client.status == "closed" and "closed" in repr(client)
 
 
-def test_keys_are_left_nowhere(cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_are_left_nowhere(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     before = set(os.listdir("/proc/self/fd"))
     SchedulerFile.read(cluster.scheduler_file).context()
@@ -80,7 +82,8 @@ def test_files_that_others_can_touch_are_refused(cluster: LocalCluster, tmp_path
             Client(path, timeout=0)
     with pytest.raises(NoSchedulerError, match="there is no file"):
         Client(tmp_path / "none", timeout=0)
-    for wrong, why in [(text[:100], "half written"), ('{"type": "Scheduler"}', "is it Dask's"), ("[1]", "not a sch")]:
+    whys = [(text[:100], "half written"), ('{"type": "Scheduler"}', "is it Dask's"), ("[1]", "not a sch")]
+    for wrong, why in whys:
         copy.write_text(wrong)
         with pytest.raises((RefusedError, NoSchedulerError), match=why):
             Client(copy, timeout=0)
@@ -168,7 +171,9 @@ def test_a_question_survives_a_cut(cluster: LocalCluster, proxy: Proxy) -> None:
         assert client._session.ask("Status")["scheduler"]["clients"] >= 1
 
 
-def test_questions_that_were_asked_before_a_cut_are_answered_after_it(cluster: LocalCluster, proxy: Proxy) -> None:
+def test_questions_that_were_asked_before_a_cut_are_answered_after_it(
+    cluster: LocalCluster, proxy: Proxy
+) -> None:
     with Client(cluster, address=proxy.address, set_as_default=False) as client:
         client.wait_for_workers(1, timeout=10)
         outcome: list = []
