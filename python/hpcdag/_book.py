@@ -192,6 +192,28 @@ class Book:
                 run.state[task] = PENDING
                 run.failures.pop(task, None)
 
+    def failed_like(self, run: Run, tasks: list[int]) -> list[tuple[Run, list[int]]]:
+        """Those of the tasks that have failed, and all others that have failed for the same reason, by run;
+        the run of the tasks comes first."""
+        blamed = {run.failures[task][2] for task in tasks if task in run.failures}
+        found = [(run, [task for task, failure in run.failures.items() if failure[2] in blamed])]
+        for other in self.runs.values():
+            some = [task for task, failure in other.failures.items() if failure[2] in blamed]
+            if some and other is not run:
+                found.append((other, some))
+        return found if blamed else []
+
+    def given_up(self, run: Run, tasks: list[int]) -> list[int]:
+        """Tasks that are of no interest any more, though something refers to them. Gives those for
+        which something waits."""
+        for task in tasks:
+            run.state[task] = CANCELLED
+            run.failures.pop(task, None)
+            key = run.keys.pop(task, run)
+            if key is not run and self.keys.get(key) == (run, task):
+                del self.keys[key]
+        return [task for task in tasks if task in run.waiting]
+
     def lost(self, run: Run, reason: str) -> list[int]:
         """The scheduler does not know the run. Gives the tasks for which something waits."""
         run.reason = reason

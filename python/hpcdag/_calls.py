@@ -152,3 +152,20 @@ class RunWriter:
         self._piece += 1
         self._begin_piece()
         self._send(frame, last)
+
+
+def piece_frame(graph: Any, piece: Any, environment: bytes) -> list:
+    """The message `Calls` of a piece (`_graph.Piece`)."""
+    body: list = []
+    for _, values in piece.columns():
+        body += _columns.column(values)
+    first = piece.number == 0
+    control = [graph.run, piece.number, piece.last, graph.name if first else "", bool(graph.map)]
+    control += [environment if first else b"", piece.functions, piece.options, piece.externals]
+    return [_frames.pack_head(CALLS, control, sum(map(len, body))), *body]
+
+
+def tasks_frame(tag: int, run: bytes, tasks: Sequence[int], later: bool = False, reason: str = "") -> list:
+    """A message `RunTasks`: tasks of a run by number."""
+    body = _columns.column(array("I", tasks))
+    return [_frames.pack_head(tag, [run, later, reason], sum(map(len, body))), *body]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._client_data import fire_and_forget
 from ._options import options as make_options
-from ._session import CANCEL, Session
+from ._session import Session
 from ._submit import Submitter
 
 if TYPE_CHECKING:
@@ -68,13 +68,6 @@ class ClientWorkers:
     def restart(self, timeout: Any = None, wait_for_workers: bool = True, **_: Any) -> Client:
         """Cancels everything of this client and starts its executors anew, with fresh modules. Results are
         lost."""
-        session = self._session
-        with session.lock:
-            runs = [
-                (run, [i for i, refs in enumerate(run.refs) if refs]) for run in session.book.runs.values()
-            ]
-        for run, tasks in runs:
-            if run.mine and tasks:
-                session.on_tasks(CANCEL, run, tasks, "the client was restarted")
+        self._session.give_up("the client was restarted")
         self._env["HPCDAG_CLIENT_RESTARTS"] = str(int(self._env.get("HPCDAG_CLIENT_RESTARTS", "0")) + 1)
         return self

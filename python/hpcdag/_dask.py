@@ -131,11 +131,10 @@ def _futures_scheduler(port: Port) -> Callable[..., list[Any]]:
 
 
 class _Literal:
-    __slots__ = ("uses", "value")
+    __slots__ = ("value",)
 
     def __init__(self, value: Any) -> None:
         self.value = value
-        self.uses = 0
 
 
 class _Work:
@@ -200,24 +199,21 @@ class _Work:
             if key in where:
                 stack.pop()
                 continue
-            needed = (node.target,) if kind is Alias else node.dependencies
-            missing = [dep for dep in needed if dep not in where]
-            if not missing:
-                stack.pop()
-                if kind is Alias:
-                    where[key] = where[node.target]
+            needed = node.dependencies
+            if key not in opened:
+                missing = [dep for dep in needed if dep not in where]
+                if missing:
+                    opened.add(key)
+                    stack += missing
                     continue
+            elif not all(map(where.__contains__, needed)):
+                raise RuntimeError(f"the graph has a cycle through {key!r}")
+            stack.pop()
+            if kind is Alias:
+                where[key] = where[node.target]
+            else:
                 where[key] = len(order)
                 order.append(key)
-                for dep in needed:
-                    found = where[dep]
-                    if type(found) is _Literal:
-                        found.uses += 1
-            elif key in opened:
-                raise RuntimeError(f"the graph has a cycle through {key!r}")
-            else:
-                opened.add(key)
-                stack.extend(missing)
 
     def _future_of(self, key: Any, node: Any) -> Any:
         """The future that has a key: one in the graph, or a living one of an earlier graph.
@@ -240,8 +236,7 @@ class _Work:
         graph.set_calls(self._calls(graph))
         if self.futures:
             graph.keep.extend(self.futures.values())
-        names = self.names if self.persist else None
-        return dict(zip(self.fetched, self.port.submit(graph, names), strict=True))
+        return dict(zip(self.fetched, self.port.submit(graph, self.names, self.persist), strict=True))
 
     def _calls(self, graph: Graph) -> Iterator[Call]:
         encoder, nodes, option, wanted = graph.encoder, self.nodes, self.options.of, set(self.fetched)

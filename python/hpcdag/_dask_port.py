@@ -39,8 +39,8 @@ class Port(Protocol):
         """A run that knows futures."""
         ...
 
-    def submit(self, graph: Graph, keys: Sequence[Any] | None) -> list[Any]:
-        """Sends a run; the futures of its results, findable by `keys` if there are any."""
+    def submit(self, graph: Graph, keys: Sequence[Any], findable: bool) -> list[Any]:
+        """Sends a run; the futures of its results, and whether they are `known` by their keys from now on."""
         ...
 
     def keys(self) -> Container[Any]:
@@ -80,16 +80,15 @@ class ClientPort:
 
         return Graph(f"{name}-{uuid.uuid4().hex[:12]}", locate_from(self._session), self.future)
 
-    def submit(self, graph: Graph, keys: Sequence[Any] | None) -> list[Any]:
-        """Sends a run; the futures of its results, findable by `keys` if there are any."""
+    def submit(self, graph: Graph, keys: Sequence[Any], findable: bool) -> list[Any]:
+        """Sends a run; the futures of its results, and whether they are `known` by their keys from now on."""
         session = self._session
         run = session.submit_graph(graph, self._client._environment())
-        names = keys if keys is not None else [None] * len(graph.results)
-        if keys is not None:
+        if findable:
             with session.lock:
                 for index, key in zip(graph.results, keys, strict=True):
                     session.book.name(run, index, key)
-        return [self.future._of(session, run, i, key) for i, key in zip(graph.results, names, strict=True)]
+        return [self.future._of(session, run, i, key) for i, key in zip(graph.results, keys, strict=True)]
 
     def keys(self) -> Container[Any]:
         """The keys of living futures."""

@@ -285,8 +285,17 @@ def _calls_of(content: Any) -> list[tuple[Any, Sequence[Any], dict[str, Any] | N
     if content[0] == MAP:
         _, function, columns, kwargs, _ = content
         return [(function, row, kwargs) for row in zip(*columns, strict=True)] or [(function, (), kwargs)]
-    return [
-        (type(entry[1]), (entry[1],), None) if entry[0] == WHOLE else (entry[1], entry[2], entry[3])
-        for entry in content[1]
-        if isinstance(entry, tuple)
-    ]
+    calls = []
+    for entry in content[1]:
+        if not isinstance(entry, tuple):
+            continue
+        if entry[0] == WHOLE:
+            calls.append((type(entry[1]), (entry[1],), None))
+            continue
+        _, function, args, kwargs = entry[:4]
+        if args and isinstance(args[0], dict):
+            # The tasks in a fused task of Dask say more than that.
+            inner = [task for task in args[0].values() if hasattr(task, "func") and hasattr(task, "args")]
+            calls.extend((task.func, task.args, task.kwargs) for task in inner)
+        calls.append((function, args, kwargs))
+    return calls

@@ -39,6 +39,9 @@ SILENCE = 60.0
 GIVE_UP = 900.0
 COMPLAIN = 10.0
 
+#: A wait without end, seconds.
+FOREVER = 3600.0
+
 #: Pieces of frames below this are joined before they are sent, bytes.
 _SMALL = 1 << 14
 
@@ -98,9 +101,9 @@ class Link:
         raise NotImplementedError
 
     def _collect(self) -> float:
-        """Before the thread sends: `_tidy`, or after how many seconds. This is for who collects nothing."""
+        """Before the thread sends: `_tidy`, or not yet. Gives the seconds after which to look again."""
         self._tidy()
-        return 3600.0
+        return FOREVER
 
     def _end(self, error: Exception) -> None:
         """Nothing can be had any more."""

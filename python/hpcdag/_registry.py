@@ -121,7 +121,7 @@ class Worker:
     def __init__(self) -> None:
         self.name = os.environ.get("HPCDAG_WORKER", "")
         self.address = os.environ.get("HPCDAG_WORKER_ADDRESS", self.name)
-        self.local_directory = os.environ.get("HPCDAG_LOCAL_DIRECTORY") or os.getcwd()
+        self.local_directory = os.environ.get("HPCDAG_WORKER_DIR") or os.getcwd()
 
     @property
     def client(self) -> Client:

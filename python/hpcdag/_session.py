@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import threading
 import time
 import uuid
 import weakref
-from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from . import _book, _calls, _columns, _frames
+from . import _book, _calls, _frames
+from ._background import Background
 from ._book import Run
 from ._hearing import Answer, Hearing
-from ._link import log
 from .errors import CancelledError, RefusedError
 
 (WATCH, OUTPUT_MISSING, ASK, RELEASE, WANT, CANCEL, RETRY, LEAVE) = (3, 7, 8, 11, 12, 13, 14, 15)
 
 #: Single calls that follow others are collected for so long, seconds, unless somebody waits for one.
 _COLLECT = 0.002
-_FOREVER = 3600.0
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
@@ -53,7 +50,7 @@ class Session(Hearing):
         self._open: tuple[Run, _calls.RunWriter] | None = None
         self._flushed = 0.0
         self._on_resume: list[Callable[[], None]] = []
-        self._callbacks: queue.SimpleQueue | None = None
+        self._background = Background()
         super().__init__(path, address, timeout)
         _sessions.add(self)
         self._thread.start()
@@ -65,10 +62,10 @@ class Session(Hearing):
                     self._queue([_frames.pack_head(WATCH, [run.uuid, ""])])
                 elif run.live:
                     tasks = [task for task, refs in enumerate(run.refs) if refs]
-                    self._queue(_tasks_frame(WANT, run.uuid, tasks))
+                    self._queue(_calls.tasks_frame(WANT, run.uuid, tasks))
             elif not run.mine:
                 tasks = [task for task, refs in enumerate(run.refs) if refs]
-                self._queue(_tasks_frame(WANT, run.uuid, tasks))
+                self._queue(_calls.tasks_frame(WANT, run.uuid, tasks))
             else:
                 for frame in run.frames:
                     self._queue(frame)
@@ -89,13 +86,12 @@ class Session(Hearing):
             dropped = self._dropped
             taken = [dropped.popleft() for _ in range(len(dropped))]
             for (run, later), tasks in self.book.drop(taken).items():
-                self._say(_tasks_frame(RELEASE, run, tasks, later))
+                self._say(_calls.tasks_frame(RELEASE, run, tasks, later))
 
     def _collect(self) -> float:
         if self._open is not None and (left := self._flushed + _COLLECT - time.monotonic()) > 0:
             return left
-        self._tidy()
-        return _FOREVER
+        return super()._collect()
 
     # Runs
 
@@ -127,11 +123,11 @@ class Session(Hearing):
             run = self.book.runs[graph.run] = Run(graph.run, graph.name, True)
         try:
             for piece in graph.pieces():
-                self.send_piece(run, _piece_frame(graph, piece, environment), piece.last, graph)
+                self.send_piece(run, _calls.piece_frame(graph, piece, environment), piece.last, graph)
         except BaseException:
             with self.lock:
                 if run.frames:
-                    self._say(_tasks_frame(CANCEL, run.uuid, [], reason="it could not be encoded"))
+                    self._say(_calls.tasks_frame(CANCEL, run.uuid, [], reason="it could not be encoded"))
                 run.reason = "it could not be encoded"
                 self.book.runs.pop(run.uuid, None)
             raise
@@ -189,7 +185,7 @@ class Session(Hearing):
             if not known:
                 self._flush_open()
                 self.book.pending(run, [index])
-                self._say(_tasks_frame(WANT, run_uuid, [index]))
+                self._say(_calls.tasks_frame(WANT, run_uuid, [index]))
         self.wake()
         return run
 
@@ -208,8 +204,31 @@ class Session(Hearing):
         tasks = list(tasks)
         if tag == RETRY:
             with self.lock:
-                self.book.pending(run, tasks)
-        self.say(_tasks_frame(tag, run.uuid, tasks, reason=reason))
+                again = self.book.failed_like(run, tasks)
+                for other, some in again:
+                    self.book.pending(other, some)
+        else:
+            again = [(run, tasks)]
+        for other, some in again:
+            self.say(_calls.tasks_frame(tag, other.uuid, some, reason=reason))
+
+    def give_up(self, reason: str) -> None:
+        """Cancels and lets go of everything, whatever refers to it."""
+        with self.lock:
+            self.check()
+            self._flush_open()
+            calls: list = []
+            for run in list(self.book.runs.values()):
+                tasks = [i for i, refs in enumerate(run.refs) if refs]
+                if run.mine:
+                    self._say(_calls.tasks_frame(CANCEL, run.uuid, tasks, reason=reason))
+                self._say(_calls.tasks_frame(RELEASE, run.uuid, tasks))
+                run.reason = reason
+                self._ended_tasks(run, self.book.given_up(run, tasks), calls)
+            self.changed.notify_all()
+        self.wake()
+        for call, run, index in calls:
+            call(run, index)
 
     def missing(self, run: Run, index: int, holder: int) -> None:
         """A holder did not have a result: waits for news of it."""
@@ -293,13 +312,7 @@ class Session(Hearing):
 
     def in_background(self, function: Callable[..., Any], *args: Any) -> None:
         """Calls a user's function in a thread that is there for that."""
-        with self.lock:
-            if self._callbacks is None:
-                self._callbacks = queue.SimpleQueue()
-                threading.Thread(
-                    target=_call_all, args=(self._callbacks,), name="hpcdag-callbacks", daemon=True
-                ).start()
-        self._callbacks.put((function, args))
+        self._background.call(function, *args)
 
     # Questions
 
@@ -359,7 +372,7 @@ class Session(Hearing):
                     self._flush_open()
                     for run in list(self.book.runs.values()):
                         if run.later:
-                            self._say(_tasks_frame(RELEASE, run.uuid, sorted(run.later), True))
+                            self._say(_calls.tasks_frame(RELEASE, run.uuid, sorted(run.later), True))
                     if self.connected:
                         self._queue([_frames.pack_head(LEAVE, [])])
                 self._last_words_by = time.monotonic() + timeout
@@ -367,32 +380,7 @@ class Session(Hearing):
         self.wake()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout + 1)
-        if self._callbacks is not None:
-            self._callbacks.put(None)
-
-
-def _piece_frame(graph: Any, piece: Any, environment: bytes) -> list:
-    """The message `Calls` of a piece (`_graph.Piece`)."""
-    body: list = []
-    for _, values in piece.columns():
-        body += _columns.column(values)
-    first = piece.number == 0
-    control = [graph.run, piece.number, piece.last, graph.name if first else "", bool(graph.map)]
-    control += [environment if first else b"", piece.functions, piece.options, piece.externals]
-    return [_frames.pack_head(_calls.CALLS, control, sum(map(len, body))), *body]
-
-
-def _tasks_frame(tag: int, run: bytes, tasks: Sequence[int], later: bool = False, reason: str = "") -> list:
-    body = _columns.column(array("I", tasks))
-    return [_frames.pack_head(tag, [run, later, reason], sum(map(len, body))), *body]
-
-
-def _call_all(calls: queue.SimpleQueue) -> None:
-    while (call := calls.get()) is not None:
-        try:
-            call[0](*call[1])
-        except Exception:
-            log.exception("a callback of a future failed")
+        self._background.end()
 
 
 def _after_fork_in_child() -> None:

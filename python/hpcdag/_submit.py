@@ -33,14 +33,11 @@ def function_name(function: Any) -> str:
     return "lambda" if name == "<lambda>" else str(name)
 
 
-def locate(future: Future) -> tuple[bytes, int]:
-    """The run and the number of a future's task."""
-    future._held()
-    return future._run.uuid, future._index
-
-
 def locate_from(session: Session) -> Callable[[Future], tuple[bytes, int]]:
-    """`locate` for what `session` is about to send: futures of another cluster are refused."""
+    """Gives the run and the number of a future's task, for what `session` is about to send.
+
+    Futures of another cluster are refused (ValueError), and those that have been given up.
+    """
 
     def located(future: Future) -> tuple[bytes, int]:
         other = future._held()
@@ -48,6 +45,8 @@ def locate_from(session: Session) -> Callable[[Future], tuple[bytes, int]]:
             if other.file.id != session.file.id:
                 raise ValueError(f"{future!r} belongs to another cluster: gather it there first")
             other.flush()
+        if future._run.reason:
+            raise future._exception()
         return future._run.uuid, future._index
 
     return located
@@ -69,6 +68,7 @@ class Submitter:
     def __init__(self, session: Session, environment: Callable[[], bytes]) -> None:
         self._session = session
         self._environment = environment
+        self._locate = locate_from(session)
         self._local = threading.local()
 
     def _encoder(self) -> _Encoder:
@@ -137,8 +137,7 @@ class Submitter:
             hashed.update(repr(options).encode())
         return f"{function_name(function)}-{hashed.hexdigest()}"
 
-    @staticmethod
-    def _number(run: _book.Run, writer: _calls.RunWriter, dep: Any) -> int:
+    def _number(self, run: _book.Run, writer: _calls.RunWriter, dep: Any) -> int:
         if type(dep) is Brought:
             # The encoder may live longer than the run, and the literal is brought once for each run.
             if id(dep) not in writer.seen:
@@ -149,4 +148,4 @@ class Submitter:
             return writer.seen[id(dep)][1]
         if dep._run is run:
             return dep._index
-        return writer.external(dep._run.uuid, dep._index)
+        return writer.external(*self._locate(dep))

@@ -16,12 +16,16 @@ import sys
 import time
 import uuid
 from collections.abc import Iterable
+from hashlib import blake2b
 from types import TracebackType
 from typing import Any
 
 from . import _share
 
 _MISSING = object()
+
+#: Longer names are shortened, bytes.
+_NAME_BYTES_MAX = 500
 
 
 def _seconds(timeout: Any) -> float | None:
@@ -60,6 +64,14 @@ def _small(value: Any, what: str) -> tuple[bytes, list[tuple[bytes, int]]]:
     return data, tasks
 
 
+def _short(name: str) -> str:
+    """A name as the scheduler takes it: those of locks may be made of long paths."""
+    data = name.encode()
+    if len(data) <= _NAME_BYTES_MAX:
+        return name
+    return data[:_NAME_BYTES_MAX].decode(errors="ignore") + blake2b(data, digest_size=16).hexdigest()
+
+
 class _Named:
     """Something on the scheduler that has a name."""
 
@@ -74,7 +86,7 @@ class _Named:
         self._client = client
 
     def _ask(self, verb: str, **more: Any) -> Any:
-        return _share.board(self._client).call(self._kind, verb, self.name, **more)
+        return _share.board(self._client).call(self._kind, verb, _short(self.name), **more)
 
     def __reduce__(self) -> tuple:
         return type(self), (self.name,)

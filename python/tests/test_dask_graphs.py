@@ -40,12 +40,11 @@ class Port:
     def new_graph(self, name: str) -> Graph:
         return Graph(name, lambda future: (future.run, future.task), Future)
 
-    def submit(self, graph: Graph, keys: Any) -> list[Future]:
+    def submit(self, graph: Graph, keys: Any, findable: bool) -> list[Future]:
         self.inline.run(graph)
         self.graphs.append(graph)
-        names = keys if keys is not None else [None] * len(graph.results)
-        found = [Future(graph.run, task, key) for task, key in zip(graph.results, names, strict=True)]
-        if keys is not None:
+        found = [Future(graph.run, task, key) for task, key in zip(graph.results, keys, strict=True)]
+        if findable:
             self.names.update(zip(keys, found, strict=True))
         return found
 
@@ -369,3 +368,29 @@ def test_errors_are_the_tasks_own(port: Port) -> None:
 
 def test_results_are_as_they_come_out_of_the_store() -> None:
     assert through({"a": 1}) == {"a": 1}
+
+
+def test_what_cannot_be_pickled_is_named(port: Port) -> None:
+    import threading
+
+    lock = threading.Lock()
+    with pytest.raises(TypeError, match=r"argument 1 .*lock.* cannot be sent"):
+        dask.delayed(lambda held: 1)(lock).compute()
+    with pytest.raises(TypeError, match=r"cannot be sent.*lock"):
+        port.get({"x": lock, "y": (lambda held: 1, "x")}, "y")
+    with pytest.raises(TypeError, match=r"the function of .*cannot be sent"):
+        da.ones(4, chunks=2).map_blocks(lambda block: block if lock else 0, dtype=float).compute()
+
+
+def test_classes_and_functions_defined_here(port: Port) -> None:
+    class Point:
+        def __init__(self, x: int) -> None:
+            self.x = x
+
+        def moved(self, by: int) -> Any:
+            return Point(self.x + by)
+
+    points = [dask.delayed(Point)(i) for i in range(5)]
+    moved = [point.moved(10) for point in points]
+    assert dask.delayed(lambda found: [p.x for p in found])(moved).compute() == [10, 11, 12, 13, 14]
+    assert dask.delayed(Point(3)).moved(1).x.compute() == 4

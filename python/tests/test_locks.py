@@ -150,6 +150,9 @@ def test_names_travel() -> None:
             copy.release()
     assert pickle.loads(pickle.dumps(Semaphore(3, "s"))).max_leases == 3
     assert pickle.loads(pickle.dumps(Queue("q", maxsize=2))).maxsize == 2
+    long = "é" * 3000
+    with Lock(long):
+        assert Lock(long).locked() and not Lock(long + "x").locked()
     with pytest.raises(TypeError, match="string"):
         Lock(3)  # type: ignore[arg-type]
 

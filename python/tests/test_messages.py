@@ -58,7 +58,7 @@ def test_calls_are_written_as_rust_writes_them() -> None:
 def test_tasks_are_named_as_rust_names_them(name: str) -> None:
     tag, control, body = parsed(golden(f"FromClient.{name}"))
     tasks = _columns.Reader(body).column("I").tolist()
-    frame = b"".join(_session._tasks_frame(tag, control[0], tasks, control[1], control[2]))
+    frame = b"".join(_calls.tasks_frame(tag, control[0], tasks, control[1], control[2]))
     assert frame == golden(f"FromClient.{name}")
     expected = {"Release": _session.RELEASE, "Want": _session.WANT}
     expected |= {"CancelCalls": _session.CANCEL, "RetryCalls": _session.RETRY}

@@ -12,6 +12,7 @@ use crate::worker::store::Store;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -202,9 +203,9 @@ impl Calls {
             return Err(FrameError::Columns(format!("calls of run {}, which is not known", message.run)));
         };
         let batch = Batch::new(known.run.uuid, message)?;
-        if !known.batches.contains_key(&batch.first) {
+        if let Entry::Vacant(entry) = known.batches.entry(batch.first) {
             self.live.add(&batch.id);
-            known.batches.insert(batch.first, Arc::new(batch));
+            entry.insert(Arc::new(batch));
         }
         Ok(())
     }

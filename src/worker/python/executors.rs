@@ -4,7 +4,8 @@
 
 use super::calls::{Call, CallJob, Calls, Live};
 use super::environment::Environment;
-use super::messages::{Call as CallMessage, Drop as DropMessage, Load, tag};
+use super::loaded::Loaded;
+use super::messages::{Call as CallMessage, Drop as DropMessage, tag};
 use super::zygote::Zygote;
 use crate::worker::executor::control::Control;
 use crate::worker::executor::processes::channel::Channel;
@@ -13,9 +14,8 @@ use crate::worker::executor::processes::warm::{Ran, Warm};
 use crate::worker::executor::processes::{ALLOCATOR, Counts, STARTS_MAX};
 use crate::worker::executor::{Clock, Executor, Failure, FailureKind, Outcome};
 use bytes::Bytes;
-use rustc_hash::FxHashSet;
 use serde_bytes::ByteBuf;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
@@ -27,10 +27,6 @@ const FAILED_TIME: Duration = Duration::from_secs(5);
 
 /// Zygotes that nobody uses are kept, up to so many of all.
 const NESTS_MAX: usize = 4;
-
-/// Batches that an executor keeps at most, and their bytes: tasks of a batch mostly come in a row.
-const BATCHES_MAX: usize = 256;
-const BATCH_BYTES_MAX: usize = 32 << 20;
 
 /// By which libraries learn how many threads they may use. The user's own values stand.
 const THREADS: [&str; 6] = [
@@ -96,13 +92,9 @@ enum Source {
 #[derive(Debug)]
 struct Warmed {
     warm: Warm,
-    loaded: FxHashSet<Vec<u8>>,
-    /// Of that, the batches and their sizes; the one that was used last is the last one.
-    batches: VecDeque<(Vec<u8>, usize)>,
+    loaded: Loaded,
     /// The zygote that is this one's alone.
     _own: Option<Zygote>,
-    /// The state of `Live` that this agrees with.
-    changes: u64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -135,28 +127,17 @@ impl Python {
     /// Has idle executors forget what no run needs. Returns at once.
     pub(in crate::worker) fn tidy(self: &Arc<Python>) {
         let nests = lock(&self.nests).clone();
-        let idle: Vec<(Arc<Nest>, Vec<Warmed>)> = nests
-            .into_iter()
-            .map(|nest| {
-                let idle = std::mem::take(&mut *lock(&nest.idle));
-                (nest, idle)
-            })
-            .filter(|(_, idle)| !idle.is_empty())
-            .collect();
-        if idle.is_empty() {
+        if nests.iter().all(|nest| lock(&nest.idle).is_empty()) {
             return;
         }
-        let python = self.clone();
+        let live = self.live.clone();
         let tell = move || {
-            for (nest, idle) in idle {
-                for mut warmed in idle {
-                    warmed.forget(&python.live);
-                    python.shelve(&nest, warmed);
-                }
+            for nest in nests {
+                lock(&nest.idle).iter_mut().for_each(|warmed| warmed.forget(&live));
             }
         };
         if let Err(error) = std::thread::Builder::new().name("tidy".into()).spawn(tell) {
-            // They are gone with the closure, and started anew.
+            // They hear of it when they are used next.
             tracing::warn!("cannot start a thread: {error}");
         }
     }
@@ -186,16 +167,15 @@ impl Python {
         loop {
             let Some(mut warmed) = lock(&nest.idle).pop() else { break };
             if warmed.warm.is_alive() {
+                warmed.forget(&self.live);
                 return Ok(warmed);
             }
             let (exit, _) = warmed.warm.bury();
             tracing::warn!("an idle executor has ended: {exit:?}");
         }
-        let changes = self.live.changes();
         let new = |warm, own| {
             self.facts.counts.note_started();
-            let (loaded, batches) = (FxHashSet::default(), VecDeque::new());
-            Ok(Warmed { warm, loaded, batches, _own: own, changes })
+            Ok(Warmed { warm, loaded: Loaded::new(&self.live), _own: own })
         };
         if !self.facts.zygote {
             let own = self.start(&nest.environment).map_err(FailureKind::Prepare)?;
@@ -296,8 +276,8 @@ impl Python {
                 return (Err(control.verdict()), Vec::new());
             }
             left -= 1;
-            let Warmed { warm, loaded, batches, .. } = &mut warmed;
-            let order = |channel: &Channel, task| order(channel, task, job, key, (loaded, batches));
+            let Warmed { warm, loaded, .. } = &mut warmed;
+            let order = |channel: &Channel, task| order(channel, task, job, key, loaded);
             match warm.run(order, limit, control, self.facts.grace) {
                 Ran::NotBegun if left > 0 => drop(warmed.warm.bury()),
                 Ran::NotBegun => {
@@ -374,25 +354,12 @@ impl std::ops::Drop for Nest {
 }
 
 impl Warmed {
-    /// Has it forget what no run needs, and batches that were not used for long.
+    /// Has it forget what it need not keep.
     fn forget(&mut self, live: &Live) {
-        let changes = live.changes();
-        let mut stale = Vec::new();
-        if self.changes != changes {
-            self.changes = changes;
-            stale = live.stale(self.loaded.iter());
-            self.batches.retain(|(id, _)| !stale.contains(id));
-        }
-        let mut bytes: usize = self.batches.iter().map(|(_, bytes)| bytes).sum();
-        while (bytes > BATCH_BYTES_MAX && self.batches.len() > 1) || self.batches.len() > BATCHES_MAX {
-            let Some((id, size)) = self.batches.pop_front() else { break };
-            bytes -= size;
-            stale.push(id);
-        }
+        let stale = self.loaded.forget(live);
         if stale.is_empty() {
             return;
         }
-        self.loaded.retain(|id| !stale.contains(id));
         let ids = stale.into_iter().map(ByteBuf::from).collect();
         // If it has gone, whoever wants to use it next finds out.
         let _ = self.warm.channel().send(tag::DROP, &DropMessage { ids }, &[], &[]);
@@ -400,26 +367,9 @@ impl Warmed {
 }
 
 /// Hands a call over, and before it what the executor has not got.
-fn order(
-    channel: &Channel,
-    task: u64,
-    job: &CallJob,
-    key: &str,
-    (loaded, batches): (&mut FxHashSet<Vec<u8>>, &mut VecDeque<(Vec<u8>, usize)>),
-) -> io::Result<()> {
+fn order(channel: &Channel, task: u64, job: &CallJob, key: &str, loaded: &mut Loaded) -> io::Result<()> {
     let Call { run, batch, place } = &job.call;
-    let functions = run.functions.iter().map(|(id, bytes)| ("function", id, bytes));
-    for (kind, id, bytes) in functions.chain([("batch", &batch.id, &batch.bytes)]) {
-        if !loaded.contains(id) {
-            let load = Load { kind, id: ByteBuf::from(id.clone()) };
-            channel.send(tag::LOAD, &load, std::slice::from_ref(bytes), &[])?;
-            loaded.insert(id.clone());
-        }
-    }
-    if batches.back().is_none_or(|(id, _)| *id != batch.id) {
-        batches.retain(|(id, _)| *id != batch.id);
-        batches.push_back((batch.id.clone(), batch.bytes.len()));
-    }
+    loaded.send(channel, &job.call)?;
     send_inputs(channel, &job.inputs)?;
     let options = job.call.options();
     let call = CallMessage {
