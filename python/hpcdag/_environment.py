@@ -174,8 +174,8 @@ def worker_directory() -> str:
 def preload(environment: Mapping[str, Any], notes: list[str]) -> None:
     """Imports what executors will need: the usual, the worker's (HPCDAG_PYTHON_PRELOAD), the client's.
 
-    What fails is noted, unless it is something usual that is not installed. With HPCDAG_PYTHON_BARE, the usual is
-    left to those who need it.
+    What fails is noted, unless it is something usual that is not installed. With HPCDAG_PYTHON_BARE, the
+    usual is left to those who need it.
     """
     usual = () if os.environ.get("HPCDAG_PYTHON_BARE") else PRELOAD
     here = [name.strip() for name in os.environ.get("HPCDAG_PYTHON_PRELOAD", "").split(",")]

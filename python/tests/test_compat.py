@@ -174,3 +174,33 @@ def test_arguments_and_modules_of_scripts(own_state: Path) -> None:
         timeout=60,
     )
     assert done.stdout == "['a', '-b'] __main__\n", done.stderr
+
+
+SCIENCE = """
+import operator, sys
+import dask, dask.array as da, dask.bag as db
+from dask.distributed import Client, Lock, as_completed, wait, worker_client
+
+def increment(x):
+    import distributed
+    assert "compat" in distributed.__file__, distributed.__file__
+    return x + 1
+
+if __name__ == "__main__":
+    client = Client()
+    futures = client.map(increment, range(20))
+    wait(futures)
+    print(sum(f.result() for f in as_completed(futures)))
+    print(int(da.arange(100, chunks=10).sum().compute()))
+    print(db.from_sequence(range(10), npartitions=3).map(increment).sum().compute())
+    lazy = dask.delayed(operator.add)(1, 2)
+    print(client.compute(lazy).result(), dask.compute(lazy, lazy)[0])
+    with Lock("x"):
+        print("locked")
+    client.close()
+"""
+
+
+def test_an_unmodified_script(own_state: Path) -> None:
+    done = in_run(SCIENCE.replace(", worker_client", ""), own_state, "-n", "2")
+    assert done.stdout.split() == ["210", "4950", "55", "3", "3", "locked"], done.stderr

@@ -135,10 +135,11 @@ def test_a_site_of_the_configuration(own_state: Path) -> None:
 
 
 def test_cores_and_processors_may_differ() -> None:
-    with SLURMCluster(cores=2, job_cpu=8, walltime="1h") as cluster:
+    with SLURMCluster(cores=2, job_cpu=8, walltime="1h", python="/opt/env/bin/python") as cluster:
         answer = cluster._ask_options("start", "--dry-run")
     assert "--cpus-per-task=8" in answer["script"]
     assert "worker.nthreads = 2" in answer["settings"]
+    assert 'worker.python.executable = "/opt/env/bin/python"' in answer["settings"]
 
 
 def test_without_a_batch_system_there_is_a_word_about_it(monkeypatch: pytest.MonkeyPatch) -> None:
