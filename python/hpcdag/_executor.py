@@ -28,7 +28,7 @@ __all__ = ["Current", "current", "main"]
 VERSIONS = (1, 1)
 
 HELLO, WELCOME, INPUTS, CANCEL, DONE, TRIM, TRIMMED = 1, 2, 3, 5, 7, 8, 9
-CALL, LOAD, DROP = 23, 24, 25
+CALL, LOAD, DROP, AWAY = 23, 24, 25, 26
 
 # A task that still runs after one to two of these is watched.
 _TICK_SECONDS = 0.02
@@ -255,12 +255,14 @@ class Executor:
         self.threads.set(_tasks.slots(call.nthreads))
         _tasks.set_current(_tasks.describe_call(call.key, call.attempt, call.nthreads, call.run))
         self.running = call
+        _tasks.set_teller(lambda away: self.channel.send(AWAY, [call.task, away]))
         if not self.busy.is_set():
             self.busy.set()
         before = time.process_time_ns()
         end, parts = self._attempt(call)
         spent = time.process_time_ns() - before
         self.running = None
+        _tasks.set_teller(None)
         _tasks.set_current(None)
         self.stop.forget(call.task)
         for stream in (sys.stdout, sys.stderr):

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from . import _book, _calls, _frames
+from . import _book, _calls, _frames, _tasks
 from ._background import Background
 from ._book import Run
 from ._hearing import Answer, Hearing
@@ -267,7 +267,8 @@ class Session(Hearing):
                     left = None if until is None else until - time.monotonic()
                     if left is not None and left <= 0:
                         return False
-                    self.changed.wait(left)
+                    with _tasks.away():
+                        self.changed.wait(left)
             finally:
                 self._waiters -= 1
 

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -53,6 +53,39 @@ class Current(NamedTuple):
 
 
 _current: Current | None = None
+
+# Says to the worker that the task waits for other tasks (True), or goes on.
+_tell: Callable[[bool], None] | None = None
+_away_lock = threading.Lock()
+_away = 0
+
+
+def set_teller(tell: Callable[[bool], None] | None) -> None:
+    """Says how the worker hears that the task which runs now waits; nothing of the task before counts."""
+    global _tell, _away
+    with _away_lock:
+        _tell, _away = tell, 0
+
+
+@contextlib.contextmanager
+def away() -> Iterator[None]:
+    """While a task waits for other tasks: its slots are free for them meanwhile, so they can run even if
+    all slots are taken by tasks that wait. Outside of tasks it does nothing."""
+    global _away
+    with _away_lock:
+        tell = _tell
+        _away += 1
+        if tell is not None and _away == 1:
+            tell(True)
+    try:
+        yield
+    finally:
+        with _away_lock:
+            # Of a task that has ended meanwhile nothing is said any more.
+            if tell is not None and _tell is tell:
+                _away -= 1
+                if _away == 0:
+                    tell(False)
 
 
 def current() -> Current | None:

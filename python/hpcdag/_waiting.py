@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from . import _book
+from . import _book, _tasks
 from ._options import parse_seconds
 from .future import Future
 
@@ -137,7 +137,8 @@ class as_completed:
                 while not self._ready:
                     if not self._pending or not block:
                         raise StopIteration
-                    self._changed.wait(self._left())
+                    with _tasks.away():
+                        self._changed.wait(self._left())
                 future = self._ready.popleft()
                 if future._session is not None and not _is_done(future):
                     # Its result was lost meanwhile and is made again.

@@ -272,6 +272,9 @@ impl Work {
         if !lost.is_empty() {
             self.handle(Event::Lost { tasks: lost, here: self.here });
         }
+        for (task, attempt, away) in self.pool.take_away() {
+            self.handle(Event::Away { task, attempt, away });
+        }
         if finished.is_empty() {
             return;
         }
@@ -584,6 +587,7 @@ impl Work {
                 returned: report.returned,
                 kept: report.kept,
                 uncopied: report.uncopied,
+                away: report.away,
                 stored: report.stored,
                 paused,
             },

@@ -223,6 +223,10 @@ impl Scene {
             replicas: self.some(rng, Scene::task),
             uncopied: self.some(rng, |s, rng| (s.task(rng), Scene::worker(rng))),
             stored: Vec::new(),
+            away: self.some(rng, |s, rng| {
+                let (task, attempt) = s.attempt(rng);
+                (task, attempt, rng.bool())
+            }),
             paused: [None, Some(true), Some(false)][rng.usize(..3)],
         }
     }

@@ -322,6 +322,7 @@ impl Model {
             replicas: report.replicas,
             uncopied: report.uncopied,
             stored: Vec::new(),
+            away: Vec::new(),
             paused: None,
         };
         let event = sched::event::Event::WorkerReport { worker: w, report };

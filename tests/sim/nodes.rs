@@ -279,6 +279,7 @@ impl Sim {
             replicas: report.replicas,
             uncopied: report.uncopied,
             stored: Vec::new(),
+            away: Vec::new(),
             paused,
         };
         if let Some(sabotage) = &mut self.sabotage {

@@ -54,7 +54,7 @@ impl Core {
             if nbytes != worker.nbytes {
                 return Err(format!("worker {w} counts {} bytes and holds {nbytes}", worker.nbytes));
             }
-            let slots: u64 = worker.processing.values().map(|h| u64::from(h.slots)).sum();
+            let slots: u64 = worker.processing.values().filter(|h| !h.away).map(|h| u64::from(h.slots)).sum();
             let started = worker.processing.values().filter(|h| h.started.is_some()).count();
             if slots != worker.slots_in_hand || started != worker.started as usize {
                 return Err(format!("worker {w} counts its tasks wrongly"));

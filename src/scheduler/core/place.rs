@@ -427,6 +427,7 @@ impl Run {
             keep: self.refs[i as usize] > 0,
             reserved: demand.adds,
             result: demand.result,
+            away: false,
         };
         if let Some(worker) = cx.workers.get_mut(w.index()).and_then(|x| x.as_mut()) {
             worker.give(task, hand, &family.layer.resources);

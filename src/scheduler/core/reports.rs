@@ -132,6 +132,13 @@ impl Core {
         for (task, attempt) in report.started {
             self.on_started(w, task, attempt);
         }
+        for (task, attempt, away) in report.away {
+            if self.current(w, task, attempt).is_some()
+                && let Some(worker) = self.cx.worker_mut(w)
+            {
+                worker.set_away(task, away);
+            }
+        }
         for finished in &report.finished {
             self.on_finished(w, finished);
         }

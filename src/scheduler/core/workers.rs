@@ -62,6 +62,8 @@ pub(super) struct InHand {
     pub(super) reserved: u64,
     /// Of these, for the result.
     pub(super) result: u64,
+    /// It waits for other tasks, and its slots are free meanwhile.
+    pub(super) away: bool,
 }
 
 /// A worker.
@@ -148,8 +150,10 @@ impl Worker {
     pub(super) fn take(&mut self, task: TaskRef, resources: &BTreeMap<String, u64>) -> Option<InHand> {
         let hand = self.processing.swap_remove(&task)?;
         self.suspects -= u32::from(hand.suspect);
-        self.slots_in_hand -= u64::from(hand.slots);
-        self.occupancy -= cost(&hand);
+        if !hand.away {
+            self.slots_in_hand -= u64::from(hand.slots);
+            self.occupancy -= cost(&hand);
+        }
         self.reserved -= hand.reserved;
         self.started -= u32::from(hand.started.is_some());
         for (name, amount) in resources {
@@ -158,6 +162,20 @@ impl Worker {
             }
         }
         Some(hand)
+    }
+
+    /// A task begins to wait for others, or goes on.
+    pub(super) fn set_away(&mut self, task: TaskRef, away: bool) {
+        let Some(hand) = self.processing.get_mut(&task).filter(|hand| hand.away != away) else { return };
+        hand.away = away;
+        let (slots, cost) = (u64::from(hand.slots), cost(hand));
+        if away {
+            self.slots_in_hand -= slots;
+            self.occupancy -= cost;
+        } else {
+            self.slots_in_hand += slots;
+            self.occupancy += cost;
+        }
     }
 
     /// Replaces the guesses about tasks in hand, as far as `estimate` knows better by now.
@@ -170,9 +188,11 @@ impl Worker {
             self.reserved = self.reserved - hand.result + result;
             hand.reserved = hand.reserved - hand.result + result;
             hand.result = result;
-            self.occupancy -= cost(hand);
+            let before = cost(hand);
             hand.expected_ns = expected_ns;
-            self.occupancy += cost(hand);
+            if !hand.away {
+                self.occupancy = self.occupancy - before + cost(hand);
+            }
             false
         });
         self.guessed = guessed;

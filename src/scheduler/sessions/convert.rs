@@ -94,6 +94,7 @@ pub fn report(news: News) -> Report {
         replicas: news.replicas,
         uncopied: rare.uncopied,
         stored: rare.stored,
+        away: rare.away,
         paused: rare.paused,
     }
 }

@@ -52,6 +52,15 @@ pub enum Event {
         /// Its size, bytes.
         nbytes: u64,
     },
+    /// An attempt begins to wait for other tasks, or goes on.
+    Away {
+        /// The task.
+        task: TaskRef,
+        /// The attempt.
+        attempt: Attempt,
+        /// Whether it waits.
+        away: bool,
+    },
     /// Attempts ended in the executor.
     Done(Vec<Done>),
     /// Attempts in line had not begun, and were taken out of the executor.
@@ -204,6 +213,8 @@ pub struct Report {
     pub stored: Vec<(TaskRef, u64)>,
     /// Copies asked for that could not be had.
     pub uncopied: Vec<(TaskRef, WorkerId)>,
+    /// Attempts that wait for other tasks and have given their slots away (true), or go on.
+    pub away: Vec<(TaskRef, Attempt, bool)>,
 }
 
 impl Report {
@@ -216,6 +227,7 @@ impl Report {
             && self.replicas.is_empty()
             && self.stored.is_empty()
             && self.uncopied.is_empty()
+            && self.away.is_empty()
     }
 
     /// Whether there is nothing to tell.

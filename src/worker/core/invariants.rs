@@ -6,7 +6,7 @@ impl Core {
     /// Checks every invariant and describes the first that does not hold.
     pub fn check(&self) -> Result<(), String> {
         let executing: u32 =
-            self.hands.values().filter(|h| h.executing && h.line_ns == 0).map(|h| h.slots).sum();
+            self.hands.values().filter(|h| h.executing && h.line_ns == 0 && !h.away).map(|h| h.slots).sum();
         let zombies: u32 = self.zombies.values().map(|z| z.slots).sum();
         if executing + zombies != self.busy {
             return Err(format!("{} slots busy, should be {}", self.busy, executing + zombies));
@@ -14,7 +14,8 @@ impl Core {
         self.line.check(self.hands.values().map(|h| h.line_ns).filter(|ns| *ns > 0))?;
         let several =
             self.hands.values().filter(|h| h.executing && h.line_ns == 0).count() + self.zombies.len() > 1;
-        if several && self.busy > self.slots {
+        let returned = self.hands.values().any(|h| h.was_away && !h.away);
+        if several && self.busy > self.slots && !returned {
             return Err(format!("{} slots busy of {}", self.busy, self.slots));
         }
         let expected = self.hands.values().filter(|h| h.executing).map(|h| h.expected);

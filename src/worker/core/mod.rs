@@ -4,6 +4,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod away;
 mod data;
 pub mod event;
 mod invariants;
@@ -82,6 +83,7 @@ impl Core {
             Event::Lost { tasks, here } => self.on_lost(&tasks, here),
             Event::Shed { bytes, here } => self.on_shed(bytes, here),
             Event::Stored { task, nbytes } => self.on_stored(task, nbytes),
+            Event::Away { task, attempt, away } => self.on_away(task, attempt, away),
             Event::Done(done) => done.into_iter().for_each(|d| self.on_done(d)),
             Event::TakenBack(attempts) => self.on_taken_back(&attempts),
         }

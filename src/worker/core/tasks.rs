@@ -26,6 +26,10 @@ pub(super) struct Hand {
     pub(super) expected: i64,
     /// How long it will take, nanoseconds, while it waits in line; else 0.
     pub(super) line_ns: u64,
+    /// It waits for other tasks, and occupies nothing.
+    pub(super) away: bool,
+    /// It has done so before.
+    pub(super) was_away: bool,
 }
 
 /// A cancelled attempt that still executes.
@@ -85,6 +89,8 @@ impl Core {
             executing: false,
             expected: 0,
             line_ns: 0,
+            away: false,
+            was_away: false,
         };
         self.line.note_slots(hand.slots);
         if missing == 0 {
@@ -170,6 +176,7 @@ impl Core {
         }
         let Some(hand) = self.hands.swap_remove(&task) else { return };
         match hand.line_ns {
+            0 if hand.away => {}
             0 => self.busy -= hand.slots,
             ns => self.leave_line(ns),
         }
@@ -209,7 +216,7 @@ impl Core {
         let Some(hand) = self.remove_hand(task, attempt) else { return };
         if hand.executing {
             // One in line occupies nothing yet.
-            let slots = if hand.line_ns > 0 { 0 } else { hand.slots };
+            let slots = if hand.line_ns > 0 || hand.away { 0 } else { hand.slots };
             if hand.line_ns > 0 {
                 self.leave_line(hand.line_ns);
             }

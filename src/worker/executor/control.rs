@@ -4,6 +4,7 @@
 use super::FailureKind;
 use super::process::{Wake, poll, poll_fd};
 use crate::base::failure::{Overrun, Shortage};
+use crate::base::ids::{Attempt, TaskRef};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +24,29 @@ pub struct Control {
     bound: AtomicU64,
     capture: Mutex<Option<RawFd>>,
     announce: Mutex<Option<Announce>>,
+    away: Option<(TaskRef, Attempt, Arc<AwayNews>)>,
+}
+
+/// Jobs that wait for other tasks, or go on: news for whoever hands out slots.
+pub(super) struct AwayNews {
+    list: Mutex<Vec<(TaskRef, Attempt, bool)>>,
+    notify: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for AwayNews {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AwayNews")
+    }
+}
+
+impl AwayNews {
+    pub(super) fn new(notify: Arc<dyn Fn() + Send + Sync>) -> AwayNews {
+        AwayNews { list: Mutex::default(), notify }
+    }
+
+    pub(super) fn take(&self) -> Vec<(TaskRef, Attempt, bool)> {
+        std::mem::take(&mut *lock(&self.list))
+    }
 }
 
 /// Tells somebody else of a memory file.
@@ -51,6 +75,24 @@ impl Control {
             bound: AtomicU64::new(0),
             capture: Mutex::new(None),
             announce: Mutex::new(None),
+            away: None,
+        }
+    }
+
+    /// The control of a job of a pool, which hears when it waits for others.
+    pub(super) fn of_job(
+        (task, attempt): (TaskRef, Attempt),
+        wake: Arc<Wake>,
+        news: Arc<AwayNews>,
+    ) -> Control {
+        Control { away: Some((task, attempt, news)), ..Control::with_wake(wake) }
+    }
+
+    /// The job begins to wait for other tasks, or goes on: meanwhile its slots are of use to others.
+    pub(super) fn set_away(&self, away: bool) {
+        if let Some((task, attempt, news)) = &self.away {
+            lock(&news.list).push((*task, *attempt, away));
+            (news.notify)();
         }
     }
 

@@ -1,7 +1,7 @@
 //! Slot threads: each runs one job at a time on an executor. Owns the threads, the queue in front of them and
 //! the finished outcomes until they are taken; which jobs may run together is decided by the worker's core.
 
-use super::control::{Control, lock};
+use super::control::{AwayNews, Control, lock};
 use super::process::Wake;
 use super::{Executor, Failure, FailureKind, Identified, Outcome};
 use crate::base::ids::{Attempt, TaskRef};
@@ -35,7 +35,8 @@ type Taken<J> = (J, Id, Arc<Control>);
 
 struct Shared<J> {
     executor: Arc<dyn Executor<J>>,
-    notify: Box<dyn Fn() + Send + Sync>,
+    notify: Arc<dyn Fn() + Send + Sync>,
+    away: Arc<AwayNews>,
     state: Mutex<State<J>>,
     /// There is work, or an end.
     work: Condvar,
@@ -81,9 +82,11 @@ impl<J: Identified + Send + 'static> Pool<J> {
             idle: 0,
             closed: false,
         };
+        let notify: Arc<dyn Fn() + Send + Sync> = Arc::new(notify);
         let shared = Arc::new(Shared {
             executor,
-            notify: Box::new(notify),
+            away: Arc::new(AwayNews::new(notify.clone())),
+            notify,
             state: Mutex::new(state),
             work: Condvar::new(),
             left: Condvar::new(),
@@ -141,6 +144,11 @@ impl<J: Identified + Send + 'static> Pool<J> {
     /// The outcomes since the last call.
     pub fn take_finished(&self) -> Vec<Finished> {
         std::mem::take(&mut *lock(&self.shared.finished)).outcomes
+    }
+
+    /// Jobs that have begun to wait for other tasks, or gone on, since the last call.
+    pub fn take_away(&self) -> Vec<(TaskRef, Attempt, bool)> {
+        self.shared.away.take()
     }
 
     /// Stops a job: one that waits ends at once, one that runs is ended. Its outcome comes as usual. Whether
@@ -255,7 +263,7 @@ impl<J: Identified> Shared<J> {
             let waiting = state.queue.len();
             let can_wait = waiting > WAITING_MIN * state.threads
                 && state.queue.front().is_some_and(|job| job.is_short());
-            let taken = Self::take(&mut state, wake);
+            let taken = self.take(&mut state, wake);
             drop(state);
             self.note([finished], can_wait);
             if taken.is_some() {
@@ -264,7 +272,7 @@ impl<J: Identified> Shared<J> {
             state = lock(&self.state);
         }
         loop {
-            if let Some(taken) = Self::take(&mut state, wake) {
+            if let Some(taken) = self.take(&mut state, wake) {
                 return Some(taken);
             }
             if state.closed {
@@ -276,9 +284,10 @@ impl<J: Identified> Shared<J> {
         }
     }
 
-    fn take(state: &mut State<J>, wake: &Arc<Wake>) -> Option<Taken<J>> {
+    fn take(&self, state: &mut State<J>, wake: &Arc<Wake>) -> Option<Taken<J>> {
         let job = state.queue.pop_front()?;
-        let (id, control) = (job.id(), Arc::new(Control::with_wake(wake.clone())));
+        let id = job.id();
+        let control = Arc::new(Control::of_job(id, wake.clone(), self.away.clone()));
         state.running.insert(id, control.clone());
         Some((job, id, control))
     }

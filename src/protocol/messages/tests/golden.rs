@@ -300,6 +300,7 @@ fn from_worker() -> Vec<FromWorker> {
         kept: vec![(task(), attempt())],
         uncopied: vec![(task(), WorkerId(4))],
         stored: vec![(task(), 100)],
+        away: vec![(task(), attempt(), true)],
         paused: Some(true),
     };
     let news = News {

@@ -42,6 +42,14 @@ pub(super) mod tag {
     pub const TRIM: u16 = 8;
     /// Executor: that was done.
     pub const TRIMMED: u16 = 9;
+    /// Executor: a task waits for other tasks, or goes on.
+    pub const AWAY: u16 = 26;
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Away {
+    pub task: u64,
+    pub away: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -4,7 +4,7 @@
 
 use super::Program;
 use super::channel::{Channel, Frame};
-use super::messages::{End, Hello, Task, VERSIONS, Welcome, tag, take_done};
+use super::messages::{Away, End, Hello, Task, VERSIONS, Welcome, tag, take_done};
 use crate::base::failure::Raised;
 use crate::worker::executor::FailureKind;
 use crate::worker::executor::control::Control;
@@ -264,6 +264,12 @@ impl Warm {
                     *capture = frame.descriptors.into_iter().next().map(File::from);
                     control.set_capture(capture.as_ref());
                 }
+                Ok(Some(frame)) if frame.tag == tag::AWAY => match frame.control::<Away>() {
+                    Ok(said) if said.task == self.tasks => control.set_away(said.away),
+                    // Of a task that has ended: a thread of it goes on.
+                    Ok(_) => {}
+                    Err(error) => return self.confused(&error.to_string()),
+                },
                 Ok(Some(frame)) if frame.tag == tag::DONE => match take_done(frame) {
                     Ok((done, result)) if done.task == self.tasks => {
                         let result = stopped.map_or_else(|| judge(done.end, result), Err);
