@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import _discovery, _frames
+from . import _discovery, _frames, _tasks
 from ._link import Link
 from .errors import HpcdagError, RefusedError
 
@@ -30,6 +30,9 @@ _FOREVER = 3600.0
 
 #: What may wait, and is withdrawn when its caller is interrupted.
 _WAITING = ("Acquire", "Wait", "Get", "Put")
+
+#: What tasks may bring that others wait for.
+_BROUGHT_BY_TASKS = ("Event", "Variable", "Queue")
 
 #: What came of a request: its word, what goes with it, the value.
 Answer = tuple[str, Any, bytes]
@@ -83,9 +86,11 @@ class Board:
         known = [list(task) for task in tasks]
         request = self._send([kind, verb, name, owner, limit, milliseconds, known], value, False)
         try:
-            # Looks from time to time, for a session may end without a word.
-            while not request.ready.wait(1.0):
-                self._check()
+            # Looks from time to time, for a session may end without a word. Who waits for what other tasks
+            # bring gives them its slot; not who waits for a lock: of those there would be ever more.
+            with _tasks.away() if kind in _BROUGHT_BY_TASKS and timeout != 0 else contextlib.nullcontext():
+                while not request.ready.wait(1.0):
+                    self._check()
             assert request.answer is not None
             word, more, body = request.answer
             if word == "Refused":

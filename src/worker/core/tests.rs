@@ -466,3 +466,29 @@ fn a_line_that_does_not_move_is_taken_back() {
     assert_eq!(s.0.take_report().returned, [(task(10), attempt(1))], "others may have them");
     assert_eq!(started(&s.done_after(1, 1, Duration::from_secs(1))), [3]);
 }
+
+#[test]
+fn a_task_that_waits_for_others_gives_its_slot_away() {
+    let away = |i: u32, away: bool| Event::Away { task: task(i), attempt: attempt(1), away };
+    let mut s = Story::new(1);
+    assert_eq!(started(&s.compute(&[assigned(0, &[]), assigned(1, &[]), assigned(2, &[])])), [0]);
+    assert_eq!(started(&s.tell(away(0, true))), [1]);
+    assert!(s.tell(away(0, true)).is_empty(), "it is away already");
+    // It goes on at once; the next one waits for both.
+    assert!(started(&s.tell(away(0, false))).is_empty());
+    assert!(started(&s.done(1, 1)).is_empty());
+    assert_eq!(started(&s.done(0, 1)), [2]);
+    let told: Vec<bool> = s.0.take_report().away.iter().map(|a| a.2).collect();
+    assert_eq!(told, [true, false]);
+    // One that ends, or is cancelled, while it is away has no slot to give back.
+    assert_eq!(
+        started(&s.compute(&[assigned(3, &[]), assigned(4, &[]), assigned(5, &[])])),
+        Vec::<u32>::new()
+    );
+    assert_eq!(started(&s.tell(away(2, true))), [3]);
+    assert!(started(&s.done(2, 1)).is_empty());
+    assert_eq!(started(&s.tell(away(3, true))), [4]);
+    s.tell(Event::Cancel(vec![(task(3), attempt(1))]));
+    assert!(started(&s.done(3, 1)).is_empty());
+    assert_eq!(started(&s.done(4, 1)), [5]);
+}

@@ -236,3 +236,23 @@ fn the_runs_of_a_client_that_stays_away_are_dropped() {
     assert!(s.spent(0));
     assert_eq!(s.of(at(0, 1)), State::Cancelled);
 }
+
+#[test]
+fn the_slot_of_a_task_that_waits_for_others_is_free() {
+    let mut s = Story::new();
+    s.worker(0, "a", 1).calls(0, &[], &[&[], &[], &[], &[]], &[0, 1, 2, 3]);
+    assert_eq!((s.given_to(0), s.of(at(0, 2))), (2, State::Queued));
+    s.start(0);
+    let attempt = s.attempt(0);
+    let away = |s: &mut Story, away| {
+        s.report(0, |r| r.away.push((attempt.0, attempt.1, away)));
+    };
+    away(&mut s, true);
+    away(&mut s, true);
+    assert_eq!((s.given_to(0), s.of(at(0, 3))), (3, State::Queued));
+    // The invariants have its slot counted once, before and after.
+    away(&mut s, false);
+    s.end(at(0, 0));
+    assert_eq!(s.of(at(0, 3)), State::Processing);
+    s.end(at(0, 1)).end(at(0, 2)).end(at(0, 3));
+}
