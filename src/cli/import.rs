@@ -17,6 +17,11 @@ pub fn import(args: &ConfigImportArgs) -> Result<u8> {
     if let Err(error) = Config::of_text("the imported settings", &text) {
         output::say(&format!("warning: this must be changed before it is used: {error}"));
     }
+    if args.json.json {
+        let answer = serde_json::json!({ "toml": text, "absent": import.absent() });
+        Out::stdout().json(&answer)?;
+        return Ok(0);
+    }
     Out::stdout().line(text.trim_end())?;
     Ok(0)
 }

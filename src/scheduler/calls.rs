@@ -71,6 +71,12 @@ impl Driver {
             }
             return;
         };
+        if what == Single::Want {
+            // Who did not submit it has to know what workers call its tasks.
+            let info = self.runs.get(run).map(|e| (e.tasks, e.info.calls.as_ref().map_or(0, |c| c.first)));
+            let (tasks, first) = info.unwrap_or_default();
+            self.tell(client, ToClient::Accepted(Accepted { run: uuid, id: run, tasks, first }));
+        }
         let numbers = || found.iter().map(|task| task.index).collect();
         let event = match what {
             Single::Want => Event::CallsWanted { client, tasks: found },

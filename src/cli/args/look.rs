@@ -156,6 +156,9 @@ pub struct ConfigImportArgs {
     /// Files such as distributed.yaml and jobqueue.yaml; of two values for a setting the later one counts
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
+    /// How it is printed: `toml`, the configuration, and `absent`, what has no equivalent.
+    #[command(flatten)]
+    pub json: JsonOption,
 }
 
 /// `hpcdag config show`
