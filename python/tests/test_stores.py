@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def test_targets_in_memory(client: Any, tmp_path: Path, monkeypatch: pytest.Monk
     y = x[5:25, ::3] * 2
     mapped = np.memmap(tmp_path / "m", dtype="f8", mode="w+", shape=SHAPE)
     for target in (np.zeros(SHAPE), mapped, zarr.zeros(SHAPE, chunks=(20, 20), dtype="f8")):
-        da.store(x, target)
+        da.store(x, target, lock=threading.Lock())
         np.testing.assert_array_equal(target[:], values(0))
         region = (slice(40, 60), slice(1, 21))
         y.store(target, regions=region)
@@ -101,6 +102,21 @@ def test_targets_in_memory(client: Any, tmp_path: Path, monkeypatch: pytest.Monk
     store = zarr.storage.MemoryStore()
     table.chunk({"y": 20}).to_zarr(store, consolidated=False)
     xr.testing.assert_equal(xr.open_zarr(store, consolidated=False).load(scheduler="threads"), table)
+
+
+def test_files_open_in_the_client(client: Any, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    netcdf = pytest.importorskip("netCDF4")
+    x = da.from_array(values(0), chunks=(20, 17))
+    da.to_hdf5(str(tmp_path / "a.h5"), {"/x": x, "/y": x.T})
+    with h5py.File(tmp_path / "a.h5") as file:
+        np.testing.assert_array_equal(file["x"][:], values(0))
+        np.testing.assert_array_equal(file["y"][:], values(0).T)
+    with netcdf.Dataset(tmp_path / "b.nc", "w") as file:
+        file.createDimension("n", 60)
+        target = file.createVariable("x", "f8", ("n", "n"))
+        da.store(x, target)
+        np.testing.assert_array_equal(target[:], values(0))
 
 
 def test_targets_in_memory_that_stay_as_they_are(client: Any) -> None:
