@@ -1,8 +1,8 @@
 """What a default client changes in Dask and xarray while it lives, and undoes when it ends.
 
-Owns the list of these changes: Dask's scheduler and its name `hpcdag`, the way tables are shuffled, locks for
 Owns the list of these changes: Dask's scheduler and its name `hpcdag`, how tables are shuffled, locks for
-that know no scheduler's own. Several clients may be made and closed in any order; the newest one counts.
+writers that know no scheduler's own, and what `da.store` does with targets in memory (`_targets`). Several
+clients may be made and closed in any order; the newest one counts.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import uuid
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
+
+from hpcdag._targets import patched_store
 
 _CONFIG = "scheduler"
 _SHUFFLE = "dataframe.shuffle.method"
@@ -46,7 +48,7 @@ def install(client: Any) -> Callable[[], None]:
             if dask.config.get(_SHUFFLE, None) is None:
                 _undo.append(_config_back(_SHUFFLE))
                 dask.config.set({_SHUFFLE: "tasks"})
-            _undo.extend((_patch_persist(), _patch_dask_locks(), _patch_xarray()))
+            _undo.extend((_patch_persist(), _patch_dask_locks(), _patch_store(), _patch_xarray()))
         _clients.append(client)
         _use(client)
 
@@ -190,15 +192,30 @@ def _patch_dask_locks() -> Callable[[], None]:
     return both
 
 
+def _patch_store() -> Callable[[], None]:
+    """`da.store` writes to what is in memory, too."""
+
+    def patch(core: ModuleType) -> Callable[[], None]:
+        modules = ("dask.array", "dask.array.core")
+        return _replace_everywhere(core.store, patched_store(core, owner), modules)
+
+    return _when_imported("dask.array.core", patch)
+
+
 _XARRAY = "xarray.backends.locks"
 
 
 def _patch_xarray() -> Callable[[], None]:
-    """xarray's locks, now or as soon as it is imported."""
-    if _XARRAY in sys.modules:
-        return _patch_xarray_locks(sys.modules[_XARRAY])
+    """xarray's locks."""
+    return _when_imported(_XARRAY, _patch_xarray_locks)
+
+
+def _when_imported(name: str, patch: Callable[[ModuleType], Callable[[], None]]) -> Callable[[], None]:
+    """Changes a module, now or as soon as it is imported; what undoes it."""
+    if name in sys.modules:
+        return patch(sys.modules[name])
     undo: list[Callable[[], None]] = []
-    finder = _AfterImport(_XARRAY, lambda module: undo.append(_patch_xarray_locks(module)))
+    finder = _AfterImport(name, lambda module: undo.append(patch(module)))
     sys.meta_path.insert(0, finder)
 
     def back() -> None:
