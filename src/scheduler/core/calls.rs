@@ -1,82 +1,34 @@
-//! Runs of calls, whose results clients want one by one: who wants which, what nobody wants any more, what
-//! stands for tasks of other runs, and what a client brings instead of having it computed. Owns these tables
-//! and their consequences; a task's own changes are `transitions`'.
-//!
-//! A task of another run that a call depends on has a stand-in in the call's run: a task that nobody
-//! executes, which is in memory while the other is. So a run's arithmetic stays its own. The stand-in holds
-//! one reference on what it stands for, and its run keeps the other run from being forgotten, for what
-//! was lost may have to be computed from there again.
+//! Runs of calls, whose results clients want one by one: who wants which, what nobody wants any more, and
+//! what a client brings instead of having it computed. Owns these tables and their consequences; a task's own
+//! changes are `transitions`', what stands for tasks of other runs is in `imports`.
 
 use super::action::{Action, Output};
 use super::cx::Cx;
+use super::imports::{Import, News};
 use super::run::{NOBODY, Run, Trouble};
 use super::state::State;
 use super::{Core, event::CallSpec};
 use crate::base::failure::{Failure, FailureKind};
 use crate::base::ids::{ClientId, RunId, TaskRef, WorkerId};
 use smallvec::SmallVec;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What a run of calls has besides.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     /// What its first tasks stand for.
-    imports: Vec<Import>,
+    pub(super) imports: Vec<Import>,
     /// Tasks whose results clients bring.
     brought: BTreeSet<u32>,
     /// Wanted tasks that others than the run's owner want, and all who do.
     wanters: BTreeMap<u32, SmallVec<[ClientId; 2]>>,
     /// References that stand-ins in other runs hold.
-    lent: BTreeMap<u32, u32>,
+    pub(super) lent: BTreeMap<u32, u32>,
     /// Stand-ins in runs that are still known.
-    importers: u32,
+    pub(super) importers: u32,
     /// The driver has been told that nobody needs it.
     spent: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Import {
-    of: TaskRef,
-    /// It holds a reference.
-    held: bool,
-    /// The other run counts it.
-    counted: bool,
-}
-
-/// What is to be done about stand-ins once an event has been handled.
-#[derive(Debug)]
-pub(super) enum News {
-    /// A task with stand-ins has changed.
-    Changed(TaskRef),
-    /// Nobody needs this stand-in any more.
-    LetGo(TaskRef),
-    /// Somebody needs it again.
-    Again(TaskRef),
-}
-
-/// Stand-ins by what they stand for.
-#[derive(Debug, Default)]
-pub(super) struct Imports {
-    of: BTreeMap<TaskRef, SmallVec<[TaskRef; 2]>>,
-    pub(super) news: VecDeque<News>,
-}
-
-/// What a stand-in has to know of the task that it stands for.
-enum View {
-    Memory(SmallVec<[WorkerId; 4]>, u64),
-    /// Not there, but it will be.
-    Away,
-    /// It never will.
-    Gone(Box<Trouble>),
-}
-
-impl Imports {
-    /// Whether nothing stands for anything.
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.of.is_empty() && self.news.is_empty()
-    }
 }
 
 impl Calls {
@@ -97,47 +49,9 @@ impl Run {
         (i as usize) < calls.imports.len() || calls.brought.contains(&i)
     }
 
-    /// The task of another run that this one stands for.
-    pub(super) fn stands_for(&self, i: u32) -> Option<TaskRef> {
-        Some(self.calls.as_ref()?.imports.get(i as usize)?.of)
-    }
-
-    /// The task as workers know its result.
-    pub(super) fn origin(&self, i: u32) -> TaskRef {
-        self.stands_for(i).unwrap_or_else(|| self.task(i))
-    }
-
-    /// References that stand-ins in other runs hold on a task.
-    pub(super) fn lent(&self, i: u32) -> u32 {
-        self.calls.as_ref().and_then(|c| c.lent.get(&i)).copied().unwrap_or(0)
-    }
-
     /// Whether what is unwanted need not be done.
     pub(super) fn is_lazy(&self) -> bool {
         self.calls.is_some()
-    }
-
-    /// Notes that stand-ins may have to follow a change.
-    pub(super) fn changed(&self, cx: &mut Cx, i: u32) {
-        if self.state[i as usize].imported() {
-            cx.imports.news.push_back(News::Changed(self.task(i)));
-        }
-    }
-
-    /// A stand-in is not needed.
-    pub(super) fn let_go(&mut self, cx: &mut Cx, i: u32) {
-        let task = self.task(i);
-        if let Some(import) = self.calls.as_mut().and_then(|c| c.imports.get_mut(i as usize))
-            && std::mem::take(&mut import.held)
-        {
-            cx.imports.news.push_back(News::LetGo(task));
-        }
-    }
-
-    /// Lets go of whatever its stand-ins hold.
-    pub(super) fn let_all_go(&mut self, cx: &mut Cx) {
-        let n = self.calls.as_ref().map_or(0, |c| c.imports.len() as u32);
-        (0..n).for_each(|i| self.let_go(cx, i));
     }
 
     /// A passive task is needed again.
@@ -376,50 +290,6 @@ impl Run {
         self.revive(cx, again);
         self.drop_unneeded(cx);
     }
-
-    /// Follows the task that a stand-in stands for.
-    fn follow(&mut self, cx: &mut Cx, i: u32, view: &View) {
-        let state = self.state_of(i);
-        match view {
-            View::Memory(holders, nbytes) if matches!(state, State::Waiting | State::Memory) => {
-                let Some((first, rest)) = holders.split_first() else { return };
-                self.worker[i as usize] = first.0;
-                self.nbytes[i as usize] = *nbytes;
-                match rest.is_empty() {
-                    true => drop(self.replicas.remove(&i)),
-                    false => drop(self.replicas.insert(i, rest.iter().copied().collect())),
-                }
-                if state == State::Waiting {
-                    self.appear(cx, i);
-                }
-            }
-            View::Away if state == State::Memory => self.vanish(cx, i),
-            View::Gone(trouble) if state == State::Memory || !state.is_final() => {
-                if state == State::Memory {
-                    self.vanish(cx, i);
-                }
-                self.trouble.insert(i, Trouble { blame: None, ..trouble.as_ref().clone() });
-                self.let_go(cx, i);
-                self.fail(cx, i);
-            }
-            _ => {}
-        }
-    }
-
-    /// What a passive task waited for is there.
-    fn appear(&mut self, cx: &mut Cx, i: u32) {
-        let (f, element) = self.place_of(i);
-        let first_time = !self.state[i as usize].done_once();
-        self.state[i as usize].set_done_once();
-        self.set_state(cx, i, State::Memory);
-        self.tell_dependents(cx, f, element, true, first_time);
-    }
-
-    /// It is gone again, and will come back or not.
-    fn vanish(&mut self, cx: &mut Cx, i: u32) {
-        self.miss(cx, i);
-        self.waiting[i as usize] = 1;
-    }
 }
 
 impl Core {
@@ -438,138 +308,8 @@ impl Core {
         self.follow_imports();
     }
 
-    /// A stand-in comes into being: it holds what it stands for, if anything needs it.
-    fn begin_import(&mut self, importer: TaskRef) {
-        let i = importer.index;
-        let needed = |run: &Run| run.refs[i as usize] > 0 && !run.state_of(i).is_final();
-        if self.run(importer.run).is_some_and(needed) {
-            self.hold_import(importer);
-        }
-    }
-
-    fn hold_import(&mut self, importer: TaskRef) {
-        let calls = self.run_mut(importer.run).and_then(|r| r.calls.as_mut());
-        let Some(import) = calls.and_then(|c| c.imports.get_mut(importer.index as usize)) else { return };
-        let (of, new) = (import.of, !import.counted);
-        if std::mem::replace(&mut import.held, true) {
-            return;
-        }
-        let known = self.run(of.run).is_some_and(|r| r.has(of.index) && r.is_lazy());
-        if let Some(import) = self
-            .run_mut(importer.run)
-            .and_then(|r| r.calls.as_mut())
-            .and_then(|c| c.imports.get_mut(importer.index as usize))
-        {
-            import.counted |= known;
-        }
-        self.cx.imports.of.entry(of).or_default().push(importer);
-        // Whatever is there is news.
-        self.cx.imports.news.push_back(News::Changed(of));
-        let Some(run) = self.runs.get_mut(of.run.index()).and_then(|r| r.as_deref_mut()) else { return };
-        let i = of.index;
-        let Some(calls) = run.calls.as_mut().filter(|_| known) else { return };
-        *calls.lent.entry(i).or_default() += 1;
-        calls.importers += u32::from(new);
-        run.state[i as usize].set_imported(true);
-        run.refs[i as usize] += 1;
-        if run.refs[i as usize] == 1 && run.is_revivable(i) {
-            run.revive(&mut self.cx, vec![i]);
-        }
-    }
-
-    fn run_mut(&mut self, run: RunId) -> Option<&mut Run> {
+    pub(super) fn run_mut(&mut self, run: RunId) -> Option<&mut Run> {
         self.runs.get_mut(run.index())?.as_deref_mut()
-    }
-
-    /// Lets stand-ins follow what they stand for, until there is no news.
-    pub(super) fn follow_imports(&mut self) {
-        while let Some(news) = self.cx.imports.news.pop_front() {
-            match news {
-                News::Changed(of) => {
-                    let Some(importers) = self.cx.imports.of.get(&of).cloned() else { continue };
-                    let view = self.view_of(of);
-                    for importer in importers {
-                        if let Some(run) =
-                            self.runs.get_mut(importer.run.index()).and_then(|r| r.as_deref_mut())
-                        {
-                            run.follow(&mut self.cx, importer.index, &view);
-                        }
-                    }
-                }
-                News::LetGo(importer) => self.end_import(importer),
-                News::Again(importer) => self.begin_import(importer),
-            }
-        }
-    }
-
-    fn view_of(&self, of: TaskRef) -> View {
-        let Some(run) = self.run(of.run).filter(|r| r.has(of.index) && r.is_lazy()) else {
-            let why = "it depends on a result that the scheduler does not know any more";
-            let failure = Some(Arc::new(Failure::of(FailureKind::Inputs(why.into()))));
-            return View::Gone(Box::new(Trouble { failure, ..Trouble::default() }));
-        };
-        match run.state_of(of.index) {
-            State::Memory => View::Memory(run.holders(of.index), run.nbytes[of.index as usize]),
-            State::Erred | State::Cancelled => {
-                let (root, trouble) = run.blame_of(of.index);
-                let mut trouble = trouble.cloned().unwrap_or_default();
-                trouble.elsewhere.get_or_insert(root);
-                if trouble.failure.is_none() {
-                    trouble.failure = Some(Arc::new(Failure::of(FailureKind::Cancelled)));
-                }
-                View::Gone(Box::new(trouble))
-            }
-            _ => View::Away,
-        }
-    }
-
-    /// A stand-in lets go of what it stands for.
-    fn end_import(&mut self, importer: TaskRef) {
-        let Some(of) = self.run(importer.run).and_then(|r| r.stands_for(importer.index)) else { return };
-        self.unhold(importer, of);
-    }
-
-    fn unhold(&mut self, importer: TaskRef, of: TaskRef) {
-        let mut last = false;
-        if let Some(stand_ins) = self.cx.imports.of.get_mut(&of) {
-            stand_ins.retain(|x| *x != importer);
-            last = stand_ins.is_empty();
-            if last {
-                self.cx.imports.of.remove(&of);
-            }
-        }
-        let Some(run) = self.runs.get_mut(of.run.index()).and_then(|r| r.as_deref_mut()) else { return };
-        if !run.has(of.index) {
-            return;
-        }
-        if last {
-            run.state[of.index as usize].set_imported(false);
-        }
-        let Some(calls) = &mut run.calls else { return };
-        if let Some(lent) = calls.lent.get_mut(&of.index) {
-            *lent -= 1;
-            if *lent == 0 {
-                calls.lent.remove(&of.index);
-            }
-            run.drop_refs(&mut self.cx, vec![of.index]);
-        }
-    }
-
-    /// A run is being forgotten: those that it imports from may be, too.
-    pub(super) fn forget_imports(&mut self, run: &Run) {
-        let Some(calls) = &run.calls else { return };
-        for (i, import) in (0..).zip(&calls.imports) {
-            if import.held {
-                self.unhold(TaskRef { run: run.id, index: i }, import.of);
-            }
-            let of = import.of.run;
-            if import.counted
-                && let Some(other) = self.run_mut(of).and_then(|r| r.calls.as_mut())
-            {
-                other.importers -= 1;
-                self.cx.ending.insert(of);
-            }
-        }
     }
 
     pub(super) fn on_calls_wanted(&mut self, client: ClientId, tasks: &[TaskRef]) {
@@ -680,7 +420,7 @@ impl Core {
 
 impl Run {
     /// The task that is to blame for another's failure, and what went wrong with it.
-    fn blame_of(&self, i: u32) -> (TaskRef, Option<&Trouble>) {
+    pub(super) fn blame_of(&self, i: u32) -> (TaskRef, Option<&Trouble>) {
         let root = self.trouble.get(&i).and_then(|t| t.blame).unwrap_or(i);
         (self.task(root), self.trouble.get(&root))
     }

@@ -45,7 +45,7 @@ pub(super) struct Cx {
     pub(super) failed_calls: BTreeMap<ClientId, Vec<TaskRef>>,
     pub(super) lost_calls: BTreeMap<ClientId, Vec<TaskRef>>,
     /// What stands for tasks of other runs.
-    pub(super) imports: super::calls::Imports,
+    pub(super) imports: super::imports::Imports,
     /// Workers that may stop, once they have been told all else.
     pub(super) dismissed: Vec<WorkerId>,
     pub(super) actions: Vec<Action>,
@@ -88,7 +88,7 @@ impl Cx {
             outputs: BTreeMap::new(),
             failed_calls: BTreeMap::new(),
             lost_calls: BTreeMap::new(),
-            imports: super::calls::Imports::default(),
+            imports: super::imports::Imports::default(),
             dismissed: Vec::new(),
             actions: Vec::new(),
             scratch: Vec::new(),

@@ -20,6 +20,7 @@ pub mod explain;
 mod families;
 mod former;
 mod gangs;
+mod imports;
 mod invariants;
 mod place;
 mod ready;
