@@ -57,7 +57,7 @@ pub struct Outcome {
 }
 
 enum Happening {
-    ToScheduler(sched::event::Event),
+    ToScheduler(Box<sched::event::Event>),
     ToWorker(WorkerId, work::event::Event),
     Executed(WorkerId, TaskRef, Attempt, u64, Duration),
     Fetched { from: WorkerId, to: WorkerId, tasks: Vec<TaskRef> },
@@ -151,7 +151,7 @@ impl Model {
                 preemptible: false,
             };
             let event = sched::event::Event::WorkerRegistered { worker, spec };
-            self.at(MESSAGE, Happening::ToScheduler(event));
+            self.at(MESSAGE, Happening::ToScheduler(Box::new(event)));
         }
         let layers: Vec<Layer> = self.setting.layers.iter().map(|(l, _)| l.clone()).collect();
         let spec = sched::event::RunSpec {
@@ -166,7 +166,7 @@ impl Model {
             calls: None,
         };
         let submit = sched::event::Event::RunSubmitted { client: Some(ClientId(0)), run: RunId(0), spec };
-        self.at(2 * MESSAGE, Happening::ToScheduler(submit));
+        self.at(2 * MESSAGE, Happening::ToScheduler(Box::new(submit)));
         self.at(HEARTBEAT, Happening::Heartbeats);
     }
 
@@ -183,7 +183,7 @@ impl Model {
     fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::ToScheduler(event) => {
-                let actions = self.scheduler.handle(event, self.now);
+                let actions = self.scheduler.handle(*event, self.now);
                 actions.into_iter().for_each(|a| self.perform(a));
             }
             Happening::ToWorker(w, event) => self.tell_worker(w, event),
@@ -214,7 +214,7 @@ impl Model {
             let memory = Some(sched::event::MemoryUse { unmanaged: 0, spilled });
             let event = sched::event::Event::Heartbeat { worker, memory };
             self.sequence += 1;
-            let at = At(self.now.after(MESSAGE), self.sequence, Happening::ToScheduler(event));
+            let at = At(self.now.after(MESSAGE), self.sequence, Happening::ToScheduler(Box::new(event)));
             self.queue.push(Reverse(at));
         }
         self.at(HEARTBEAT, Happening::Heartbeats);
@@ -235,7 +235,8 @@ impl Model {
             Action::Replicate { worker, tasks, from } => (worker, Event::Replicate { tasks, from }),
             Action::Outputs { outputs, .. } => {
                 let tasks = outputs.into_iter().map(|o| o.task).collect();
-                self.at(MESSAGE, Happening::ToScheduler(sched::event::Event::OutputsTaken { tasks }));
+                let taken = sched::event::Event::OutputsTaken { tasks };
+                self.at(MESSAGE, Happening::ToScheduler(Box::new(taken)));
                 return;
             }
             Action::RunDone { summary, .. } => {
@@ -326,6 +327,6 @@ impl Model {
             paused: None,
         };
         let event = sched::event::Event::WorkerReport { worker: w, report };
-        self.at(MESSAGE, Happening::ToScheduler(event));
+        self.at(MESSAGE, Happening::ToScheduler(Box::new(event)));
     }
 }
