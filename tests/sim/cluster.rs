@@ -28,6 +28,7 @@ pub enum Party {
 
 /// What is sent over a connection.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // Few are on their way at a time.
 pub enum Message {
     ToScheduler(sched::event::Event),
     ToWorker(work::event::Event),
