@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import signal
 import threading
 import types
 from typing import Any
@@ -91,7 +92,7 @@ def _raised(raised: list, where: str, because: str) -> BaseException:
 
 def _words(name: str, about: Any) -> str:
     if name == "Signal":
-        return f"its process was ended by signal {about}"
+        return f"its process was ended by signal {about}{_signal_name(about)}"
     if name == "Exit":
         return f"its process ended with exit status {about}"
     if name == "WorkersLost":
@@ -130,6 +131,13 @@ def _words(name: str, about: Any) -> str:
             "; it had the worker to itself, and no other has more room" if end == "WasAlone" else ""
         )
     return str(about) if about else name
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f" ({signal.Signals(number).name})"
+    except ValueError:  # Real-time signals have none.
+        return ""
 
 
 def _shortage(about: list) -> str:
