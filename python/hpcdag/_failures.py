@@ -28,7 +28,7 @@ def exception_of(failure: list, key: Any) -> BaseException:
     if attempts > 1:
         where += f", attempt {attempts}"
     if name == "Raised":
-        return _raised(about, where, "" if str(key) == blamed else f"; {key!r} depends on it")
+        return _raised(about, where, "" if str(key) == blamed else f"; {key!r} depends on it", stderr)
     if cancelled or name == "Cancelled":
         why = f": {reason}" if reason else ""
         return CancelledError(
@@ -82,11 +82,13 @@ def _load_here(raised: list) -> BaseException:
     return error if isinstance(error, BaseException) else RemoteError(*summary.partition(": ")[::2])
 
 
-def _raised(raised: list, where: str, because: str) -> BaseException:
+def _raised(raised: list, where: str, because: str, printed: str) -> BaseException:
     error = _load(raised)
     text = raised[1].rstrip()
     if text:
         add_note(error, f"\nraised by {where}{because}:\n{text}")
+    if printed.strip():
+        add_note(error, f"\nthe last that the task printed:\n{printed.rstrip()}")
     return error
 
 
