@@ -79,7 +79,8 @@ def _load_here(raised: list) -> BaseException:
     except Exception as problem:
         name, _, text = summary.partition(": ")
         return RemoteError(name, f"{text} (it cannot be loaded here: {type(problem).__name__}: {problem})")
-    return error if isinstance(error, BaseException) else RemoteError(*summary.partition(": ")[::2])
+    # What ends a program is not to end this one: it was the task's.
+    return error if isinstance(error, Exception) else RemoteError(*summary.partition(": ")[::2])
 
 
 def _raised(raised: list, where: str, because: str, printed: str) -> BaseException:

@@ -318,7 +318,9 @@ def test_exits_and_interrupts_are_failures(client: Client, kind: type) -> None:
     pids = client.run(os.getppid)
     future = client.submit(raise_it, kind, "enough")
     error = future.exception(30)
-    assert future.status == "error" and type(error) is kind and error.args == ("enough",)
+    # Not as itself: that would end the client's program.
+    assert future.status == "error" and isinstance(error, hpcdag.RemoteError)
+    assert kind.__name__ in str(error) and "enough" in str(error)
     assert f"raised by task {future.key!r} on" in notes(error) and "in raise_it" in notes(error)
     assert client.run(os.getppid) == pids
 
