@@ -204,9 +204,6 @@ class Peers:
             return [(task, holder) for task in tasks]
         missing: list[tuple[tuple[Run, int], int]] = []
         at = 0
-        for run, index in tasks:
-            if run.id is None:
-                self.session.identify(run, index)
 
         def get(wire: _wire.Blocking) -> None:
             nonlocal at

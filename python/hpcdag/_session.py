@@ -290,19 +290,6 @@ class Session(Hearing):
             finally:
                 self._waiters -= 1
 
-    def identify(self, run: Run, index: int) -> None:
-        """Finds out what workers call the tasks of somebody else's run; a task of it is done.
-
-        Raises RefusedError if the scheduler does not know it.
-        """
-        # Of maps the scheduler knows no keys, but elements of a family.
-        key = run.keys.get(index, f"{run.name}[{index}]")
-        output = self.ask({"Locate": [key if isinstance(key, str) else str(key), run.uuid]})["output"]
-        task = output["task"]
-        number, place = (task["run"], task["index"]) if isinstance(task, dict) else task
-        with self.lock:
-            run.id, run.first = number, place - index
-
     def when_ended(self, run: Run, index: int, call: Callable[[Run, int], None]) -> None:
         """Calls `call(run, index)` once the task has ended: at once if it has, else in the session's thread,
         so it must be quick and must not wait."""

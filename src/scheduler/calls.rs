@@ -72,10 +72,7 @@ impl Driver {
             return;
         };
         if what == Single::Want {
-            // Who did not submit it has to know what workers call its tasks.
-            let info = self.runs.get(run).map(|e| (e.tasks, e.info.calls.as_ref().map_or(0, |c| c.first)));
-            let (tasks, first) = info.unwrap_or_default();
-            self.tell(client, ToClient::Accepted(Accepted { run: uuid, id: run, tasks, first }));
+            self.introduce_calls(client, run);
         }
         let numbers = || found.iter().map(|task| task.index).collect();
         let event = match what {
@@ -86,6 +83,14 @@ impl Driver {
             Single::Retry => Event::CallsRetried { run, tasks: numbers() },
         };
         self.events.push(event);
+    }
+
+    /// Tells a client, which may not have submitted it, what workers call the tasks of a run of calls.
+    pub(super) fn introduce_calls(&mut self, client: ClientId, run: RunId) {
+        let Some(entry) = self.runs.get(run) else { return };
+        let Some(first) = entry.info.calls.as_ref().map(|calls| calls.first) else { return };
+        let accepted = Accepted { run: entry.info.uuid, id: run, tasks: entry.tasks, first };
+        self.tell(client, ToClient::Accepted(accepted));
     }
 
     /// A client will not come back: its session ends now.

@@ -179,7 +179,7 @@ impl Driver {
 
     /// When to wake up though nothing comes in.
     fn deadline(&self) -> Instant {
-        let watched = self.runs.iter().any(|(_, e)| e.ended.is_none() && !e.watchers.is_empty());
+        let watched = self.runs.graphs().any(|(_, e)| e.ended.is_none() && !e.watchers.is_empty());
         let times = [
             self.core.next_deadline(),
             self.board.next_deadline(),

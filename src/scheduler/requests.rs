@@ -37,7 +37,7 @@ impl Driver {
     pub(super) fn release_held(&mut self) {
         let there = self.workers.len() as u64;
         let ready = |e: &super::runs::RunEntry| e.held.as_ref().is_some_and(|(n, _)| u64::from(*n) <= there);
-        let ready: Vec<RunId> = self.runs.iter().filter(|(_, e)| ready(e)).map(|(run, _)| run).collect();
+        let ready: Vec<RunId> = self.runs.graphs().filter(|(_, e)| ready(e)).map(|(run, _)| run).collect();
         for run in ready {
             self.release(run);
         }
@@ -64,6 +64,7 @@ impl Driver {
             let reason = "the scheduler does not know this run (any more)".to_string();
             return self.tell(client, ToClient::Rejected(Rejected { run: uuid, reason }));
         };
+        self.introduce_calls(client, run);
         let Some(entry) = self.runs.get_mut(run) else { return };
         entry.watchers.retain(|w| *w != client);
         entry.watchers.push(client);
@@ -96,7 +97,9 @@ impl Driver {
     pub(super) fn tell_progress(&mut self) {
         let (workers, slots) = self.core.capacity();
         let mut news = Vec::new();
-        for (run, entry) in self.runs.iter_mut() {
+        let graphs: Vec<RunId> = self.runs.graphs().map(|(run, _)| run).collect();
+        for run in graphs {
+            let Some(entry) = self.runs.get_mut(run) else { continue };
             if entry.watchers.is_empty() || entry.summary.is_some() {
                 continue;
             }

@@ -11,7 +11,7 @@ use crate::base::time::Time;
 use crate::graph::Look;
 use crate::graph::layer::Shape;
 use crate::protocol::messages::client::Summary;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -55,6 +55,9 @@ pub struct RunEntry {
 pub struct Runs {
     entries: BTreeMap<RunId, RunEntry>,
     by_uuid: HashMap<RunUuid, RunId>,
+    /// Those that are no runs of calls. What is done for all of these now and again is not done for calls,
+    /// which come by the thousand.
+    graphs: BTreeSet<RunId>,
     next: u32,
 }
 
@@ -65,6 +68,9 @@ impl Runs {
         self.next += 1;
         let Submission { graph, spec, writes, wait_workers, tasks } = submission;
         self.by_uuid.insert(spec.uuid, run);
+        if calls.is_none() {
+            self.graphs.insert(run);
+        }
         let entry = RunEntry {
             info: Arc::new(RunInfo { run, uuid: spec.uuid, graph, writes, calls }),
             name: spec.name.clone(),
@@ -103,6 +109,11 @@ impl Runs {
         self.entries.iter().map(|(run, entry)| (*run, entry))
     }
 
+    /// Those that are no runs of calls, oldest first.
+    pub fn graphs(&self) -> impl DoubleEndedIterator<Item = (RunId, &RunEntry)> {
+        self.graphs.iter().filter_map(|run| Some((*run, self.entries.get(run)?)))
+    }
+
     /// All runs, to change them.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (RunId, &mut RunEntry)> {
         self.entries.iter_mut().map(|(run, entry)| (*run, entry))
@@ -111,6 +122,7 @@ impl Runs {
     /// Forgets a run.
     pub fn remove(&mut self, run: RunId) -> Option<RunEntry> {
         let entry = self.entries.remove(&run)?;
+        self.graphs.remove(&run);
         self.by_uuid.remove(&entry.info.uuid);
         Some(entry)
     }
@@ -125,18 +137,18 @@ impl Runs {
     pub fn expired(&self, now: Time, ttl: Duration) -> Vec<RunId> {
         let old = |e: &RunEntry| e.ended.is_some_and(|at| now >= at.after(ttl));
         let mut over: Vec<RunId> =
-            self.entries.iter().filter(|(_, e)| e.detached && old(e)).map(|(run, _)| *run).collect();
+            self.graphs().filter(|(_, e)| e.detached && old(e)).map(|(run, _)| run).collect();
         let (mut kept, mut tasks) = (0, 0u64);
-        for (run, e) in self.entries.iter().rev() {
+        // Runs of calls are forgotten when nobody needs them.
+        for (run, e) in self.graphs().rev() {
             let done = e.summary.is_some() && (!e.detached || e.reported);
-            // Runs of calls are forgotten when nobody needs them.
-            if e.info.calls.is_some() || !done || !e.watchers.is_empty() && kept < FINISHED_MAX {
+            if !done || !e.watchers.is_empty() && kept < FINISHED_MAX {
                 continue;
             }
             kept += 1;
             tasks = tasks.saturating_add(e.tasks);
             if kept > FINISHED_MAX || tasks > FINISHED_TASKS_MAX && kept > 1 {
-                over.push(*run);
+                over.push(run);
             }
         }
         over.sort_unstable();
