@@ -86,6 +86,7 @@ impl Target {
             session: self.session,
             host: hostname::get().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default(),
             pid: std::process::id(),
+            looks_only: self.options.looks_only,
         };
         let greeting = async {
             connection.sender.send(FromClient::Hello(hello)).await?;

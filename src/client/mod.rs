@@ -51,6 +51,8 @@ pub struct ConnectOptions {
     pub connect_timeout: Duration,
     /// How long it tries to come back to its session after a loss of the connection.
     pub lease: Duration,
+    /// Only looks: keeps nothing alive, and asks nothing that changes anything.
+    pub looks_only: bool,
 }
 
 impl ConnectOptions {
@@ -60,6 +62,7 @@ impl ConnectOptions {
             timeout: config.client.timeout.0,
             connect_timeout: config.network.connect_timeout.0,
             lease: config.scheduler.session_lease.0,
+            looks_only: false,
         }
     }
 }

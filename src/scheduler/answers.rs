@@ -41,6 +41,10 @@ impl Driver {
             Question::Locate { key, run } => self.locate(&key, run),
             Question::StopWorkers { names } => self.stop_workers(&names),
             Question::Demand { min_work_ms } => Ok(self.demand(Duration::from_millis(min_work_ms))),
+            Question::View(view) => match self.view(client, id, view) {
+                Some(reply) => reply,
+                None => return,
+            },
             Question::Shape { run, from } => self.shape_of(run, from),
             Question::Stop => {
                 self.stop("asked for by a client");

@@ -9,6 +9,7 @@ use super::runs::Runs;
 use super::sessions::Shared;
 use super::shared::{self, Board};
 use super::stop::StopSignal;
+use super::view::Views;
 use super::waits::Wait;
 use crate::base::ids::{ClientId, RunId, WorkerId};
 use crate::base::time::Time;
@@ -54,6 +55,7 @@ pub struct Driver {
     sessions: HashMap<uuid::Uuid, ClientId>,
     pub(super) runs: Runs,
     pub(super) board: Board,
+    pub(super) views: Views,
     pub(super) events: Vec<Event>,
     asked: Vec<(ClientId, u32, Question)>,
     pub(super) waits: Vec<Wait>,
@@ -105,6 +107,7 @@ impl Driver {
             sessions: HashMap::new(),
             runs: Runs::default(),
             board: Board::default(),
+            views: Views::default(),
             events: Vec::new(),
             asked: Vec::new(),
             waits: Vec::new(),
@@ -203,6 +206,7 @@ impl Driver {
             }
             Input::Report { worker, report } => self.events.push(Event::WorkerReport { worker, report }),
             Input::Heartbeat { worker, figures } => self.heartbeat(worker, figures),
+            Input::Seen { worker, seen } => self.seen(worker, seen),
             Input::Retiring { worker, reason } => {
                 let reason = shorten(&reason);
                 if let Some(peer) = self.workers.get(&worker) {

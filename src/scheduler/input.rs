@@ -9,6 +9,7 @@ use crate::base::ids::{ClientId, FamilyIx, RunId, RunUuid, TaskRef, WorkerId};
 use crate::graph::Packed;
 use crate::graph::layer::Shape;
 use crate::protocol::messages::client::{Hello, Question, ToClient};
+use crate::protocol::messages::look::{LastWords, Looked, Span};
 use crate::protocol::messages::share::Share;
 use crate::protocol::messages::worker::{Heartbeat, Register, ToWorker};
 use std::collections::BTreeMap;
@@ -24,6 +25,17 @@ pub type ClientLink = Link<ClientOrder, ToClient>;
 /// Files that workers write from a family's results: named output (stdout if none), path template, whether
 /// empty results are skipped.
 pub type Writes = BTreeMap<FamilyIx, Vec<(Option<String>, String, bool)>>;
+
+/// What workers tell for those who look; nothing that is decided depends on it.
+#[derive(Debug)]
+pub enum Seen {
+    /// Rectangles of the task stream, and how many were left out.
+    Spans(Vec<Span>, u64),
+    /// The answer to a question that a viewer asked.
+    Looked(Looked),
+    /// What is left of it, or of the life before.
+    LastWords(Box<LastWords>),
+}
 
 /// What sessions tell the driver.
 #[derive(Debug)]
@@ -50,6 +62,13 @@ pub enum Input {
         worker: WorkerId,
         /// Its figures.
         figures: Heartbeat,
+    },
+    /// A worker tells something for those who look.
+    Seen {
+        /// Which.
+        worker: WorkerId,
+        /// What.
+        seen: Seen,
     },
     /// A worker wants to leave in order.
     Retiring {

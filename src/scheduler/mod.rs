@@ -17,6 +17,7 @@ mod shape;
 mod shared;
 mod sharing;
 mod stop;
+mod view;
 mod waits;
 
 #[cfg(test)]

@@ -111,6 +111,7 @@ fn hello(session: Uuid) -> Hello {
         session,
         host: "laptop".into(),
         pid: 1,
+        looks_only: false,
     }
 }
 

@@ -12,6 +12,7 @@ use super::work::Work;
 use crate::base::error::Result;
 use crate::net::connection::{Sender, TrySendError};
 use crate::protocol::messages::client::Reason;
+use crate::protocol::messages::look::{Look, Looked};
 use crate::protocol::messages::worker::{FromWorker, Heartbeat, ToWorker};
 use nix::sys::resource::{UsageWho, getrusage};
 use std::sync::Arc;
@@ -249,6 +250,7 @@ impl Driver {
                     return Some(End::Lost(format!("the scheduler sent what it must not: {error}")));
                 }
             }
+            ToWorker::Look(look) => self.on_look(&look),
             ToWorker::Refused(reason) => return Some(End::Over(Ending::Refused(reason.reason))),
             ToWorker::Registered(_) => {
                 return Some(End::Lost("the scheduler answered a registration twice".into()));
@@ -343,11 +345,18 @@ impl Driver {
             spill_read: disk.read,
             spill_read_seconds: disk.reading.as_secs_f64(),
             executors: self.work.executors(),
+            ..Heartbeat::default()
         };
         match self.link.sender.try_send(FromWorker::Heartbeat(heartbeat)) {
             // The receiver finds out as well, and what is queued shows that we live.
             Ok(()) | Err(TrySendError::Closed(_) | TrySendError::Full(_)) => {}
         }
+    }
+
+    /// Answers somebody who looks at what only this worker has.
+    fn on_look(&mut self, look: &Look) {
+        let result = Err("this worker keeps none".to_owned());
+        self.notes.push(FromWorker::Looked(Looked { id: look.id, result }));
     }
 
     /// Says good-bye and ends the connection.

@@ -128,6 +128,7 @@ fn hello() -> FromClient {
         session: uuid::Uuid::new_v4(),
         host: "h\u{1b}[31m".into(),
         pid: 1,
+        looks_only: false,
     })
 }
 

@@ -204,7 +204,8 @@ impl Observer {
 
 async fn connect(file: SchedulerFile, timeout: Duration) -> Result<Client> {
     // Whoever loses a connection here reads files, and comes back later.
-    let options = ConnectOptions { timeout, connect_timeout: timeout, lease: Duration::ZERO };
+    let options =
+        ConnectOptions { timeout, connect_timeout: timeout, lease: Duration::ZERO, looks_only: true };
     Client::connect(file, options).await
 }
 

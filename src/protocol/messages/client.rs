@@ -1,6 +1,7 @@
 //! Between clients and the scheduler.
 
 use super::calls::{Calls, CallsDone, CallsFailed, RunTasks};
+use super::look::View;
 use super::share::{Share, Shared};
 use crate::base::ids::{FamilyIx, RunId, RunUuid, TaskRef, WorkerId};
 use crate::graph::Packed;
@@ -110,6 +111,9 @@ pub struct Hello {
     pub host: String,
     /// Its process.
     pub pid: u32,
+    /// Whether it only looks: it keeps nothing alive and may ask nothing that changes anything.
+    #[serde(default)]
+    pub looks_only: bool,
 }
 
 /// The scheduler greets a client.
@@ -367,6 +371,8 @@ pub enum Question {
         /// The first family that is asked about; the answer says where to go on.
         from: u32,
     },
+    /// What those see who look.
+    View(View),
 }
 
 /// The answer to a question: JSON text as `--json` prints it, or why there is none.

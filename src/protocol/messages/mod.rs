@@ -8,6 +8,7 @@
 pub mod calls;
 pub mod client;
 pub mod compute;
+pub mod look;
 pub mod peer;
 pub mod report;
 pub mod share;

@@ -3,6 +3,7 @@
 use super::calls::{CallBatch, CallRun};
 use super::client::{Empty, Reason};
 use super::compute::Compute;
+use super::look::{LastWords, Look, Looked, Spans};
 use super::report::Report;
 use crate::base::ids::{Attempt, FamilyIx, Incarnation, RunId, RunUuid, TaskRef, WorkerId};
 use crate::graph::items::Items;
@@ -26,6 +27,12 @@ crate::messages! {
         4 => Retiring(Reason),
         /// Leaves now.
         5 => Goodbye(Reason),
+        /// Rectangles of the task stream.
+        6 => Spans(Spans),
+        /// The answer to `Look`.
+        7 => Looked(Looked),
+        /// What is left of the life before, or of this one before it ends.
+        8 => LastWords(LastWords),
     }
     retired: []
 }
@@ -66,6 +73,8 @@ crate::messages! {
         15 => CallRun(CallRun),
         /// Calls, before the first of them is to be computed.
         16 => CallBatch(CallBatch),
+        /// Somebody looks at what only the worker has.
+        17 => Look(Look),
     }
     retired: []
 }
@@ -157,6 +166,14 @@ pub struct Heartbeat {
     pub spill_read_seconds: f64,
     /// Executor processes so far: started, replaced because they had grown, died of a task.
     pub executors: (u64, u64, u64),
+    /// Seconds of its slots so far in which tasks executed.
+    pub compute_seconds: f64,
+    /// Seconds so far in which inputs were fetched, summed over the fetches.
+    pub fetch_seconds: f64,
+    /// Seconds of its slots so far that had a task which waited for inputs, for room or to be begun.
+    pub wait_seconds: f64,
+    /// Bytes of the network that the host has received and sent since it started, of all programs.
+    pub host_network: (u64, u64),
 }
 
 /// Families that tasks to come belong to.

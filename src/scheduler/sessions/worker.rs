@@ -12,7 +12,7 @@ use crate::protocol::messages::client::Reason;
 use crate::protocol::messages::compute::Compute;
 use crate::protocol::messages::worker::{FromWorker, Register, Registered, ToWorker};
 use crate::scheduler::calls::{call_batch, call_run};
-use crate::scheduler::input::{Input, WorkerOrder};
+use crate::scheduler::input::{Input, Seen, WorkerOrder};
 use crate::scheduler::link::{Orders, link};
 use std::net::SocketAddr;
 use tokio::sync::oneshot;
@@ -126,6 +126,13 @@ async fn read(
                     Input::Report { worker, report }
                 }
                 FromWorker::Heartbeat(figures) => Input::Heartbeat { worker, figures },
+                FromWorker::Spans(spans) => {
+                    Input::Seen { worker, seen: Seen::Spans(spans.unpack()?, spans.left_out) }
+                }
+                FromWorker::Looked(looked) => Input::Seen { worker, seen: Seen::Looked(looked) },
+                FromWorker::LastWords(words) => {
+                    Input::Seen { worker, seen: Seen::LastWords(Box::new(words)) }
+                }
                 FromWorker::Retiring(reason) => Input::Retiring { worker, reason: reason.reason },
                 FromWorker::Goodbye(reason) => return Ok(Some(reason.reason)),
                 FromWorker::Register(_) => return Err(super::nonsense("it registered twice")),

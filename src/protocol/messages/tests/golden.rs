@@ -11,6 +11,7 @@ use crate::protocol::framing::{Decoder, FRAME_BYTES_MAX, FrameError, encode_whol
 use crate::protocol::messages::calls::*;
 use crate::protocol::messages::client::*;
 use crate::protocol::messages::compute::Compute;
+use crate::protocol::messages::look::{LastWords, Look, Looked, Span, SpanKind, Spans, View, Wanted};
 use crate::protocol::messages::peer::{
     Begin, FromPeer, Get, PartHeader, PeerHello, PeerWelcome, Piece, Put, Stored, ToPeer,
 };
@@ -101,6 +102,7 @@ fn from_client() -> Vec<FromClient> {
         session: uuid(),
         host: "laptop".into(),
         pid: 5,
+        looks_only: true,
     };
     let submit = Submit {
         run: uuid(),
@@ -121,6 +123,10 @@ fn from_client() -> Vec<FromClient> {
         FromClient::OutputMissing(OutputMissing { task: task(), holder: WorkerId(4) }),
         FromClient::Ask(Ask { id: 9, question }),
         FromClient::Ask(Ask { id: 10, question: Question::Status }),
+        FromClient::Ask(Ask {
+            id: 12,
+            question: Question::View(View::Spans { after: 7, limit: 9, run: None }),
+        }),
         FromClient::Ask(Ask { id: 11, question: Question::Demand { min_work_ms: 30_000 } }),
         FromClient::Ping(Empty {}),
         FromClient::Calls(calls()),
@@ -309,6 +315,8 @@ fn from_worker() -> Vec<FromWorker> {
         replicas: vec![task()],
         rare,
     };
+    let span =
+        Span { kind: SpanKind::Fetch, lane: 1, task: Some(task()), count: 2, start_ns: 3, ns: 4, bytes: 5 };
     let heartbeat = Heartbeat { executing: 2, managed: 1 << 33, cpu_seconds: 1.5, ..Heartbeat::default() };
     vec![
         FromWorker::Register(register),
@@ -316,6 +324,13 @@ fn from_worker() -> Vec<FromWorker> {
         FromWorker::Heartbeat(heartbeat),
         FromWorker::Retiring(reason()),
         FromWorker::Goodbye(reason()),
+        FromWorker::Spans(Spans::pack(1, &[span])),
+        FromWorker::Looked(Looked { id: 8, result: Err("it is gone".into()) }),
+        FromWorker::LastWords(LastWords {
+            incarnation: uuid(),
+            log: "worker ends".into(),
+            tasks: vec![(task(), "out".into(), "err".into())],
+        }),
     ]
 }
 
@@ -365,6 +380,7 @@ fn to_worker() -> Vec<ToWorker> {
             }
             .pack(),
         }),
+        ToWorker::Look(Look { id: 8, wanted: Wanted::Task { task: task(), bytes: 1 << 16 } }),
     ]
 }
 
