@@ -80,6 +80,7 @@ impl Driver {
                 Action::CallsFailed { client, tasks } => self.tell_failed_calls(client, &tasks),
                 Action::CallsLost { client, tasks } => self.tell_lost_calls(client, &tasks),
                 Action::Spent { run } => spent.push(run),
+                Action::AttemptFailed { .. } => {}
                 Action::RunDone { run, clients, summary } => done.push((run, clients, summary)),
             }
         }

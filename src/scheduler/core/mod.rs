@@ -20,6 +20,7 @@ pub mod explain;
 mod families;
 mod former;
 mod gangs;
+pub mod groups;
 mod imports;
 mod invariants;
 mod place;
