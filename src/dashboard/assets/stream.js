@@ -22,7 +22,8 @@
     const { start, seconds, row, kind, group, count } = spans;
     // What is thinner than a pixel is summed up by pixel: how much of it is covered, and by what mostly.
     const pixels = Math.ceil(width), bins = new Map();
-    let colour = null, drawn = 0;
+    const palette = [null, plain, ...colours, ...kindColours];
+    let colour = 0, drawn = 0;
     const hatched = [];
     for (let k = 0; k < count; k += 1) {
       const begin = start[k], long = seconds[k];
@@ -30,16 +31,16 @@
       const place = places[row[k]];
       if (!place || skip[kind[k]] || (group[k] >= 0 && skipGroup[group[k]])) continue;
       const x = GUTTER + (begin - view.from) * scale, w = long * scale;
-      const fill = kindColours[kind[k]] || (group[k] >= 0 ? colours[group[k]] : plain);
+      const fill = kindColours[kind[k]] ? 2 + colours.length + kind[k] : 2 + group[k];
       if (w >= 1.5) {
         const left = Math.max(x, GUTTER), right = Math.min(x + w, wide);
-        if (fill !== colour) { g.fillStyle = fill; colour = fill; }
+        if (fill !== colour) { g.fillStyle = palette[fill]; colour = fill; }
         g.fillRect(left, place.top, Math.max(right - left - (w > 4 ? 0.6 : 0), 0.6), place.height);
         if (kind[k] === failed && w > 5) hatched.push(left, place.top, right - left, place.height);
         drawn += 1;
       } else if (x >= GUTTER) {
         let bin = bins.get(row[k]);
-        if (!bin) bins.set(row[k], bin = { covered: new Float32Array(pixels), most: new Float32Array(pixels), fill: new Array(pixels) });
+        if (!bin) bins.set(row[k], bin = { covered: new Float32Array(pixels), most: new Float32Array(pixels), fill: new Uint16Array(pixels) });
         const at = Math.min(pixels - 1, Math.floor(x)), weight = kind[k] === failed ? w + 1000 : Math.max(w, 0.02);
         bin.covered[at] += Math.max(w, 0.05);
         if (weight > bin.most[at]) { bin.most[at] = weight; bin.fill[at] = fill; }
@@ -52,7 +53,7 @@
         const cover = Math.min(4, Math.ceil(bin.covered[at] * 4)), first = at;
         while (at + 1 < pixels && bin.fill[at + 1] === bin.fill[first] && Math.min(4, Math.ceil(bin.covered[at + 1] * 4)) === cover) at += 1;
         g.globalAlpha = bin.most[first] >= 1000 ? 1 : 0.25 + 0.75 * (cover / 4);
-        g.fillStyle = bin.fill[first];
+        g.fillStyle = palette[bin.fill[first]];
         g.fillRect(first, place.top, at - first + 1, place.height);
       }
     }
@@ -335,7 +336,7 @@
     polls.on("overview", (o) => { skew = Date.now() / 1000 - o.time; });
     polls.every(1000, async () => { await spans.load(run); describe(); later(); longest(); });
     // For who measures how it draws.
-    stage.measure = (n) => { whole(); draw(); const t = performance.now(); for (let k = 0; k < n; k += 1) draw(); return (performance.now() - t) / n; };
+    stage.measure = (n) => { // milliseconds a picture whole(); draw(); const t = performance.now(); for (let k = 0; k < n; k += 1) draw(); return (performance.now() - t) / n; };
   };
   const plot = { title: "Task stream", mount: (root, polls, params) => mount(root, polls, { ...params, plot: true }) };
   HD.page({ id: "stream", title: "Task stream", group: "Now", needs: ["spans"], plots: { "task-stream": plot }, mount });
