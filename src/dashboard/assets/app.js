@@ -24,7 +24,7 @@
     [[9, 9], [23, 9], [16, 16], [16, 24]].map(([cx, cy]) => h("circle", { cx, cy, r: 3.4, fill: "#fff" })));
   const badge = h("span.badge", { hidden: true });
   const links = new Map(pages.filter((page) => !page.hidden).map((page) => [page.id,
-    h("a", { href: HD.link(page.id) }, page.title, page.id === "events" ? badge : null)]));
+    h("a", { href: HD.link(page.id) }, page.nav || page.title, page.id === "events" ? badge : null)]));
   const nav = h("nav", { "aria-label": "Pages" }, ["Now", "Look closer", "Report"].map((group) => {
     const inside = pages.filter((page) => page.group === group && links.has(page.id));
     return inside.length ? [h("h2", {}, group), inside.map((page) => links.get(page.id))] : null;

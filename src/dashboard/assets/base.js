@@ -44,11 +44,7 @@ window.HD = (() => {
 
   const DIRECTION = /[\u061c\u200b-\u200f\u202a-\u202e\u2028\u2029\u2060-\u2069\ufeff]/g;
   const CONTROL = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g;
-  const picture = (c) => {
-    const code = c.charCodeAt(0);
-    if (code < 32) return String.fromCharCode(0x2400 + code);
-    return code === 127 ? "\u2421" : "\ufffd";
-  };
+  const picture = (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`;
   // What programs print, with nothing left in it that moves a cursor or turns the direction of text around.
   HD.harmless = (text) => String(text)
     .replace(/\u001b\[[0-9;:?]*[A-Za-z]/g, "")
@@ -141,6 +137,12 @@ window.HD = (() => {
     return PALETTE[slot];
   };
 
+  // What can be read on a colour.
+  HD.ink = (colour) => {
+    const [r, g, b] = [1, 3, 5].map((k) => parseInt(colour.slice(k, k + 2), 16));
+    return 0.299 * r + 0.587 * g + 0.114 * b > 140 ? "#14202c" : "#ffffff";
+  };
+
   const THEMES = ["auto", "light", "dark"];
   const stored = (key) => { try { return localStorage.getItem(key); } catch { return null; } };
   HD.theme = THEMES.includes(stored("hpcdag-theme")) ? stored("hpcdag-theme") : "auto";
@@ -173,7 +175,11 @@ window.HD = (() => {
   HD.get = async (path, params) => {
     if (HD.report) {
       if (!HD.has(path)) throw Object.assign(new Error("this is not in the report"), { kind: "not-found", status: 404 });
-      return HD.report[path];
+      // Of single tasks a report has those that somebody will ask for, by key.
+      if (path !== "task") return HD.report[path];
+      const task = HD.report.task[params.key];
+      if (!task) throw Object.assign(new Error("this task is not in the report"), { kind: "not-found", status: 404 });
+      return task;
     }
     const query = new URLSearchParams();
     for (const [name, value] of Object.entries(params || {})) {
@@ -238,8 +244,8 @@ window.HD = (() => {
     return `#/${page}${query.size ? `?${query}` : ""}`;
   };
   HD.go = (page, params) => { location.hash = HD.link(page, params); };
-  HD.taskLink = (key, run) => HD.h("a", { href: HD.link("task", { key, in: run }), title: HD.name(key, 600) },
-    HD.name(key, 120));
+  HD.taskLink = (key, run) => (HD.report && !(HD.report.task || {})[key] ? HD.h("span", { title: HD.name(key, 600) }, HD.name(key, 120)) : HD.h("a", { href: HD.link("task", { key, in: run }), title: HD.name(key, 600) },
+    HD.name(key, 120)));
   HD.page = (page) => { HD.pages.push(page); for (const [name, plot] of Object.entries(page.plots || {})) HD.plots[name] = plot; };
   return HD;
 })();
