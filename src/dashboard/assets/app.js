@@ -67,7 +67,8 @@
     HD.text(badge, fmt.short(o.failed));
     HD.toggle(badge, o.failed > 0);
     run.offer([["", "all runs"], ...o.runs.map((r) => [r.id, `${HD.runName(r)} · ${r.state}`])], HD.state.run);
-    HD.toggle(run, o.runs.length > 1 || HD.state.run);
+    // A report is about one run, or has only what all have together.
+    HD.toggle(run, !HD.report && (o.runs.length > 1 || HD.state.run));
     HD.fill(foot, h("div", {}, `cluster ${HD.name(o.cluster, 40)}`), h("div", {}, `up ${fmt.seconds(o.uptime)}`), h("div", {}, `hpcdag ${HD.name(o.version, 20)}`),
       HD.report ? h("div", {}, `as of ${fmt.clock(o.time)}`) : null);
     document.title = `${o.failed ? `(${fmt.short(o.failed)} failed) ` : ""}${shown ? `${shown.title} · ` : ""}hpcdag`;

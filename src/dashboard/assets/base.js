@@ -171,11 +171,18 @@ window.HD = (() => {
 
   HD.report = window.HPCDAG_DATA || null;
   HD.has = (path) => !HD.report || HD.report[path] !== undefined;
+  const matching = (answer, { group, state, worker, text, skip, limit }) => {
+    const fits = (t) => (!group || t.group === group) && (!state || t.state === state) && (!worker || t.worker === worker)
+      && (!text || t.key.includes(text));
+    const tasks = answer.tasks.filter(fits), from = skip || 0, to = from + (limit || 100);
+    return { tasks: tasks.slice(from, to), more: answer.more || tasks.length > to };
+  };
   // The answer of one path of the interface. In a report from disk: what is written into it.
   HD.get = async (path, params) => {
     if (HD.report) {
       if (!HD.has(path)) throw Object.assign(new Error("this is not in the report"), { kind: "not-found", status: 404 });
       // Of single tasks a report has those that somebody will ask for, by key.
+      if (path === "tasks") return matching(HD.report.tasks, params || {});
       if (path !== "task") return HD.report[path];
       const task = HD.report.task[params.key];
       if (!task) throw Object.assign(new Error("this task is not in the report"), { kind: "not-found", status: 404 });

@@ -8,7 +8,7 @@
   const KEPT = 3700;
   // Asks only for what is new; several pages share what has come.
   HD.series = {
-    time: [], total: {}, workers: new Map(), asked: 0,
+    time: [], total: {}, workers: new Map(), asked: -Infinity,
     async load(workers) {
       const last = this.time.length ? this.time[this.time.length - 1] : 0;
       const now = performance.now();
@@ -236,8 +236,8 @@
     element.later = later;
     return element;
   };
-  HD.windows = (charts, chosen, changed) => HD.switches("time shown", [[60, "1 min"], [300, "5 min"], [900, "15 min"], [3600, "1 h"]],
-    chosen, (seconds) => { for (const c of charts) { c.seconds = seconds; c.later(); } if (changed) changed(seconds); });
+  HD.windows = (charts, chosen, changed) => (HD.report ? h("span") : HD.switches("time shown", [[60, "1 min"], [300, "5 min"], [900, "15 min"], [3600, "1 h"]],
+    chosen, (seconds) => { for (const c of charts) { c.seconds = seconds; c.later(); } if (changed) changed(seconds); }));
 
   // A small line without axes.
   HD.spark = (canvas, values, colour, most) => {

@@ -2,7 +2,7 @@
 "use strict";
 (() => {
   const { h, fmt } = HD;
-  const W = 178, H = 50, GAP_X = 74, GAP_Y = 18;
+  const W = 172, H = 50, GAP_X = 56, GAP_Y = 18;
 
   // Places for nodes: layers by the longest way from a source, then a few sweeps that pull neighbours together.
   HD.layers = (ids, edges) => {

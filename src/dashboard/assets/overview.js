@@ -47,7 +47,7 @@
     return element;
   };
 
-  const throughput = () => HD.chart({ label: "Tasks done per second", height: 150 });
+  const throughput = (height = 150) => HD.chart({ label: "Tasks done per second", height });
   const drawThroughput = (chart) => {
     const { time, total } = HD.series;
     const lines = [{ name: "done/s", colour: HD.stateColour("processing"), values: HD.series.rate(time, total.done || []), fill: true }];
@@ -56,7 +56,7 @@
     }
     chart.draw({ time, lines });
   };
-  const cpu = () => HD.chart({ label: "Threads busy and CPU", height: 150 });
+  const cpu = (height = 150) => HD.chart({ label: "Threads busy and CPU", height });
   const drawCpu = (chart) => {
     const { time, total } = HD.series;
     chart.draw({ time, lines: [
@@ -64,7 +64,7 @@
       { name: "CPU in threads", colour: HD.css("--good"), values: total.cpu || [] }],
       marks: [{ value: (total.threads || []).at(-1), name: "threads" }] });
   };
-  const network = () => HD.chart({ label: "Between workers and disk", height: 150, format: fmt.rate, binary: true });
+  const network = (height = 150) => HD.chart({ label: "Between workers and disk", height, format: fmt.rate, binary: true });
   const drawNetwork = (chart) => {
     const { time, total } = HD.series;
     const line = (name, column, colour, fill) => ({ name, colour, fill, values: HD.series.rate(time, total[column] || []) });
@@ -74,7 +74,7 @@
   const alone = (title, make, draw) => ({
     title,
     mount(root, polls) {
-      const chart = make();
+      const chart = make(Math.max(150, innerHeight - 90));
       root.append(HD.panel(title, HD.windows([chart], 300), chart));
       polls.every(1000, async () => { await HD.series.load(); draw(chart); });
       polls.on("theme", () => draw(chart));

@@ -156,8 +156,10 @@
     const draw = () => {
       frame = 0;
       if (!canvas.isConnected) return;
-      if (view.to === 0 && HD.report) whole();
+      const first = view.to === 0 && HD.report;
+      if (first) whole();
       arrange();
+      if (first) longest();
       if (view.follow && !HD.state.paused && !drag) { view.to = now() + view.seconds * 0.02; view.from = view.to - view.seconds; }
       const began = performance.now();
       canvas.style.width = `${stage.clientWidth}px`;
