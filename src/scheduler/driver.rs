@@ -274,6 +274,7 @@ impl Driver {
             threads,
             "worker joined"
         );
+        self.shared.addresses.add(&peer.address, &peer.name);
         self.by_incarnation.insert(peer.incarnation, worker);
         self.workers.insert(worker, peer);
         self.events.push(Event::WorkerRegistered { worker, spec });
@@ -305,6 +306,7 @@ impl Driver {
             self.by_incarnation.remove(&peer.incarnation);
         }
         self.gone.note(worker, &peer.name);
+        self.shared.addresses.remove(&peer.address);
         Some(peer)
     }
 
