@@ -294,9 +294,7 @@ class Peers:
                     )
 
 
-def _receive_result(
-    wire: _wire.Buffered, number: int
-) -> list[tuple[str, memoryview]] | memoryview | None:
+def _receive_result(wire: _wire.Buffered, number: int) -> list[tuple[str, memoryview]] | memoryview | None:
     """The next result: its parts, received where they stay; None if it is not there. Of a small one that has
     one part that part's bytes, valid until more is received."""
     tag, control, left = wire.receive_head()
