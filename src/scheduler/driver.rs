@@ -174,6 +174,7 @@ impl Driver {
             self.progress_at = now.after(self.config.client.progress_interval.0);
             self.tell_progress();
         }
+        self.measure(now);
         if now >= self.sweep_at {
             self.sweep_at = now.after(SWEEP_INTERVAL);
             self.sweep(now);
@@ -186,6 +187,7 @@ impl Driver {
         let times = [
             self.core.next_deadline(),
             self.board.next_deadline(),
+            self.views.series.next_deadline(),
             self.waits.iter().filter_map(|w| w.until).min(),
             watched.then_some(self.progress_at),
             self.stopping,
@@ -283,6 +285,7 @@ impl Driver {
     fn heartbeat(&mut self, worker: WorkerId, figures: Heartbeat) {
         let Some(peer) = self.workers.get_mut(&worker) else { return };
         let memory = MemoryUse { unmanaged: figures.unmanaged, spilled: figures.spilled }.believed();
+        self.views.series.heard(worker, &peer.name, &figures);
         peer.figures = figures;
         self.events.push(Event::Heartbeat { worker, memory: Some(memory) });
     }
@@ -305,6 +308,7 @@ impl Driver {
             self.by_incarnation.remove(&peer.incarnation);
         }
         self.gone.note(worker, &peer.name);
+        self.views.worker_gone(worker, &peer.figures);
         Some(peer)
     }
 

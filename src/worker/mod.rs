@@ -20,6 +20,7 @@ mod python;
 mod scheduler_link;
 mod server;
 mod signal_pipe;
+mod spans;
 mod standalone;
 pub mod store;
 mod strays;

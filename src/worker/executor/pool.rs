@@ -19,6 +19,8 @@ pub struct Finished {
     pub task: TaskRef,
     /// The attempt at it.
     pub attempt: Attempt,
+    /// The slot that it ran in, if it got that far.
+    pub slot: Option<u32>,
     /// How it ended.
     pub outcome: Outcome,
 }
@@ -102,8 +104,9 @@ impl<J: Identified + Send + 'static> Pool<J> {
         let mut state = lock(&self.shared.state);
         while state.threads < threads && !state.closed {
             let (shared, wake) = (self.shared.clone(), Arc::new(Wake::new()?));
-            let name = format!("slot-{}", state.started);
-            std::thread::Builder::new().name(name).spawn(move || shared.run_slot(&wake))?;
+            let slot = u32::try_from(state.started).unwrap_or(u32::MAX);
+            let name = format!("slot-{slot}");
+            std::thread::Builder::new().name(name).spawn(move || shared.run_slot(slot, &wake))?;
             state.threads += 1;
             state.started += 1;
         }
@@ -215,7 +218,7 @@ impl<J: Identified + Send + 'static> Drop for Pool<J> {
 fn cancelled((task, attempt): Id, why: Option<String>) -> Finished {
     let mut failure = Failure::new(FailureKind::Cancelled);
     failure.reason = why;
-    Finished { task, attempt, outcome: Outcome::failed(failure) }
+    Finished { task, attempt, slot: None, outcome: Outcome::failed(failure) }
 }
 
 impl<J: Identified> Shared<J> {
@@ -235,7 +238,7 @@ impl<J: Identified> Shared<J> {
         }
     }
 
-    fn run_slot(&self, wake: &Arc<Wake>) {
+    fn run_slot(&self, slot: u32, wake: &Arc<Wake>) {
         let mut next = self.next(wake, None);
         while let Some((job, id, control)) = next {
             // Executors catch panics of what they run; this is for their own faults.
@@ -244,7 +247,7 @@ impl<J: Identified> Shared<J> {
                 let text = format!("the executor panicked: {}", panic_text(&*panic));
                 Outcome::failed(Failure::new(FailureKind::Spawn(text)))
             });
-            let finished = Finished { task: id.0, attempt: id.1, outcome };
+            let finished = Finished { task: id.0, attempt: id.1, slot: Some(slot), outcome };
             next = self.next(wake, Some((finished, control)));
         }
         lock(&self.state).threads -= 1;
