@@ -9,7 +9,7 @@ use super::runs::Runs;
 use super::sessions::Shared;
 use super::shared::{self, Board};
 use super::stop::StopSignal;
-use super::view::Views;
+use super::view::{self, Phase, Views};
 use super::waits::Wait;
 use crate::base::ids::{ClientId, RunId, WorkerId};
 use crate::base::time::Time;
@@ -145,12 +145,15 @@ impl Driver {
                 _ = self.inputs.recv_many(&mut inputs, INPUTS_AT_ONCE) => {}
                 () = tokio::time::sleep_until(deadline.into()) => self.events.push(Event::Tick),
             }
+            self.views.timings.begin();
+            let taken = inputs.len();
             for input in inputs.drain(..) {
                 match self.stopping {
                     None => self.take(input),
                     Some(_) => self.take_while_stopping(input),
                 }
             }
+            self.views.timings.spent(Phase::Inputs, taken);
             match self.stopping {
                 None => self.work(),
                 Some(by) if self.now() >= by || self.is_alone() => return,
@@ -163,11 +166,19 @@ impl Driver {
     fn work(&mut self) {
         self.release_held();
         let now = self.now();
+        let counts = view::count(&self.events);
+        self.views.timings.begin();
         let actions = self.core.handle_all(self.events.drain(..), now);
+        self.views.timings.spent_on(&counts);
+        let orders = actions.len();
         self.perform(actions);
-        for (client, id, question) in std::mem::take(&mut self.asked) {
+        self.views.timings.spent(Phase::Orders, orders);
+        let asked = std::mem::take(&mut self.asked);
+        let questions = asked.len();
+        for (client, id, question) in asked {
             self.answer(client, id, question);
         }
+        self.views.timings.spent(Phase::Questions, questions);
         self.check_waits(now);
         self.share(shared::Event::Tick);
         if now >= self.progress_at {
@@ -179,6 +190,7 @@ impl Driver {
             self.sweep_at = now.after(SWEEP_INTERVAL);
             self.sweep(now);
         }
+        self.views.timings.spent(Phase::Housekeeping, 1);
     }
 
     /// When to wake up though nothing comes in.

@@ -3,6 +3,7 @@
 //! happens to tasks is `work`'s.
 
 use super::core::event::Event;
+use super::cpu::Cpu;
 use super::peaks::Peaks;
 use super::scheduler_link::Link;
 use super::server::{Ending, Request};
@@ -14,7 +15,6 @@ use crate::net::connection::{Sender, TrySendError};
 use crate::protocol::messages::client::Reason;
 use crate::protocol::messages::look::{Look, Looked};
 use crate::protocol::messages::worker::{FromWorker, Heartbeat, ToWorker};
-use nix::sys::resource::{UsageWho, getrusage};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -79,6 +79,7 @@ pub(super) struct Driver {
     /// Whether it is its lifetime that makes it leave.
     pub is_aged: bool,
     peaks: Peaks,
+    cpu: Cpu,
     /// When the last heartbeat was sent, and the last rectangles.
     beaten: Instant,
     shown: Instant,
@@ -123,6 +124,7 @@ impl Driver {
             idle_since,
             is_aged,
             peaks,
+            cpu: Cpu::default(),
             beaten: now,
             shown: now,
         }
@@ -181,6 +183,7 @@ impl Driver {
             self.work.note_waiting();
             if self.work.is_quiet() && self.shown.elapsed() >= PULSE_MIN {
                 self.show(true);
+                self.on_beat();
             }
             later = self.report_at(told);
             if later.is_some() {
@@ -361,13 +364,18 @@ impl Driver {
         let now = std::time::Instant::now();
         let disk = self.work.disk();
         let (compute_seconds, fetch_seconds, wait_seconds) = self.work.seconds();
+        let sample = self.work.sample();
+        let cpu_seconds = match self.embedded {
+            true => self.cpu.of_tasks(self.work.cpu, &sample, &self.work.processes()),
+            false => self.cpu.of_process(&sample),
+        };
         let heartbeat = Heartbeat {
             executing: u32::try_from(self.work.running()).unwrap_or(u32::MAX),
             managed: self.work.managed_bytes(),
             spilled,
             unmanaged,
             process: resident_bytes(),
-            cpu_seconds: if self.embedded { self.work.cpu.as_secs_f64() } else { own_cpu_seconds() },
+            cpu_seconds,
             bytes_in: self.traffic.bytes_in.load(Ordering::Relaxed),
             bytes_out: self.traffic.bytes_out.load(Ordering::Relaxed),
             peak_managed: self.peaks.managed(),
@@ -457,14 +465,4 @@ fn network_bytes(table: &str) -> (u64, u64) {
     };
     let add = |a: (u64, u64), b: (u64, u64)| (a.0.saturating_add(b.0), a.1.saturating_add(b.1));
     table.lines().filter_map(row).fold((0, 0), add)
-}
-
-/// CPU seconds of this process and of those processes below it that have ended.
-fn own_cpu_seconds() -> f64 {
-    let seconds = |who| {
-        let Ok(usage) = getrusage(who) else { return 0.0 };
-        let time = |t: nix::sys::time::TimeVal| t.tv_sec() as f64 + t.tv_usec() as f64 / 1e6;
-        time(usage.user_time()) + time(usage.system_time())
-    };
-    seconds(UsageWho::RUSAGE_SELF) + seconds(UsageWho::RUSAGE_CHILDREN)
 }

@@ -3,6 +3,7 @@
 
 mod checkpoint;
 pub mod core;
+mod cpu;
 pub mod directory;
 mod driver;
 pub mod executor;

@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Rectangles in one message at most.
+/// Rectangles that are sent in a second at most.
 const SENT_MAX: usize = 200;
 
 /// Rectangles that gather before those are chosen that stay.
@@ -63,6 +63,8 @@ pub(super) struct Collector {
     disk: [Lane; 2],
     done: Vec<Span>,
     left_out: u64,
+    /// How many may be sent, as of then.
+    allowance: (f64, Instant),
     /// Which lanes of fetches are taken, and since when.
     fetches: Vec<Option<Instant>>,
     /// When slots waited, the last times.
@@ -98,6 +100,7 @@ impl Collector {
             disk: Default::default(),
             done: Vec::new(),
             left_out: 0,
+            allowance: (SENT_MAX as f64, now),
             fetches: Vec::new(),
             waits: VecDeque::new(),
             waiting_since: None,
@@ -146,19 +149,19 @@ impl Collector {
     fn push(&mut self, span: Span) {
         self.done.push(span);
         if self.done.len() >= GATHERED_MAX {
-            self.keep_longest();
+            self.keep_longest(SENT_MAX);
         }
     }
 
-    /// Keeps no more than may be sent: failures and the longest ones.
-    fn keep_longest(&mut self) {
-        if self.done.len() <= SENT_MAX {
+    /// Keeps so many: failures and the longest ones.
+    fn keep_longest(&mut self, most: usize) {
+        if self.done.len() <= most {
             return;
         }
-        self.done.select_nth_unstable_by_key(SENT_MAX - 1, |s| {
-            std::cmp::Reverse((s.kind == SpanKind::Failed, s.ns))
-        });
-        let rest = self.done.drain(SENT_MAX..);
+        let most = most.max(1);
+        self.done
+            .select_nth_unstable_by_key(most - 1, |s| std::cmp::Reverse((s.kind == SpanKind::Failed, s.ns)));
+        let rest = self.done.drain(most..);
         self.left_out += rest.map(|s| u64::from(s.count)).sum::<u64>();
     }
 
@@ -246,12 +249,16 @@ impl Collector {
 
     /// What is to be sent. What others may still join stays, unless this is the `last` for a while.
     pub(super) fn take(&mut self, last: bool) -> Option<Spans> {
-        let now = self.at(Instant::now());
+        let (time, (left, since)) = (Instant::now(), self.allowance);
+        let gained = time.saturating_duration_since(since).as_secs_f64() * SENT_MAX as f64;
+        let allowed = (left + gained).min(SENT_MAX as f64);
+        let now = self.at(time);
         let is_due = |s: &Span| last || now.saturating_sub(s.start_ns) >= self.joined_ns;
         let lanes = self.lanes.iter_mut().chain(&mut self.disk);
         let closed = lanes.filter_map(|lane| Some(lane.open.take_if(|(_, s)| is_due(s))?.1));
         self.done.extend(closed);
-        self.keep_longest();
+        self.keep_longest(allowed as usize);
+        self.allowance = (allowed - self.done.len() as f64, time);
         if self.done.is_empty() && self.left_out == 0 {
             return None;
         }

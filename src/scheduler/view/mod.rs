@@ -4,6 +4,7 @@
 mod looks;
 mod series;
 mod spans;
+mod timings;
 
 use super::driver::Driver;
 use super::input::Seen;
@@ -14,6 +15,8 @@ use crate::protocol::messages::worker::Heartbeat;
 use looks::Looks;
 use series::Series;
 use spans::Stream;
+use timings::Timings;
+pub(super) use timings::{Phase, count};
 
 /// What is kept for those who look.
 #[derive(Debug, Default)]
@@ -21,6 +24,7 @@ pub struct Views {
     looks: Looks,
     pub(super) series: Series,
     pub(super) stream: Stream,
+    pub(super) timings: Timings,
 }
 
 impl Views {
@@ -37,6 +41,7 @@ impl Driver {
         match view {
             View::Series { after, workers } => Some(self.series_view(after, workers)),
             View::Spans { after, limit, run } => Some(self.spans_view(after, limit, run)),
+            View::Timings => Some(Ok(self.timings_view())),
             View::Logs { .. } | View::Profile { .. } => self.ask_workers(client, id, view),
             _ => Some(Err(("refused".into(), "this view does not exist yet".into()))),
         }

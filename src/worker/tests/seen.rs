@@ -34,17 +34,28 @@ async fn slots_and_waits_are_shown() {
     let families = vec![
         info(0, spec("long", "sleep 0.4; echo 12345", &[]), Items::Index),
         info(1, spec("bad", "sleep 0.1; exit 3", &[]), Items::Index),
-        info(2, spec("quick", "true", &["long"]), Items::Index),
+        info(2, spec("quick", "true", &[]), Items::Index),
+        info(3, spec("waits", "true", &["elsewhere"]), Items::Index),
     ];
     session.families(families).await;
     let mut handed: Vec<Handed> = vec![Handed(0, 0, 0, vec![], None), Handed(1, 1, 0, vec![], None)];
-    // These wait for the first one, on the other slot.
-    handed.extend((2..20).map(|i| Handed(i, 2, i, vec![(0, vec![])], None)));
+    handed.extend((2..40).map(|i| Handed(i, 2, i, vec![], None)));
     session.compute(handed).await;
-    let (spans, beats) = seen(&mut session, |spans, beats| {
-        tasks(spans) == 20 && beats.last().is_some_and(|(_, b)| b.executing == 0)
+    let (mut spans, _) = seen(&mut session, |spans, _| tasks(spans) == 40).await;
+    // Who has its input does not answer.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tls://{}", silent.local_addr().unwrap());
+    session.say(ToWorker::Peers(Peers { peers: vec![(WorkerId(8), address)] })).await;
+    session.compute(vec![Handed(50, 3, 0, vec![(49, vec![8])], None)]).await;
+    let (more, _) =
+        seen(&mut session, |_, beats| beats.last().is_some_and(|(_, b)| b.wait_seconds > 0.3)).await;
+    spans.extend(more);
+    session.compute((60..62).map(|i| Handed(i, 0, i, vec![], None)).collect()).await;
+    let (more, beats) = seen(&mut session, |spans, beats| {
+        tasks(spans) == 2 && beats.last().is_some_and(|(_, b)| b.executing == 0)
     })
     .await;
+    spans.extend(more);
     let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
     let of = |index| spans.iter().find(|s| s.task == Some(task(index)) && s.kind != SpanKind::Wait).unwrap();
     let (long, bad) = (of(0), of(1));
@@ -53,13 +64,15 @@ async fn slots_and_waits_are_shown() {
     assert_eq!((bad.kind, bad.bytes), (SpanKind::Failed, 0));
     assert!(spans.iter().all(|s| s.start_ns >= begin && s.start_ns + s.ns <= end && s.lane < 2), "{spans:?}");
     assert_ne!(long.lane, bad.lane);
-    // The slot of the failed one had nothing to do until the long one had ended.
+    // Both slots had nothing to do, and one task waited.
     let waits: Vec<&Span> = spans.iter().filter(|s| s.kind == SpanKind::Wait).collect();
-    assert_eq!(waits.iter().map(|s| s.lane).collect::<Vec<_>>(), [bad.lane], "{spans:?}");
-    assert!(waits[0].ns > 100_000_000 && waits[0].start_ns >= bad.start_ns + bad.ns, "{spans:?}");
+    assert!(!waits.is_empty() && waits.iter().all(|s| s.ns > 100_000_000), "{spans:?}");
     // The short ones came in a row and are fewer rectangles than tasks.
-    let quick: Vec<u32> =
-        spans.iter().filter(|s| s.task.is_some_and(|t| t.index >= 2)).map(|s| s.count).collect();
+    let quick: Vec<u32> = spans
+        .iter()
+        .filter(|s| s.task.is_some_and(|t| (2..40).contains(&t.index)))
+        .map(|s| s.count)
+        .collect();
     assert!(quick.iter().any(|n| *n > 1), "{spans:?}");
     for lane in 0..2 {
         let mut own: Vec<&Span> = spans.iter().filter(|s| s.lane == lane).collect();
@@ -67,9 +80,10 @@ async fn slots_and_waits_are_shown() {
         assert!(own.windows(2).all(|two| two[0].start_ns + two[0].ns <= two[1].start_ns + 1000), "{own:?}");
     }
     let last = &beats.last().unwrap().1;
-    assert!(last.compute_seconds >= 0.5 && last.compute_seconds < 20.0, "{last:?}");
-    assert!(last.wait_seconds > 0.1 && last.wait_seconds < last.compute_seconds + 60.0, "{last:?}");
-    assert_eq!(last.fetch_seconds, 0.0);
+    assert!(last.compute_seconds >= 1.3 && last.compute_seconds < 20.0, "{last:?}");
+    assert!(last.wait_seconds > 0.3 && last.wait_seconds < 60.0, "{last:?}");
+    // The fetch goes on.
+    assert!(last.fetch_seconds > 0.3, "{last:?}");
 }
 
 #[tokio::test]

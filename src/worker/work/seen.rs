@@ -6,9 +6,12 @@ use crate::base::ids::TaskRef;
 use crate::graph::layer::SLOT;
 use crate::protocol::messages::look::{Span, SpanKind, Spans};
 use crate::worker::core::event::Fetched;
+use crate::worker::cpu::Running;
 use crate::worker::executor::Outcome;
+use crate::worker::memory::sampler::Sample;
 use crate::worker::spans::Fetching;
 use crate::worker::store::spill::DiskUse;
+use std::sync::Arc;
 use std::time::Instant;
 
 impl Work {
@@ -70,6 +73,20 @@ impl Work {
         let running = self.pool.running().into_iter();
         self.spans.note_executing(running.map(|(task, attempt, _)| (task, attempt)), now);
         self.spans.seconds(now)
+    }
+
+    /// The processes at the monitor's last look.
+    pub(in crate::worker) fn sample(&self) -> Arc<Sample> {
+        self.memory.parts().gauge.read().sample
+    }
+
+    /// What executes, and its main processes.
+    pub(in crate::worker) fn processes(&self) -> Vec<Running> {
+        self.pool
+            .running()
+            .into_iter()
+            .map(|(task, attempt, control)| (task, attempt, control.pid()))
+            .collect()
     }
 
     /// What was written to disk and read back so far.
