@@ -2,7 +2,7 @@
 //! answered without the driver: pings, and graphs that cannot run.
 
 use super::calls::Gathering;
-use super::{FIRST_MESSAGE_TIMEOUT, LAST_WORDS_TIMEOUT, Shared, convert, submission};
+use super::{Addresses, FIRST_MESSAGE_TIMEOUT, LAST_WORDS_TIMEOUT, Shared, convert, submission};
 use crate::base::error::{Error, Result};
 use crate::base::ids::ClientId;
 use crate::net::connection::{Connection, Sender};
@@ -135,14 +135,16 @@ async fn read(
             FromClient::Forget(named) => Input::Forget { run: named.run },
             FromClient::OutputsTaken(tasks) => Input::OutputsTaken { tasks: tasks.tasks },
             FromClient::OutputMissing(m) => Input::OutputMissing { task: m.task, holder: m.holder },
-            FromClient::Calls(piece) => match gathered(client, piece, &mut gathering).await? {
-                Ok(Some(input)) => input,
-                Ok(None) => continue,
-                Err(rejected) => {
-                    sender.send(ToClient::Rejected(rejected)).await?;
-                    continue;
+            FromClient::Calls(piece) => {
+                match gathered(client, piece, &mut gathering, &shared.addresses).await? {
+                    Ok(Some(input)) => input,
+                    Ok(None) => continue,
+                    Err(rejected) => {
+                        sender.send(ToClient::Rejected(rejected)).await?;
+                        continue;
+                    }
                 }
-            },
+            }
             FromClient::Release(calls) if calls.later => single(client, Single::ReleaseLater, &calls)?,
             FromClient::Release(calls) => single(client, Single::Release, &calls)?,
             FromClient::Want(calls) => single(client, Single::Want, &calls)?,
@@ -190,6 +192,7 @@ async fn gathered(
     client: ClientId,
     piece: Calls,
     gathering: &mut Gathering,
+    addresses: &Arc<Addresses>,
 ) -> Result<Result<Option<Input>, Rejected>> {
     let run = piece.run;
     let whole = match gathering.add(piece) {
@@ -199,10 +202,13 @@ async fn gathered(
     };
     // Most are a call or a few: not worth another thread.
     let prepared = match whole.is_small() {
-        true => whole.prepare(),
-        false => tokio::task::spawn_blocking(move || whole.prepare())
-            .await
-            .map_err(|e| Error::os("checking a run was given up", e))?,
+        true => whole.prepare(addresses),
+        false => {
+            let addresses = addresses.clone();
+            tokio::task::spawn_blocking(move || whole.prepare(&addresses))
+                .await
+                .map_err(|e| Error::os("checking a run was given up", e))?
+        }
     };
     Ok(match prepared {
         Ok(submission) => Ok(Some(Input::Calls { client, submission: Box::new(submission) })),
