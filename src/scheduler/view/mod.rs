@@ -18,19 +18,18 @@ use super::waits::Reply;
 use crate::base::ids::{ClientId, WorkerId};
 use crate::base::time::Time;
 use crate::protocol::messages::look::View;
+use crate::protocol::messages::worker::Heartbeat;
 use events::Events;
 use looks::Looks;
 use meter::Meter;
+use series::Series;
+use spans::Stream;
 use std::time::Duration;
+use timings::Timings;
+pub(super) use timings::{Phase, count};
 
 /// How often the figures of all tasks are noted.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
-use crate::protocol::messages::worker::Heartbeat;
-use looks::Looks;
-use series::Series;
-use spans::Stream;
-use timings::Timings;
-pub(super) use timings::{Phase, count};
 
 /// What is kept for those who look.
 #[derive(Debug, Default)]
