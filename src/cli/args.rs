@@ -28,7 +28,7 @@ pub use doctor::DoctorArgs;
 pub use jobs::JobOptions;
 pub use look::{
     CancelArgs, CompletionsArgs, ConfigArgs, ConfigCommand, ConfigImportArgs, ConfigShowArgs, ExplainArgs,
-    FetchArgs, StatusArgs, StoryArgs, WaitArgs,
+    FetchArgs, StatusArgs, StoryArgs, TopArgs, WaitArgs,
 };
 pub use placement::{LauncherName, Per, PlacementOptions};
 pub use submit::{Stdout, SubmitArgs};
@@ -138,6 +138,8 @@ pub enum Command {
     Wait(WaitArgs),
     /// Show what the cluster is doing
     Status(StatusArgs),
+    /// Show what the cluster is doing, live
+    Top(TopArgs),
     /// Say why a task is not running
     Explain(ExplainArgs),
     /// Tell what happened to a task

@@ -41,6 +41,21 @@ pub struct StatusArgs {
     pub json: JsonOption,
 }
 
+/// `hpcdag top`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Example:
+  hpcdag top                                 keys 1 to 5 turn the pages, ? shows all keys, q ends it
+
+Needs a terminal; hpcdag status prints one screen of text.")]
+pub struct TopArgs {
+    /// How often the scheduler is asked
+    #[arg(long, value_name = "TIME", default_value = "1s")]
+    pub interval: Span,
+    /// Of which cluster.
+    #[command(flatten)]
+    pub scheduler: SchedulerOptions,
+}
+
 /// `hpcdag explain`
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Example:
