@@ -118,11 +118,17 @@ impl Context {
     /// As [`Client::find`].
     pub async fn looker(&self, options: &SchedulerOptions) -> Result<Client> {
         let wish = self.wish(options)?;
-        let found = discovery::find(&wish).await?;
+        self.look_at(&discovery::find(&wish).await?.path, &wish).await
+    }
+
+    /// Connects to the scheduler of a file only to look. Of `wish` only the address counts.
+    ///
+    /// # Errors
+    /// As [`Client::find`].
+    pub async fn look_at(&self, path: &Path, wish: &Wish) -> Result<Client> {
         let options = ConnectOptions { looks_only: true, ..ConnectOptions::of(&self.loaded.config) };
         let address = wish.address.as_ref();
-        let file =
-            scheduler_file::wait_for(&found.path, address, options.timeout, scheduler_file::probe).await?;
+        let file = scheduler_file::wait_for(path, address, options.timeout, scheduler_file::probe).await?;
         Client::connect(file, options).await
     }
 

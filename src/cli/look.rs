@@ -3,10 +3,10 @@
 
 use super::args::{ConfigShowArgs, ExplainArgs, FetchArgs, SchedulerOptions, StoryArgs, WorkersListArgs};
 use super::context::{Context, absolute, run_id, run_short};
+use super::figures::{list, size_of, text};
 use super::jobs;
 use super::output::{self, Align, Out, Table};
 use crate::base::error::{Error, Kind, Result};
-use crate::base::units::ByteSize;
 use crate::client::{Client, Files};
 use crate::graph::file::umask;
 use crate::net::discovery::{self, Wish};
@@ -26,25 +26,8 @@ pub(super) fn ask(context: &Context, scheduler: &SchedulerOptions, question: Que
     })
 }
 
-/// A text in an answer; `-` where there is none.
-fn text(value: &Value, name: &str) -> String {
-    match &value[name] {
-        Value::String(text) => text.clone(),
-        Value::Null => "-".into(),
-        other => other.to_string(),
-    }
-}
-
 fn number(value: &Value, name: &str) -> u64 {
     value[name].as_u64().unwrap_or(0)
-}
-
-fn bytes(value: &Value, name: &str) -> String {
-    value[name].as_u64().map_or("-".into(), |n| ByteSize(n).to_string())
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
 /// What the scheduler of the cluster that is meant says, its file, and what that says.
@@ -55,7 +38,7 @@ pub(super) fn here<T>(
 ) -> Result<(T, PathBuf, SchedulerFile)> {
     run_short(async {
         let path = absolute(&discovery::find(wish).await?.path)?;
-        let client = Client::open(&path, wish, &context.loaded.config).await?;
+        let client = context.look_at(&path, wish).await?;
         let answer = ask(&client).await;
         let file = client.scheduler().clone();
         client.close().await;
@@ -84,8 +67,8 @@ fn workers_table(workers: &[Value]) -> Table {
             format!("{}", worker["threads"].as_f64().unwrap_or(0.0)),
             text(worker, "executing"),
             text(worker, "queued"),
-            bytes(&worker["memory"], "managed"),
-            bytes(&worker["memory"], "limit"),
+            size_of(&worker["memory"], "managed"),
+            size_of(&worker["memory"], "limit"),
         ]);
     }
     table

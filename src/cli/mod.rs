@@ -23,6 +23,7 @@ pub mod output;
 mod processes;
 pub mod progress;
 mod relay;
+mod report;
 mod run;
 mod serve;
 mod shape;
@@ -94,6 +95,7 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Resume(args) => batch::resume(&context, args),
         Command::Wait(args) => steer::wait(&context, args),
         Command::Status(args) => status::status(&context, args),
+        Command::Report(args) => report::report(&context, args),
         Command::Top(args) => top::top(&context, args),
         Command::Explain(args) => look::explain(&context, args),
         Command::Story(args) => look::story(&context, args),
