@@ -8,6 +8,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::ids::RunUuid;
 use crate::base::units::ByteSize;
 use crate::client::Client;
+use crate::dashboard::assets::ASSETS;
 use crate::dashboard::{advice, raw, report, trace};
 use crate::protocol::messages::client::Question;
 use crate::protocol::messages::look::{TaskFilter, View};
@@ -111,10 +112,7 @@ impl Write for Counted {
 
 /// The pages that a report is made of.
 fn assets() -> Vec<(&'static str, &'static str)> {
-    vec![(
-        "index.html",
-        "<!doctype html><html><head></head><body><script src=\"none.js\"></script></body></html>\n",
-    )]
+    ASSETS.iter().map(|asset| (asset.name, asset.text)).collect()
 }
 
 /// `report`

@@ -2,6 +2,7 @@
 //! the JSON of `docs/api.md`.
 
 pub mod advice;
+pub mod assets;
 pub mod raw;
 pub mod report;
 pub mod trace;

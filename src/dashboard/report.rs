@@ -197,6 +197,22 @@ mod tests {
     }
 
     #[test]
+    fn the_dashboards_own_pages_become_one_file() {
+        let assets: Vec<_> = super::super::assets::ASSETS.iter().map(|a| (a.name, a.text)).collect();
+        let page = html(&assets, &json!({})).unwrap();
+        let index = assets[0].1;
+        assert_eq!(page.matches("<script>").count(), index.matches("<script").count() + 1);
+        for tag in ["<script src", "<link rel=\"stylesheet\"", "href=\"icon"] {
+            assert!(index.contains(tag) || tag.starts_with("href"), "{tag}");
+            assert!(!page.contains(tag), "{tag}");
+        }
+        for (name, text) in assets.iter().filter(|(name, _)| name.ends_with(".js")) {
+            assert!(index.contains(&format!("src=\"{name}\"")), "{name} is not loaded");
+            assert!(page.contains(&script_text(text)), "{name} is not in the report");
+        }
+    }
+
+    #[test]
     fn no_name_ends_a_script() {
         let hostile = "</script><script>alert(1)</script><!--\u{2028}&\u{2029}";
         let data = json!({ "tasks": [{ "key": hostile }] });
