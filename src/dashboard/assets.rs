@@ -23,5 +23,34 @@ impl Asset {
     }
 }
 
+/// A file of the directory, under its own name.
+macro_rules! asset {
+    ($name:literal) => {
+        Asset { name: $name, text: include_str!(concat!("assets/", $name)) }
+    };
+}
+
 /// All files.
-pub const ASSETS: &[Asset] = &[Asset { name: "index.html", text: include_str!("assets/index.html") }];
+pub const ASSETS: &[Asset] = &[
+    asset!("index.html"),
+    asset!("app.css"),
+    asset!("icon.svg"),
+    asset!("base.js"),
+    asset!("widgets.js"),
+    asset!("chart.js"),
+    asset!("overview.js"),
+    asset!("spans.js"),
+    asset!("stream.js"),
+    asset!("progress.js"),
+    asset!("workers.js"),
+    asset!("memory.js"),
+    asset!("actions.js"),
+    asset!("graph.js"),
+    asset!("tasks.js"),
+    asset!("task.js"),
+    asset!("events.js"),
+    asset!("profile.js"),
+    asset!("logs.js"),
+    asset!("advice.js"),
+    asset!("app.js"),
+];

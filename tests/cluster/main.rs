@@ -4,6 +4,8 @@
 mod commands;
 mod doctor;
 mod lifetimes;
+mod looking;
 mod runs;
 mod sessions;
 mod site;
+mod terminal;

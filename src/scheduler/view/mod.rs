@@ -26,7 +26,6 @@ use std::time::Duration;
 /// How often the figures of all tasks are noted.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 use crate::protocol::messages::worker::Heartbeat;
-use looks::Looks;
 use series::Series;
 use spans::Stream;
 use timings::Timings;
