@@ -1,5 +1,7 @@
 //! The scheduler through its connections: fake workers and clients that speak the protocol over loopback TLS.
 
+mod views;
+
 use super::core::event::BYTES_MAX;
 use super::{Options, Scheduler};
 use crate::base::ids::{Attempt, FamilyIx, TaskRef, WorkerId};
@@ -22,6 +24,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
+mod measured;
+
 const SOON: Duration = Duration::from_secs(20);
 
 type WorkerEnd = Connection<FromWorker, ToWorker>;
@@ -38,7 +42,14 @@ fn options(dir: &tempfile::TempDir, change: impl FnOnce(&mut Config)) -> Options
     config.client.progress_interval.0 = Duration::from_millis(20);
     change(&mut config);
     let scheduler_file = Some(dir.path().join("scheduler.json"));
-    Options { config: Arc::new(config), scheduler_file, cluster: None, job_id: None, embedded: true }
+    Options {
+        config: Arc::new(config),
+        scheduler_file,
+        cluster: None,
+        job_id: None,
+        dashboard: None,
+        embedded: true,
+    }
 }
 
 async fn house(change: impl FnOnce(&mut Config)) -> House {
@@ -94,6 +105,7 @@ fn register(name: &str) -> Register {
         resources: Default::default(),
         memory_limit: Some(1 << 30),
         memory_target: None,
+        memory_thresholds: [None; 4],
         job_id: None,
         pool: None,
         preemptible: false,

@@ -104,6 +104,8 @@ pub struct Register {
     pub memory_limit: Option<u64>,
     /// Bytes up to which it takes work that only adds results; nothing bounds that if `None`.
     pub memory_target: Option<u64>,
+    /// Bytes at which it acts on its memory: target, spill, pause, terminate. For people.
+    pub memory_thresholds: [Option<u64>; 4],
     /// Batch job it belongs to.
     pub job_id: Option<String>,
     /// Pool of jobs that it belongs to, if any.
@@ -144,7 +146,7 @@ pub struct Heartbeat {
     pub unmanaged: u64,
     /// Resident bytes of the worker process.
     pub process: u64,
-    /// CPU seconds of the worker process and the tasks that have ended.
+    /// CPU seconds of the worker process and its tasks, those included that have not ended.
     pub cpu_seconds: f64,
     /// Bytes fetched from other workers.
     pub bytes_in: u64,

@@ -292,6 +292,7 @@ fn from_worker() -> Vec<FromWorker> {
         resources: [("gpus".to_string(), 40_000)].into(),
         memory_limit: Some(1 << 40),
         memory_target: None,
+        memory_thresholds: [Some(6), Some(7), Some(8), None],
         job_id: Some("17".into()),
         pool: Some("spot".into()),
         preemptible: true,
@@ -324,7 +325,7 @@ fn from_worker() -> Vec<FromWorker> {
         FromWorker::Heartbeat(heartbeat),
         FromWorker::Retiring(reason()),
         FromWorker::Goodbye(reason()),
-        FromWorker::Spans(Spans::pack(1, &[span])),
+        FromWorker::Spans(Spans::pack(1, 6, &[span])),
         FromWorker::Looked(Looked { id: 8, result: Err("it is gone".into()) }),
         FromWorker::LastWords(LastWords {
             incarnation: uuid(),
