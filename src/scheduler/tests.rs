@@ -24,6 +24,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
+mod measured;
+
 const SOON: Duration = Duration::from_secs(20);
 
 type WorkerEnd = Connection<FromWorker, ToWorker>;
