@@ -41,7 +41,7 @@
     const value = h("div.value"), canvas = h("canvas", { "aria-hidden": "true" });
     const element = h(link ? "a.tile" : "div.tile", { href: link ? HD.link(link) : null }, h("div.what", {}, what), value, canvas);
     element.show = (text, small, values, colour, most) => {
-      HD.fill(value, text, small ? h("small", {}, small) : null);
+      HD.fill(value, text, small ? [" ", h("small", {}, small)] : null);
       if (values) HD.spark(canvas, values, colour || HD.css("--accent"), most);
     };
     return element;
