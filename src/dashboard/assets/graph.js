@@ -108,11 +108,11 @@
     const tell = (g) => {
       const made = nodes.get(g.id);
       let x = 10;
-      HD.DONE_FIRST.forEach((state, k) => {
-        const w = ((g.counts[state] || 0) / (g.total || 1)) * (W - 20);
+      HD.groupParts(g).forEach(([count, colour], k) => {
+        const w = (count / (g.total || 1)) * (W - 20);
         made.bars[k].setAttribute("x", x);
         made.bars[k].setAttribute("width", Math.max(0, w));
-        made.bars[k].setAttribute("fill", HD.stateColour(state));
+        made.bars[k].setAttribute("fill", colour);
         x += w;
       });
       const extra = g.counts.erred ? `, ${fmt.short(g.counts.erred)} failed` : g.counts.processing ? `, ${fmt.short(g.counts.processing)} running` : "";
