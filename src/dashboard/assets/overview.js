@@ -135,7 +135,7 @@
         bar.show(HD.stateParts(o.tasks), 0, [], HD.STATES.filter((s) => o.tasks[s]).map((s) => `${HD.stateWord[s]} ${fmt.count(o.tasks[s])}`).join(", "));
         HD.fill(legend, HD.stateLegend(o.tasks));
         if (!legend.firstChild.childElementCount) HD.fill(legend, h("span.soft", {}, "no tasks"));
-        HD.text(hold, o.hold ? `What holds it back: ${HD.name(o.hold, 600)}` : "");
+        HD.text(hold, o.hold && o.state !== "idle" ? `What holds it back: ${HD.name(o.hold, 600)}` : "");
         workers.show(o.workers);
         runs.runs(o.runs);
       };
