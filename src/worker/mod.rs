@@ -3,6 +3,7 @@
 
 mod checkpoint;
 pub mod core;
+mod cpu;
 pub mod directory;
 mod driver;
 pub mod executor;
@@ -20,6 +21,7 @@ mod python;
 mod scheduler_link;
 mod server;
 mod signal_pipe;
+mod spans;
 mod standalone;
 pub mod store;
 mod strays;
