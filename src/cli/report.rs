@@ -31,6 +31,10 @@ const TOLD_MAX: usize = 20;
 /// How much of what such a task printed goes into the report.
 const PRINTED_MAX: u64 = 16 << 10;
 
+/// Workers tell once a second what they did: so long the last of it is waited for, and looked for so often.
+const LAST_WORD: Duration = Duration::from_millis(2500);
+const LAST_WORD_POLL: Duration = Duration::from_millis(200);
+
 /// What is measured a little before and after a run belongs to it.
 const MARGIN: f64 = 2.0;
 
@@ -160,6 +164,7 @@ pub(super) async fn of_run(client: &Client, run: RunUuid) -> Result<Value> {
 /// Asks for everything; what is not to be had is left out, and so are the pages that need it.
 async fn gather(client: &Client, status: Value, run: Value) -> Result<Value> {
     let id: Option<RunUuid> = run["id"].as_str().and_then(|id| id.parse().ok());
+    await_spans(client, id, &run).await?;
     let mut all = Map::new();
     let failed =
         TaskFilter { run: id, state: Some("erred".into()), limit: FAILED_MAX, ..TaskFilter::default() };
@@ -193,6 +198,33 @@ async fn gather(client: &Client, status: Value, run: Value) -> Result<Value> {
     Ok(data)
 }
 
+/// Waits until the rectangles of a run that has only just ended are all there.
+async fn await_spans(client: &Client, id: Option<RunUuid>, run: &Value) -> Result<()> {
+    let summary = &run["summary"];
+    let of = |name: &str| summary[name].as_u64().unwrap_or(0);
+    let executed = of("done") + of("failed");
+    let ended = submitted(run).map(|at| seconds(at) + summary["wall-seconds"].as_f64().unwrap_or(0.0));
+    let Some(ended) = ended.filter(|_| summary.is_object()) else { return Ok(()) };
+    while seconds(SystemTime::now()) < ended + LAST_WORD.as_secs_f64() {
+        let view = View::Spans { after: 0, limit: SPANS_ASKED, run: id };
+        let spans = match client.ask(Question::View(view)).await {
+            Ok(spans) => spans,
+            Err(e) if e.kind == Kind::NoScheduler => return Err(e),
+            Err(_) => return Ok(()),
+        };
+        let tasks = raw::rectangles(&spans).filter(|r| matches!(r.kind, "compute" | "failed"));
+        if tasks.map(|r| r.count).sum::<u64>() >= executed {
+            return Ok(());
+        }
+        tokio::time::sleep(LAST_WORD_POLL).await;
+    }
+    Ok(())
+}
+
+fn submitted(run: &Value) -> Option<SystemTime> {
+    humantime::parse_rfc3339(run["submitted"].as_str()?).ok()
+}
+
 /// Everything of the first failed tasks, by key.
 async fn tasks(client: &Client, failed: &Value) -> Value {
     let mut told = Map::new();
@@ -217,7 +249,7 @@ async fn tasks(client: &Client, failed: &Value) -> Value {
 /// Leaves out what is of other runs and other times.
 fn narrow(data: &mut Value, run: &Value) {
     let Some(id) = run["id"].as_str() else { return };
-    let parsed = run["submitted"].as_str().and_then(|text| humantime::parse_rfc3339(text).ok());
+    let parsed = submitted(run);
     let from = parsed.map_or(0.0, seconds) - MARGIN;
     let to = match run["summary"]["wall-seconds"].as_f64() {
         Some(wall) if parsed.is_some() => from + wall + 2.0 * MARGIN,
