@@ -17,6 +17,7 @@ mod hosts;
 mod import;
 mod jobs;
 mod lock;
+mod logs;
 mod look;
 pub mod output;
 mod processes;
@@ -93,6 +94,7 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Status(args) => look::status(&context, args),
         Command::Explain(args) => look::explain(&context, args),
         Command::Story(args) => look::story(&context, args),
+        Command::Logs(args) => logs::logs(&context, args),
         Command::Cancel(args) => steer::cancel(&context, args),
         Command::Fetch(args) => look::fetch(&context, args),
         Command::Stop(args) => steer::stop(&context, args),

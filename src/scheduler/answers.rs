@@ -249,7 +249,7 @@ impl Driver {
     }
 
     /// The same, where only a single task makes sense.
-    fn find_task(
+    pub(super) fn find_task(
         &self,
         key: &str,
         uuid: Option<RunUuid>,
@@ -263,7 +263,7 @@ impl Driver {
     }
 
     /// The text of a task's key.
-    fn key(&self, task: TaskRef) -> String {
+    pub(super) fn key(&self, task: TaskRef) -> String {
         let known = self.core.locate(task).zip(self.runs.get(task.run));
         let Some(((family, element), entry)) = known else { return format!("?{}", task.index) };
         let alone = Shape { total: element.saturating_add(1), first_export: 0 };

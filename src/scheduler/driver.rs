@@ -169,6 +169,7 @@ impl Driver {
             self.answer(client, id, question);
         }
         self.check_waits(now);
+        self.check_looks(now);
         self.share(shared::Event::Tick);
         if now >= self.progress_at {
             self.progress_at = now.after(self.config.client.progress_interval.0);
@@ -187,6 +188,7 @@ impl Driver {
             self.core.next_deadline(),
             self.board.next_deadline(),
             self.waits.iter().filter_map(|w| w.until).min(),
+            self.views.looks.next_deadline(),
             watched.then_some(self.progress_at),
             self.stopping,
             Some(self.sweep_at),
@@ -305,6 +307,7 @@ impl Driver {
             self.by_incarnation.remove(&peer.incarnation);
         }
         self.gone.note(worker, &peer.name);
+        self.views.looks.worker_gone(worker, peer.incarnation, &peer.name);
         Some(peer)
     }
 
@@ -344,6 +347,7 @@ impl Driver {
             entry.watchers.retain(|w| *w != client);
         }
         self.waits.retain(|w| w.client != client);
+        self.views.looks.client_gone(client);
         self.events.push(Event::ClientLeft { client });
         self.share(shared::Event::ConnectionGone { client });
     }

@@ -2,6 +2,7 @@
 //! time, and one report about all of it. Owns when things are said and when the worker has to leave; what
 //! happens to tasks is `work`'s.
 
+use super::answers::Answers;
 use super::core::event::Event;
 use super::peaks::Peaks;
 use super::scheduler_link::Link;
@@ -12,7 +13,6 @@ use super::work::Work;
 use crate::base::error::Result;
 use crate::net::connection::{Sender, TrySendError};
 use crate::protocol::messages::client::Reason;
-use crate::protocol::messages::look::{Look, Looked};
 use crate::protocol::messages::worker::{FromWorker, Heartbeat, ToWorker};
 use nix::sys::resource::{UsageWho, getrusage};
 use std::sync::Arc;
@@ -73,6 +73,7 @@ pub(super) struct Driver {
     /// Whether it is its lifetime that makes it leave.
     pub is_aged: bool,
     peaks: Peaks,
+    answers: Answers,
 }
 
 /// What woke the loop.
@@ -98,6 +99,7 @@ impl Driver {
         embedded: bool,
         traffic: Arc<Traffic>,
         ended: Arc<Notify>,
+        answers: Answers,
     ) -> Driver {
         let (notes, retiring_until, idle_since) = (Vec::new(), None, None);
         let (peaks, is_aged) = (Peaks::default(), false);
@@ -113,6 +115,7 @@ impl Driver {
             idle_since,
             is_aged,
             peaks,
+            answers,
         }
     }
 
@@ -250,7 +253,7 @@ impl Driver {
                     return Some(End::Lost(format!("the scheduler sent what it must not: {error}")));
                 }
             }
-            ToWorker::Look(look) => self.on_look(&look),
+            ToWorker::Look(look) => self.answers.answer(look),
             ToWorker::Refused(reason) => return Some(End::Over(Ending::Refused(reason.reason))),
             ToWorker::Registered(_) => {
                 return Some(End::Lost("the scheduler answered a registration twice".into()));
@@ -353,14 +356,12 @@ impl Driver {
         }
     }
 
-    /// Answers somebody who looks at what only this worker has.
-    fn on_look(&mut self, look: &Look) {
-        let result = Err("this worker keeps none".to_owned());
-        self.notes.push(FromWorker::Looked(Looked { id: look.id, result }));
-    }
-
     /// Says good-bye and ends the connection.
     pub(super) async fn farewell(self, ending: &Ending) {
+        // When the cluster ends nobody will ask.
+        if matches!(ending, Ending::Dismissed) || self.retiring_until.is_some() {
+            self.answers.say_last_words(FAREWELL_TIME).await;
+        }
         let sender = self.link.sender;
         let reason = match ending {
             Ending::Dismissed => "dismissed",

@@ -9,6 +9,7 @@ use super::kept;
 use super::memory::Parts;
 use super::origin::{Limits, Origin};
 use super::prepare::{Assignment, Runner};
+use super::printed::Book;
 use super::python::Python;
 use super::python::calls::CallJob;
 use super::store::data::{Data, TaskResult};
@@ -89,6 +90,8 @@ pub(super) struct Finisher {
     memory: Parts,
     /// Inside a batch job: whether a signal has asked the worker to leave.
     signalled: Option<Arc<AtomicBool>>,
+    /// Where what tasks print is kept.
+    book: Option<Arc<Book>>,
 }
 
 impl Finisher {
@@ -97,8 +100,9 @@ impl Finisher {
         python: Arc<Python>,
         memory: Parts,
         signalled: Option<Arc<AtomicBool>>,
+        book: Option<Arc<Book>>,
     ) -> Finisher {
-        Finisher { runner, python, memory, signalled }
+        Finisher { runner, python, memory, signalled, book }
     }
 
     /// Whether a task ended because the batch system ends the job, or this worker's part of it. It signals
@@ -159,6 +163,7 @@ struct Finished {
 
 impl Executor<Job> for Finisher {
     fn run(&self, mut job: Job, control: &Control) -> Outcome {
+        self.book.iter().for_each(|book| control.set_book(book));
         if let Err(error) = self.recall(&mut job) {
             return Outcome::failed(Failure::new(FailureKind::Prepare(error.to_string())));
         }

@@ -4,6 +4,7 @@
 mod commands;
 mod doctor;
 mod lifetimes;
+mod logs;
 mod runs;
 mod sessions;
 mod site;

@@ -1,6 +1,7 @@
 //! What those see who look at the cluster: views of the core, what was measured over time, what happened.
 //! Owns what is kept for that and nothing that is decided. Answers are JSON (`docs/api.md`).
 
+mod left;
 mod looks;
 
 use super::driver::Driver;
@@ -13,7 +14,7 @@ use looks::Looks;
 /// What is kept for those who look.
 #[derive(Debug, Default)]
 pub struct Views {
-    looks: Looks,
+    pub(super) looks: Looks,
 }
 
 impl Driver {

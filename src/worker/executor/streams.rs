@@ -2,6 +2,7 @@
 //! into a result, the end of its stderr. Nothing here blocks; the waiting thread calls whatever `poll` says
 //! is ready.
 
+use crate::worker::printed::Stream;
 use crate::worker::store::data::Data;
 use crate::worker::store::memfile::{HEAP_BYTES_MAX, MemWriter};
 use bytes::{Buf, Bytes};
@@ -238,6 +239,8 @@ pub(super) struct Tail {
     pipe: Option<PipeReader>,
     kept: Vec<u8>,
     cut: bool,
+    /// Where all of it is kept besides.
+    book: Option<Stream>,
 }
 
 impl Tail {
@@ -245,7 +248,7 @@ impl Tail {
     pub fn open() -> io::Result<(Tail, OwnedFd)> {
         let (read, write) = io::pipe()?;
         nonblocking(read.as_fd())?;
-        Ok((Tail { pipe: Some(read), kept: Vec::new(), cut: false }, write.into()))
+        Ok((Tail { pipe: Some(read), kept: Vec::new(), cut: false, book: None }, write.into()))
     }
 
     /// The pipe, until everybody has closed its other end.
@@ -261,6 +264,9 @@ impl Tail {
             Ok(0) => self.pipe = None,
             Ok(n) => {
                 self.kept.extend_from_slice(&buffer[..n]);
+                if let Some(book) = &mut self.book {
+                    book.write(&buffer[..n]);
+                }
                 if self.kept.len() > 2 * TAIL_BYTES {
                     self.kept.drain(..self.kept.len() - TAIL_BYTES);
                     self.cut = true;
@@ -273,8 +279,15 @@ impl Tail {
         0
     }
 
+    /// What comes from now on is kept there besides.
+    pub fn record(&mut self, book: Option<Stream>) {
+        self.book = book;
+    }
+
     /// Forgets what was said before a task begins.
     pub fn clear(&mut self) {
+        // It is not the next task's; whose it is nobody knows.
+        self.book = None;
         self.drain();
         self.kept.clear();
         self.cut = false;
