@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from . import _channel, _errors, _result, _tasks
+from . import _channel, _errors, _profile, _result, _tasks
 from ._tasks import Current, current
 
 __all__ = ["Current", "current", "main"]
@@ -118,6 +118,7 @@ class Executor:
         """Until the connection ends."""
         self.channel.send(HELLO, [*VERSIONS, "python", os.getpid()])
         threading.Thread(target=self._watch, name="hpcdag-watch", daemon=True).start()
+        _profile.start(self, Executor._attempt.__code__, os.environ.get("HPCDAG_WORKER_DIR"))
         while True:
             if self.waiting:
                 self._run(self.waiting.popleft())

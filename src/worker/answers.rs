@@ -4,6 +4,7 @@
 use super::last_words;
 use super::printed::Book;
 use super::printed::read;
+use super::profile::Profiler;
 use super::scheduler_link::Link;
 use crate::base::ids::Incarnation;
 use crate::base::own_log;
@@ -24,6 +25,7 @@ pub(super) struct Answers {
     sender: Sender<FromWorker>,
     epoch: u32,
     book: Option<Arc<Book>>,
+    profiler: Arc<Profiler>,
     incarnation: Incarnation,
     /// Its logs.
     logs: PathBuf,
@@ -35,12 +37,12 @@ impl Answers {
     /// Those of the life that is `incarnation` and has its logs in `logs`.
     pub(super) fn new(
         link: &Link,
-        book: Option<Arc<Book>>,
+        (book, profiler): (Option<Arc<Book>>, Arc<Profiler>),
         incarnation: Incarnation,
         logs: PathBuf,
     ) -> Answers {
         let (sender, epoch) = (link.sender.clone(), link.registered.epoch);
-        Answers { sender, epoch, book, incarnation, logs, one: Arc::new(Semaphore::new(1)) }
+        Answers { sender, epoch, book, profiler, incarnation, logs, one: Arc::new(Semaphore::new(1)) }
     }
 
     /// Tells what a life before has left, which only the nanny removes.
@@ -58,12 +60,13 @@ impl Answers {
 
     /// Answers as soon as that can be.
     pub(super) fn answer(&self, look: Look) {
-        let (sender, epoch, book, one) =
-            (self.sender.clone(), self.epoch, self.book.clone(), self.one.clone());
+        let (sender, epoch, one) = (self.sender.clone(), self.epoch, self.one.clone());
+        let (book, profiler) = (self.book.clone(), self.profiler.clone());
         tokio::spawn(async move {
             let _turn = one.acquire().await;
             let Look { id, wanted } = look;
-            let found = tokio::task::spawn_blocking(move || find(&wanted, epoch, book.as_deref())).await;
+            let found =
+                tokio::task::spawn_blocking(move || find(&wanted, epoch, book.as_deref(), &profiler)).await;
             let result = found.unwrap_or_else(|error| Err(error.to_string())).map(|json| json.to_string());
             // Nobody waits for it if the connection has ended.
             let _ = sender.send(FromWorker::Looked(Looked { id, result })).await;
@@ -79,7 +82,7 @@ async fn tell(sender: Sender<FromWorker>, incarnation: Incarnation, logs: PathBu
     }
 }
 
-fn find(wanted: &Wanted, epoch: u32, book: Option<&Book>) -> Result<Value, String> {
+fn find(wanted: &Wanted, epoch: u32, book: Option<&Book>, profiler: &Profiler) -> Result<Value, String> {
     match wanted {
         Wanted::Task { task, bytes } => {
             let Some(book) = book else {
@@ -92,7 +95,7 @@ fn find(wanted: &Wanted, epoch: u32, book: Option<&Book>) -> Result<Value, Strin
             let (text, left_out) = own_log::last((*bytes).min(BYTES_MAX));
             Ok(json!({ "text": text, "left-out": left_out }))
         }
-        Wanted::Profile { .. } => Err("this worker keeps none".into()),
+        Wanted::Profile { run } => serde_json::to_value(profiler.look(*run)).map_err(|e| e.to_string()),
     }
 }
 

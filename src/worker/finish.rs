@@ -10,6 +10,7 @@ use super::memory::Parts;
 use super::origin::{Limits, Origin};
 use super::prepare::{Assignment, Runner};
 use super::printed::Book;
+use super::profile::Profiler;
 use super::python::Python;
 use super::python::calls::CallJob;
 use super::store::data::{Data, TaskResult};
@@ -92,6 +93,7 @@ pub(super) struct Finisher {
     signalled: Option<Arc<AtomicBool>>,
     /// Where what tasks print is kept.
     book: Option<Arc<Book>>,
+    profiler: Arc<Profiler>,
 }
 
 impl Finisher {
@@ -100,9 +102,9 @@ impl Finisher {
         python: Arc<Python>,
         memory: Parts,
         signalled: Option<Arc<AtomicBool>>,
-        book: Option<Arc<Book>>,
+        (book, profiler): (Option<Arc<Book>>, Arc<Profiler>),
     ) -> Finisher {
-        Finisher { runner, python, memory, signalled, book }
+        Finisher { runner, python, memory, signalled, book, profiler }
     }
 
     /// Whether a task ended because the batch system ends the job, or this worker's part of it. It signals
@@ -186,6 +188,9 @@ impl Executor<Job> for Finisher {
             return Clock::start().outcome(result.map_err(failed), Duration::ZERO, 0);
         }
         let mut outcome = self.runner.run(assignment, control);
+        if let Some(exit) = control.exit() {
+            self.profiler.command(finished.id.0.run, &family.spec().name, &exit);
+        }
         self.excuse(&mut outcome);
         let Ok(result) = &outcome.result else { return outcome };
         let unpublished = std::mem::take(&mut outcome.unpublished);

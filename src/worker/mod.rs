@@ -19,6 +19,7 @@ mod peaks;
 pub mod prepare;
 mod printed;
 pub mod process;
+mod profile;
 mod python;
 mod scheduler_link;
 mod server;

@@ -20,6 +20,7 @@ use super::memory::{self, Memory, Parts};
 use super::prepare::environment::{WorkerFacts, own_umask, task_environment};
 use super::prepare::{Enforce, Runner};
 use super::printed::Book;
+use super::profile::Profiler;
 use super::python::{self, Python};
 use super::scheduler_link::{Answer, Link, Whereabouts, register};
 use super::store::Store;
@@ -207,6 +208,7 @@ struct Life {
     server: Option<(String, Server)>,
     /// Where what tasks print is kept.
     book: Option<Arc<Book>>,
+    profiler: Arc<Profiler>,
     /// Removed at the end.
     directory: Directory,
 }
@@ -252,7 +254,10 @@ impl Life {
             last_words::keep_log(directory.path());
         }
         let book = book(settings, &directory);
-        let finisher = Finisher::new(runner, python.clone(), memory.clone(), watched, book.clone());
+        let profiler = Arc::new(Profiler::new(directory.path()));
+        profiler.fold_now_and_then();
+        let finisher =
+            Finisher::new(runner, python.clone(), memory.clone(), watched, (book.clone(), profiler.clone()));
         let (executor, notify) = (Arc::new(finisher), ended.clone());
         let pool = Pool::start(nthreads as usize, executor, move || notify.notify_one());
         let pool = Arc::new(pool.map_err(|e| Error::os("cannot start the slot threads", e))?);
@@ -292,6 +297,7 @@ impl Life {
             served,
             brought,
             book,
+            profiler,
         })
     }
 
@@ -438,7 +444,7 @@ impl Life {
             retire: settings.retire_timeout.0,
         };
         let logs = last_words::directory(self.directory.path());
-        let answers = Answers::new(&link, self.book.clone(), self.incarnation, logs);
+        let answers = Answers::new(&link, (self.book.clone(), self.profiler.clone()), self.incarnation, logs);
         // What it tells of the life before is of use to nobody after this registration.
         if let Some(before) = &mut self.predecessor
             && let Some(left) = before.left.take()
@@ -572,6 +578,8 @@ fn python(settings: &Settings, facts: &WorkerFacts, enforce: bool, memory: &Part
     if let Some(file) = &facts.scheduler_file {
         env.insert("HPCDAG_SCHEDULER_FILE".into(), file.clone().into());
     }
+    let interval = settings.profile.interval.map_or(0.0, |interval| interval.0.as_secs_f64());
+    env.insert("HPCDAG_PROFILE_INTERVAL".into(), interval.to_string().into());
     let (least, most) = PYTHON_IDLE_BYTES;
     let limit = memory.thresholds.map(|t| t.limit);
     let share = |limit: u64| (limit / PYTHON_IDLE_PART / u64::from(slots.max(1))).clamp(least, most);

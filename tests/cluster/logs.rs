@@ -34,7 +34,7 @@ fn what_tasks_print_can_be_read() {
     ";
     site.write("graph.toml", graph);
     let ended = site.run(&["submit", "graph.toml", FILE[0], FILE[1]]);
-    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert_eq!(ended.code, Some(3), "{ended:?}");
     let good = site.logs(&["good"]);
     let part = |name: &str, text: &str| serde_json::json!([{ "name": name, "text": text, "left-out": 0 }]);
     assert_eq!((&good["kind"], &good["where"], &good["of"]), (&"task".into(), &"w0".into(), &"good".into()));
@@ -52,7 +52,7 @@ fn what_tasks_print_can_be_read() {
         loud["parts"][0]["left-out"],
         (1..=100_000).map(|n: u32| n.to_string().len() + 1).sum::<usize>() - kept.len()
     );
-    assert_eq!(site.logs(&["loud", "--bytes", "7"])["parts"][0]["text"], "100000\n");
+    assert_eq!(site.logs(&["loud", "--bytes", "7B"])["parts"][0]["text"], "100000\n");
     assert_eq!(site.run(&["logs", "nothing", FILE[0], FILE[1]]).code, Some(6));
 }
 
@@ -68,7 +68,8 @@ fn workers_and_the_scheduler_show_their_logs() {
     assert_eq!((&worker["kind"], &worker["gone"]), (&"worker".into(), &false.into()));
     assert!(text(&worker).contains("worker w1 has registered"), "{worker}");
     // One that leaves in order leaves its log, and what its tasks have printed.
-    site.ok(&["submit", FILE[0], FILE[1], "--name", "t", "--", "bash", "-c", "echo said >&2"]);
+    site.write("graph.toml", "version = 1\n[task.t]\nshell = 'echo said >&2'\n");
+    site.ok(&["submit", "graph.toml", FILE[0], FILE[1]]);
     let place = site.logs(&["t"])["where"].as_str().expect("a name").to_owned();
     site.ok(&["workers", "stop", &place, FILE[0], FILE[1]]);
     let n = if place == "w0" { 1 } else { 2 };
@@ -85,9 +86,9 @@ fn what_a_killed_worker_had_is_told_by_the_next() {
     let site = Site::new();
     let _all = site.cluster(1);
     // The second attempt prints nothing.
-    let line = "test -e there || echo last words >&2; touch there; sleep 600";
-    site.write("graph.toml", &format!("version = 1\n[task.last]\nshell = '{line}'\n"));
     let there = site.path("there");
+    let line = format!("test -e {0} || echo last words >&2; touch {0}; sleep 600", there.display());
+    site.write("graph.toml", &format!("version = 1\n[task.last]\nshell = '{line}'\n"));
     let _client = site.start("client", &["submit", "graph.toml", FILE[0], FILE[1]]);
     wait_until("it has said so", || there.exists() && said(&site) == "last words\n");
     let worker = site.worker_pid();

@@ -229,8 +229,8 @@ pub enum Wanted {
     },
     /// Stacks of its Python tasks, merged by function.
     Profile {
-        /// Only of this run.
-        run: Option<RunId>,
+        /// Only of this run, by both its names.
+        run: Option<(RunId, RunUuid)>,
     },
 }
 

@@ -12,12 +12,19 @@ use crate::base::own_log;
 use crate::base::time::Time;
 use crate::protocol::messages::look::{LastWords, Look, Looked, Said, View, Wanted};
 use crate::protocol::messages::worker::ToWorker;
+use crate::protocol::profile::{Merged, Profile};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How long workers have to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long they have for profiles.
+const PROFILE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Workers that are asked for them: so many show where time goes as well as all.
+const PROFILED_MAX: usize = 200;
 
 /// Workers that are asked for a task's log if nobody knows which of them ran it.
 const ASKED_MAX: usize = 64;
@@ -43,6 +50,8 @@ enum Asked {
     Task { key: String, task: TaskRef },
     /// A worker's log.
     Worker { name: String },
+    /// Stacks, of all groups or one.
+    Profile { group: Option<String> },
 }
 
 #[derive(Debug)]
@@ -55,6 +64,8 @@ struct Pending {
     workers: BTreeMap<WorkerId, (String, Option<Result<Value, String>>)>,
     /// What gone workers have left: name, attempt, answer.
     left: Vec<(String, Value)>,
+    /// The profiles of those who have answered.
+    merged: Merged,
 }
 
 impl Looks {
@@ -89,7 +100,8 @@ impl Driver {
     pub(super) fn ask_workers(&mut self, client: ClientId, id: u32, view: View) -> Option<Reply> {
         let begun = match view {
             View::Logs { of, run, bytes } => self.look_for_log(client, id, of, run, bytes.min(BYTES_MAX)),
-            _ => Err(("refused".into(), "this view does not exist yet".into())),
+            View::Profile { run, group, worker } => self.look_for_profile(client, id, run, group, worker),
+            _ => Err(("refused".into(), "this is no question for workers".into())),
         };
         begun.map_or_else(|error| Some(Err(error)), |answer| answer.map(Ok))
     }
@@ -153,6 +165,27 @@ impl Driver {
         workers
     }
 
+    /// Where time goes, as the workers that are there know it.
+    fn look_for_profile(
+        &mut self,
+        client: ClientId,
+        id: u32,
+        run: Option<RunUuid>,
+        group: Option<String>,
+        worker: Option<String>,
+    ) -> Result<Option<Value>, (String, String)> {
+        let known = |uuid| self.runs.find(uuid).map(|run| (run, uuid));
+        let unknown = || not_found("the scheduler does not know this run (any more)");
+        let run = run.map(|uuid| known(uuid).ok_or_else(unknown)).transpose()?;
+        let meant = |name: &str| worker.as_deref().is_none_or(|worker| worker == name);
+        let workers = self.workers.iter().filter(|(_, peer)| meant(&peer.name)).map(|(worker, _)| *worker);
+        let workers: Vec<WorkerId> = workers.take(PROFILED_MAX).collect();
+        if let (Some(name), []) = (&worker, workers.as_slice()) {
+            return Err(not_found(format!("no worker is called {name}")));
+        }
+        self.begin(client, id, Asked::Profile { group }, &Wanted::Profile { run }, &workers, Vec::new())
+    }
+
     fn log_of_gone(&self, name: &str, bytes: u64) -> Result<Value, (String, String)> {
         match self.views.looks.left.by_name(name) {
             Some(Some(words)) => {
@@ -176,10 +209,13 @@ impl Driver {
         if self.views.looks.pending.len() >= PENDING_MAX {
             return Err(("refused".into(), "too many such questions wait for workers already".into()));
         }
+        // Of a thousand workers one is always slow, and the others are enough to see where time goes.
+        let patience = if matches!(asked, Asked::Profile { .. }) { PROFILE_PATIENCE } else { PATIENCE };
         let number = self.views.looks.next;
         self.views.looks.next = number.wrapping_add(1);
+        let until = self.now().after(patience);
         let mut pending =
-            Pending { client, id, asked, until: self.now().after(PATIENCE), workers: BTreeMap::new(), left };
+            Pending { client, id, asked, until, workers: BTreeMap::new(), left, merged: Merged::default() };
         for worker in workers {
             let Some(peer) = self.workers.get(worker) else { continue };
             let order = WorkerOrder::Message(ToWorker::Look(Look { id: number, wanted: wanted.clone() }));
@@ -199,7 +235,16 @@ impl Driver {
         let Some(pending) = self.views.looks.pending.get_mut(&looked.id) else { return };
         let Some((_, answer)) = pending.workers.get_mut(&worker) else { return };
         let fault = |e: serde_json::Error| format!("it answered what is no JSON: {e}");
-        *answer = Some(looked.result.and_then(|text| serde_json::from_str(&text).map_err(fault)));
+        *answer = Some(match (&pending.asked, looked.result) {
+            (_, Err(why)) => Err(why),
+            (Asked::Profile { .. }, Ok(text)) => {
+                serde_json::from_str::<Profile>(&text).map_err(fault).map(|profile| {
+                    pending.merged.add(&profile, None);
+                    Value::Null
+                })
+            }
+            (_, Ok(text)) => serde_json::from_str(&text).map_err(fault),
+        });
     }
 
     /// A worker leaves something behind.
@@ -229,6 +274,15 @@ impl Pending {
     fn reply(&self) -> Reply {
         match &self.asked {
             Asked::Task { key, task } => self.of_task(key, *task),
+            Asked::Profile { group } => {
+                let mut merged = self.merged.clone();
+                merged.forget_runs(0);
+                let mut answer = merged.to_json(group.as_deref());
+                let answered =
+                    self.workers.values().filter(|(_, answer)| matches!(answer, Some(Ok(_)))).count();
+                answer["workers"] = json!({ "asked": self.workers.len(), "answered": answered });
+                Ok(answer)
+            }
             Asked::Worker { name } => {
                 let answer = self.workers.values().next().and_then(|(_, answer)| answer.as_ref());
                 match answer {

@@ -125,6 +125,7 @@ impl Executor<CommandJob> for CommandExecutor {
         };
         control.set_pid(0);
         control.set_capture(None);
+        ended.exit.iter().for_each(|exit| control.set_exit(*exit));
         let (cpu, rss) = ended.exit.map_or((Duration::ZERO, 0), |e| (e.cpu, e.max_rss_bytes));
         let stdout = ended.stdout.take();
         let result = match ended.verdict(&job.ok_exit) {

@@ -2,7 +2,7 @@
 //! others may know about the job meanwhile. Owns no process and no thread.
 
 use super::FailureKind;
-use super::process::{Wake, poll, poll_fd};
+use super::process::{Exit, Wake, poll, poll_fd};
 use crate::base::failure::{Overrun, Shortage};
 use crate::base::ids::{Attempt, TaskRef};
 use crate::worker::printed::{Book, Stream, Which};
@@ -28,6 +28,8 @@ pub struct Control {
     away: Option<(TaskRef, Attempt, Arc<AwayNews>)>,
     /// Where what it prints is kept.
     book: OnceLock<Arc<Book>>,
+    /// How its process ended, if it had one of its own.
+    exit: OnceLock<Exit>,
 }
 
 /// Jobs that wait for other tasks, or go on: news for whoever hands out slots.
@@ -80,6 +82,7 @@ impl Control {
             announce: Mutex::new(None),
             away: None,
             book: OnceLock::new(),
+            exit: OnceLock::new(),
         }
     }
 
@@ -110,6 +113,17 @@ impl Control {
     pub(in crate::worker) fn stream(&self, which: Which) -> Option<Stream> {
         let (task, attempt, _) = self.away.as_ref()?;
         Some(self.book.get()?.stream((*task, *attempt), which))
+    }
+
+    /// Notes how the process ended that was the job's alone.
+    pub(super) fn set_exit(&self, exit: Exit) {
+        // The first one stays.
+        let _ = self.exit.set(exit);
+    }
+
+    /// How the process ended that was the job's alone.
+    pub(in crate::worker) fn exit(&self) -> Option<Exit> {
+        self.exit.get().copied()
     }
 
     /// Asks the job to stop. `why` becomes the failure's reason; only the first one counts.
