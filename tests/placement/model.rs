@@ -247,6 +247,7 @@ impl Model {
             Action::CallsFailed { .. } | Action::CallsLost { .. } | Action::Spent { .. } => {
                 panic!("there are no calls")
             }
+            Action::AttemptFailed { .. } => panic!("an attempt failed"),
             Action::Save { .. } | Action::Dismiss { .. } | Action::Drop { .. } => {
                 panic!("a worker was sent away")
             }

@@ -349,7 +349,8 @@ impl Sim {
             Action::CallsFailed { .. } | Action::CallsLost { .. } | Action::Spent { .. } => {
                 panic!("there are no calls");
             }
-            // Nobody goes on with a simulated run later.
+            // Nobody goes on with a simulated run later, and nobody looks.
+            Action::AttemptFailed { .. } => {}
             Action::Save { .. } => {}
             Action::Dismiss { worker } => self.dismiss(worker),
             Action::Drop { worker, .. } => self.dropped(worker),

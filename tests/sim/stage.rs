@@ -123,7 +123,7 @@ impl Stage {
                     panic!("there are no calls");
                 }
                 // Nobody goes on with a simulated run later.
-                Action::Save { .. } => {}
+                Action::Save { .. } | Action::AttemptFailed { .. } => {}
                 Action::Compute { worker, batch } => post(worker, ToWorker::Compute(unpack(&batch))),
                 Action::Free { worker, tasks } => post(worker, ToWorker::Free(tasks)),
                 Action::Cancel { worker, attempts } => post(worker, ToWorker::Cancel(attempts)),

@@ -202,6 +202,7 @@ impl Drive {
                 | Action::CallsFailed { .. }
                 | Action::CallsLost { .. }
                 | Action::Spent { .. }
+                | Action::AttemptFailed { .. }
                 | Action::Save { .. } => {}
             }
         }

@@ -305,6 +305,7 @@ impl<'a> Drive<'a> {
                 | Action::CallsFailed { .. }
                 | Action::CallsLost { .. }
                 | Action::Spent { .. }
+                | Action::AttemptFailed { .. }
                 | Action::Save { .. } => {}
             }
         }

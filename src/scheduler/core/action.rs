@@ -93,6 +93,17 @@ pub enum Action {
         /// Which.
         run: RunId,
     },
+    /// An attempt has failed, or was lost with its worker: for those who look, nothing is to be done.
+    AttemptFailed {
+        /// At which task.
+        task: TaskRef,
+        /// Where, if that is known.
+        worker: Option<WorkerId>,
+        /// Why.
+        failure: Arc<Failure>,
+        /// Whether it is tried again.
+        again: bool,
+    },
     /// A run reached its end: nothing of it runs and no output is left to take.
     RunDone {
         /// Which.

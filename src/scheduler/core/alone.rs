@@ -48,6 +48,7 @@ impl Run {
             Some(end) => self.give_up_outgrown(cx, i, end, failure),
             None => {
                 self.stats.retried += 1;
+                cx.tell_attempt(self, i, &Arc::new(failure.clone()), true);
                 self.put_back(cx, i);
             }
         }

@@ -353,6 +353,7 @@ impl Core {
     /// A client will not come back.
     pub(super) fn on_client_ended(&mut self, client: ClientId) {
         self.leases.remove(&client);
+        self.cx.groups.client_left(client);
         for run in self.runs.iter_mut().flatten() {
             if run.is_lazy() {
                 run.forget_client(&mut self.cx, client);

@@ -28,6 +28,7 @@ impl Core {
         let calls = spec.calls.clone();
         self.by_uuid.insert(spec.uuid, id);
         let mut run = Run::new(id, client, self.generation, self.cx.now, spec);
+        run.join_groups(&mut self.cx.groups);
         run.grow(&mut self.cx);
         self.cx.ending.insert(id);
         if self.runs.len() <= id.index() {
@@ -69,6 +70,7 @@ impl Core {
         if let Some(run) = self.runs.get_mut(id.index()).and_then(|r| r.take()) {
             self.by_uuid.remove(&run.uuid);
             self.forget_imports(&run);
+            run.leave_groups(&mut self.cx.groups);
         }
     }
 

@@ -7,9 +7,14 @@ use super::ready::Ready;
 use super::story::{Record, Story};
 use super::workers::Worker;
 use super::{Settings, run::Run, state::State};
+use crate::base::failure::Failure;
 use crate::base::ids::{Attempt, ClientId, RunId, TaskRef, WorkerId};
 use crate::base::time::Time;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Failed attempts that are told of at a time.
+const FAILURES_TOLD_MAX: usize = 1000;
 
 /// The shared half of the core.
 pub(super) struct Cx {
@@ -20,6 +25,7 @@ pub(super) struct Cx {
     pub(super) ready: Ready,
     pub(super) gangs: Gangs,
     pub(super) story: Story,
+    pub(super) groups: super::groups::Groups,
     pub(super) cause: &'static str,
     /// Failed tasks that are to be tried again, by when.
     pub(super) delayed: BTreeSet<(Time, TaskRef)>,
@@ -49,6 +55,8 @@ pub(super) struct Cx {
     /// Workers that may stop, once they have been told all else.
     pub(super) dismissed: Vec<WorkerId>,
     pub(super) actions: Vec<Action>,
+    /// Failed attempts among the actions.
+    failures_told: usize,
     /// Reused space for walking dependents.
     pub(super) scratch: Vec<u32>,
 }
@@ -73,6 +81,7 @@ impl Cx {
             ready: Ready::default(),
             gangs: Gangs::default(),
             story,
+            groups: super::groups::Groups::default(),
             cause: "",
             delayed: BTreeSet::new(),
             backlog: BTreeSet::new(),
@@ -91,6 +100,7 @@ impl Cx {
             imports: super::imports::Imports::default(),
             dismissed: Vec::new(),
             actions: Vec::new(),
+            failures_told: 0,
             scratch: Vec::new(),
         }
     }
@@ -186,6 +196,7 @@ impl Cx {
     /// All actions gathered, in the order workers need: cancels and frees before new work.
     pub(super) fn flush(&mut self) -> Vec<Action> {
         let mut actions = std::mem::take(&mut self.actions);
+        self.failures_told = 0;
         for worker in std::mem::take(&mut self.posted) {
             let outbox = std::mem::take(&mut self.outbox[worker.index()]);
             if self.worker(worker).is_none() {
@@ -215,6 +226,17 @@ impl Cx {
             actions.push(Action::Outputs { client, outputs });
         }
         actions
+    }
+
+    /// Tells of a failed attempt, unless there are very many at once.
+    pub(super) fn tell_attempt(&mut self, run: &Run, i: u32, failure: &Arc<Failure>, again: bool) {
+        if self.failures_told < FAILURES_TOLD_MAX {
+            self.failures_told += 1;
+            let at = run.worker[i as usize];
+            let worker = (at != super::run::NOBODY).then_some(WorkerId(at));
+            let (task, failure) = (run.task(i), failure.clone());
+            self.actions.push(Action::AttemptFailed { task, worker, failure, again });
+        }
     }
 
     pub(super) fn record(&mut self, run: &Run, i: u32, from: State, to: State) {

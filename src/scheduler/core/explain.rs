@@ -106,6 +106,8 @@ impl Core {
             retiring: w.retiring.clone(),
             executing: w.started,
             queued: w.backlog(),
+            done: w.done,
+            slots_in_hand: w.slots_in_hand.min(w.spec.slots.into()),
             results: w.has.len(),
             nbytes: w.nbytes,
             last_seen: w.last_seen,

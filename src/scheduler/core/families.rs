@@ -46,8 +46,9 @@ impl Run {
         let passive = self.is_passive(self.state.len() as u32);
         let root = self.edges.of(f).is_empty() && !passive;
         let from = if root { State::Queued } else { State::Waiting };
-        let first = self.add_tasks(f, shape.total, from, 0);
+        let first = self.add_tasks(&mut cx.groups, f, shape.total, from, 0);
         self.families[f.index()].shape = Some(shape);
+        self.connect_groups(&mut cx.groups, f);
         self.hold_elements(f, 0..shape.total);
         self.wire(cx, f);
         if from == State::Queued {
@@ -217,6 +218,7 @@ impl Run {
         let n = self.exports(producer);
         let former = Former::new(*bytes, n);
         self.edges.get_mut(f, e).set_former(former);
+        self.connect_groups(&mut cx.groups, f);
         self.wire_besides(f, e);
         if n == 0 {
             self.close(cx, f);
@@ -287,7 +289,7 @@ impl Run {
 
     fn add_group(&mut self, cx: &mut Cx, f: FamilyIx) {
         let element = self.families[f.index()].shape.map_or(0, |s| s.total);
-        let i = self.add_tasks(f, 1, State::Waiting, 0);
+        let i = self.add_tasks(&mut cx.groups, f, 1, State::Waiting, 0);
         self.hold_elements(f, element..element + 1);
         for edge in self.edges.of_mut(f) {
             if let Some(gate) = edge.gate_mut() {

@@ -14,6 +14,7 @@ impl Core {
             run.check().map_err(|e| format!("run {}: {e}", run.id))?;
             self.check_holders(run)?;
         }
+        self.check_groups()?;
         self.check_workers()?;
         self.check_queues()?;
         self.check_gangs()

@@ -118,6 +118,7 @@ impl Core {
             if run.has(task.index) {
                 let nbytes = run.nbytes[task.index as usize];
                 run.stats.bytes_moved = run.stats.bytes_moved.saturating_add(nbytes);
+                self.cx.groups.moved(run.group_of(task.index), nbytes);
                 run.add_replica(&mut self.cx, task.index, w);
             }
         }
@@ -252,6 +253,10 @@ impl Core {
             self.cx.free(w, finished.task);
         }
         run.learn(finished);
+        if let Some(worker) = self.cx.workers[w.index()].as_mut() {
+            worker.done += 1;
+        }
+        self.cx.groups.finished(run.group_of(finished.task.index), finished);
         if let Some(worker) = self.cx.workers[w.index()].as_mut().filter(|x| !x.guessed.is_empty()) {
             worker.estimate_anew(|task| {
                 let f = (task.run == run.id && run.has(task.index)).then(|| run.place_of(task.index).0)?;
@@ -374,6 +379,7 @@ impl Run {
         self.take_back(cx, i);
         let (f, _) = self.place_of(i);
         let retries = self.families[f.index()].layer.retries;
+        cx.groups.failed(self.families[f.index()].group);
         if let FailureKind::Memory(shortage) = &failure.kind {
             self.on_outgrown(cx, i, w, shortage, failure);
             return;
@@ -388,6 +394,7 @@ impl Run {
             return;
         }
         let pause = backoff(&cx.settings, trouble.failed);
+        cx.tell_attempt(self, i, failure, true);
         self.delay(cx, i, pause);
     }
 
@@ -403,6 +410,8 @@ impl Run {
             self.give_up(cx, i, Arc::new(failure));
         } else {
             self.stats.retried += 1;
+            let lost = Failure::of(FailureKind::WorkersLost(vec![lost.to_string()]));
+            cx.tell_attempt(self, i, &Arc::new(lost), true);
             self.put_back(cx, i);
         }
     }
@@ -423,6 +432,7 @@ impl Run {
     /// The task has failed for good.
     pub(super) fn give_up(&mut self, cx: &mut Cx, i: u32, failure: Arc<Failure>) {
         let (family, element) = self.place_of(i);
+        cx.tell_attempt(self, i, &failure, false);
         if self.is_lazy() {
             self.trouble.entry(i).or_default().failure = Some(failure.clone());
         }

@@ -5,6 +5,7 @@
 use super::action::TaskFailure;
 use super::edges::Edges;
 use super::event::RunSpec;
+use super::groups::{Groups, NO_GROUP, RunGroups};
 use super::state::{Packed, State};
 use crate::base::failure::OutgrownAttempt;
 use crate::base::ids::{ClientId, FamilyIx, RunId, TaskRef, WorkerId};
@@ -71,6 +72,7 @@ pub(super) struct Run {
     pub(super) stats: Stats,
     pub(super) cancelled: Option<String>,
     pub(super) reported_done: bool,
+    pub(super) groups: RunGroups,
     /// Of a run of calls.
     pub(super) calls: Option<Box<super::calls::Calls>>,
 }
@@ -137,6 +139,8 @@ pub(super) struct Family {
     /// Where a task of its own stands in the run's order, spread over the width of `u32`.
     pub(super) place: Option<u32>,
     pub(super) class: u32,
+    /// What people follow its tasks as.
+    pub(super) group: u32,
     pub(super) output: bool,
     /// Smoothed execution time.
     pub(super) duration_ns: Option<u64>,
@@ -212,6 +216,7 @@ impl Run {
             stats: Stats::default(),
             cancelled: None,
             reported_done: false,
+            groups: RunGroups::default(),
             calls: spec.calls.as_ref().map(|c| Box::new(super::calls::Calls::new(c))),
         }
     }
@@ -249,7 +254,14 @@ impl Run {
     }
 
     /// Adds `n` elements to a family, in `state`, with `refs` each, and returns the first one's index.
-    pub(super) fn add_tasks(&mut self, f: FamilyIx, n: u32, state: State, refs: u32) -> u32 {
+    pub(super) fn add_tasks(
+        &mut self,
+        groups: &mut Groups,
+        f: FamilyIx,
+        n: u32,
+        state: State,
+        refs: u32,
+    ) -> u32 {
         let first = self.state.len() as u32;
         let end = self.state.len() + n as usize;
         let family = &mut self.families[f.index()];
@@ -271,22 +283,31 @@ impl Run {
         self.worker.resize(end, NOBODY);
         self.nbytes.resize(end, 0);
         self.counts[state as usize] += u64::from(n);
+        groups.add(&self.groups, self.families[f.index()].group, state, n);
         if super::demand::is_ready(state) {
             self.families[f.index()].ready += n;
         }
         first
     }
 
-    /// Counts a change of state, in the run and in the task's family.
-    pub(super) fn count_change(&mut self, i: u32, from: State, to: State) {
+    /// Counts a change of state, in the run, in the task's family and in its group.
+    pub(super) fn count_change(&mut self, groups: &mut Groups, i: u32, from: State, to: State) {
         use super::demand::is_ready;
         self.counts[from as usize] -= 1;
         self.counts[to as usize] += 1;
+        let (f, _) = self.place_of(i);
+        let family = &mut self.families[f.index()];
+        groups.change(&self.groups, family.group, from, to);
         if is_ready(from) != is_ready(to) {
-            let (f, _) = self.place_of(i);
-            let ready = &mut self.families[f.index()].ready;
-            *ready = if is_ready(to) { *ready + 1 } else { *ready - 1 };
+            family.ready = if is_ready(to) { family.ready + 1 } else { family.ready - 1 };
         }
+    }
+
+    /// Its tasks in stretches of one family: indices, family, element of the first.
+    pub(super) fn stretches(&self) -> impl DoubleEndedIterator<Item = (Range<u32>, FamilyIx, u32)> {
+        let ends = self.segments.iter().skip(1).map(|s| s.0).chain([self.state.len() as u32]);
+        let ends: Vec<u32> = ends.collect();
+        self.segments.iter().zip(ends).map(|(&(first, f, element), end)| (first..end, f, element))
     }
 
     /// How many of its tasks may be handed out at a time.
@@ -451,6 +472,7 @@ impl Family {
             depth,
             place,
             class: 0,
+            group: NO_GROUP,
             output: false,
             duration_ns: None,
             result_bytes: None,

@@ -4,6 +4,7 @@ mod calls;
 mod calls_random;
 mod demand;
 mod gangs;
+mod groups;
 mod individual;
 mod memory;
 mod retire;

@@ -14,7 +14,7 @@ impl Run {
     pub(super) fn set_state(&mut self, cx: &mut Cx, i: u32, to: State) {
         let from = self.state_of(i);
         debug_assert!(from.may_become(to), "{i}: {from:?} -> {to:?} ({})", cx.cause);
-        self.count_change(i, from, to);
+        self.count_change(&mut cx.groups, i, from, to);
         self.state[i as usize].set_state(to);
         cx.record(self, i, from, to);
         self.changed(cx, i);
@@ -114,6 +114,7 @@ impl Run {
         if first_time {
             self.families[f.index()].done += 1;
             self.stats.done += 1;
+            cx.groups.done(&self.groups, self.families[f.index()].group);
         }
         self.tell_dependents(cx, f, element, keep, first_time);
         self.drop_holds(cx, i);
@@ -227,7 +228,7 @@ impl Run {
 
     fn abandon(&mut self, cx: &mut Cx, i: u32) {
         // The way back to `Released` leads through `Waiting`, from where nothing runs it.
-        self.count_change(i, self.state_of(i), State::Released);
+        self.count_change(&mut cx.groups, i, self.state_of(i), State::Released);
         cx.record(self, i, self.state_of(i), State::Released);
         self.state[i as usize].set_state(State::Released);
         cx.ending.insert(self.id);

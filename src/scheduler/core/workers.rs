@@ -80,6 +80,8 @@ pub(super) struct Worker {
     /// Expected execution time of all tasks in hand, times their slots, in nanoseconds of one slot.
     pub(super) occupancy: u128,
     pub(super) started: u32,
+    /// Attempts that have succeeded there.
+    pub(super) done: u64,
     /// Tasks in hand under which a worker was lost before.
     pub(super) suspects: u32,
     /// Tasks in hand whose execution time was a guess when they were given.
@@ -119,6 +121,7 @@ impl Worker {
             slots_in_hand: 0,
             occupancy: 0,
             started: 0,
+            done: 0,
             suspects: 0,
             guessed: Vec::new(),
             booked: BTreeMap::new(),
@@ -281,6 +284,10 @@ pub struct WorkerView {
     pub executing: u32,
     /// Tasks given and not started.
     pub queued: u32,
+    /// Attempts that have succeeded there.
+    pub done: u64,
+    /// Slots of what is in its hands (1/10,000), no more than it has.
+    pub slots_in_hand: u64,
     /// Results it holds.
     pub results: usize,
     /// Their bytes.

@@ -1,29 +1,53 @@
 //! What those see who look at the cluster: views of the core, what was measured over time, what happened.
 //! Owns what is kept for that and nothing that is decided. Answers are JSON (`docs/api.md`).
 
+mod events;
+mod groups;
+mod hold;
 mod left;
 mod looks;
+pub(super) mod meter;
+mod overview;
+mod tasks;
 
 use super::driver::Driver;
 use super::input::Seen;
 use super::waits::Reply;
 use crate::base::ids::{ClientId, WorkerId};
+use crate::base::time::Time;
 use crate::protocol::messages::look::View;
+use events::Events;
 use looks::Looks;
+use meter::Meter;
+use std::time::Duration;
+
+/// How often the figures of all tasks are noted.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What is kept for those who look.
 #[derive(Debug, Default)]
 pub struct Views {
     pub(super) looks: Looks,
+    events: Events,
+    /// Attempts that succeeded, that failed.
+    meter: Meter<2>,
+    sample_at: Time,
 }
 
 impl Driver {
     /// Answers who looks; `None` if the answer comes later, from workers.
     pub(super) fn view(&mut self, client: ClientId, id: u32, view: View) -> Option<Reply> {
-        match view {
-            View::Logs { .. } | View::Profile { .. } => self.ask_workers(client, id, view),
-            _ => Some(Err(("refused".into(), "this view does not exist yet".into()))),
-        }
+        Some(match view {
+            View::Logs { .. } | View::Profile { .. } => return self.ask_workers(client, id, view),
+            View::Overview => Ok(self.overview()),
+            View::Groups { run } => self.view_groups(run, false),
+            View::Graph { run } => self.view_groups(run, true),
+            View::Tasks(filter) => self.view_tasks(&filter),
+            View::Events { after, limit } => self.view_events(after, limit),
+            View::Series { .. } | View::Spans { .. } | View::Timings => {
+                Err(("refused".into(), "this view does not exist yet".into()))
+            }
+        })
     }
 
     /// Takes note of what a worker tells for those who look.
@@ -33,5 +57,23 @@ impl Driver {
             Seen::Looked(looked) => self.looked(worker, looked),
             Seen::LastWords(words) => self.last_words(worker, *words),
         }
+    }
+
+    /// Notes figures of all tasks and of each run, if it is time.
+    pub(super) fn sample(&mut self, now: Time) {
+        if now < self.views.sample_at {
+            return;
+        }
+        self.views.sample_at = now.after(SAMPLE_INTERVAL);
+        let totals = self.core.totals();
+        self.views.meter.add(now, [totals.done as f64, totals.failed as f64]);
+        let core = &self.core;
+        self.runs.each_graph_mut(|run, entry| {
+            if entry.summary.is_none()
+                && let Some(progress) = core.run_progress(run)
+            {
+                entry.meter.add(now, [progress.done as f64]);
+            }
+        });
     }
 }

@@ -25,7 +25,7 @@ impl Story {
         self.tell(Event::RunSubmitted { client: Some(CLIENT), run: RunId(run), spec })
     }
 
-    fn end(&mut self, task: TaskRef) -> &mut Story {
+    pub(super) fn end(&mut self, task: TaskRef) -> &mut Story {
         let (w, given) = self.given.remove(&task).expect("it was given out");
         let finished =
             Finished { task, attempt: given.attempt, nbytes: 100, duration: Duration::from_millis(1) };
