@@ -181,6 +181,9 @@ impl Executor<Job> for Finisher {
         controls: &[Arc<Control>],
         tell: &mut dyn FnMut(Vec<(usize, Outcome)>),
     ) -> Vec<(usize, Job)> {
+        if let Some(book) = &self.book {
+            controls.iter().for_each(|control| control.set_book(book));
+        }
         let call = |job: Job| match job.kind {
             Runnable::Call(call) => Some(*call),
             Runnable::Element(..) => None,
