@@ -28,7 +28,7 @@ pub use doctor::DoctorArgs;
 pub use jobs::JobOptions;
 pub use look::{
     CancelArgs, CompletionsArgs, ConfigArgs, ConfigCommand, ConfigImportArgs, ConfigShowArgs, DashboardArgs,
-    ExplainArgs, FetchArgs, ReportArgs, StatusArgs, StoryArgs, TopArgs, WaitArgs,
+    ExplainArgs, FetchArgs, LogsArgs, ReportArgs, StatusArgs, StoryArgs, TopArgs, WaitArgs,
 };
 pub use placement::{LauncherName, Per, PlacementOptions};
 pub use submit::{Stdout, SubmitArgs};
@@ -148,6 +148,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Tell what happened to a task
     Story(StoryArgs),
+    /// Print what a task, a worker or the scheduler has printed
+    Logs(LogsArgs),
     /// Cancel runs
     Cancel(CancelArgs),
     /// Get the result of a task

@@ -19,6 +19,7 @@ mod hosts;
 mod import;
 mod jobs;
 mod lock;
+mod logs;
 mod look;
 pub mod output;
 mod processes;
@@ -101,6 +102,7 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Top(args) => top::top(&context, args),
         Command::Explain(args) => look::explain(&context, args),
         Command::Story(args) => look::story(&context, args),
+        Command::Logs(args) => logs::logs(&context, args),
         Command::Cancel(args) => steer::cancel(&context, args),
         Command::Fetch(args) => look::fetch(&context, args),
         Command::Stop(args) => steer::stop(&context, args),

@@ -4,6 +4,7 @@
 mod commands;
 mod doctor;
 mod lifetimes;
+mod logs;
 mod looking;
 mod runs;
 mod sessions;

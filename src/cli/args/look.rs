@@ -2,7 +2,7 @@
 //! itself.
 
 use super::{JsonOption, SchedulerOptions};
-use crate::base::units::Span;
+use crate::base::units::{ByteSize, Span};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -142,6 +142,35 @@ pub struct StoryArgs {
     /// The run, where several have a task of that key
     #[arg(long, value_name = "RUN")]
     pub run: Option<String>,
+    /// Of which cluster.
+    #[command(flatten)]
+    pub scheduler: SchedulerOptions,
+    /// How it is printed.
+    #[command(flatten)]
+    pub json: JsonOption,
+}
+
+/// `hpcdag logs`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  hpcdag logs 'filter[17]'                   what a task prints: its stderr, and stdout if it failed
+  hpcdag logs node7-1a2b3c4d                 a worker's own log, also if it is gone
+  hpcdag logs scheduler --follow
+
+Of a task that was tried several times it is the last attempt that printed anything.")]
+pub struct LogsArgs {
+    /// Key of a task, name of a worker, or `scheduler`
+    #[arg(value_name = "KEY|WORKER|scheduler")]
+    pub of: String,
+    /// The run, where several have a task of that key
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<String>,
+    /// Only the last so many bytes of each stream, at most 1 MiB
+    #[arg(long, value_name = "SIZE", default_value = "64K")]
+    pub bytes: ByteSize,
+    /// Go on with what comes, until interrupted
+    #[arg(short, long, conflicts_with = "json")]
+    pub follow: bool,
     /// Of which cluster.
     #[command(flatten)]
     pub scheduler: SchedulerOptions,

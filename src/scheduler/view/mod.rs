@@ -4,6 +4,7 @@
 mod events;
 mod groups;
 mod hold;
+mod left;
 mod looks;
 pub(super) mod meter;
 mod overview;
@@ -34,7 +35,7 @@ pub(super) use timings::{Phase, count};
 /// What is kept for those who look.
 #[derive(Debug, Default)]
 pub struct Views {
-    looks: Looks,
+    pub(super) looks: Looks,
     events: Events,
     /// Attempts that succeeded, that failed.
     meter: Meter<2>,
