@@ -42,14 +42,21 @@ class ClientData:
             raise ValueError("errors is 'raise' or 'skip'")
         if isinstance(futures, Iterator):
             futures = list(futures)
-        found = futures_in(futures)
+        flat = type(futures) is list and set(map(type, futures)) == _ONLY_FUTURES
+        found = futures if flat else futures_in(futures)
         values: dict[Any, Any] = {}
         by_session: dict[Session, list[Future]] = {}
-        for future in found:
-            by_session.setdefault(future._held(), []).append(future)
+        if found and all(future._session is found[0]._session for future in found):
+            by_session[found[0]._held()] = found
+        else:
+            for future in found:
+                by_session.setdefault(future._held(), []).append(future)
         for session, some in by_session.items():
-            values.update(session.peers.fetch([(f._run, f._index) for f in some], raising=errors == "raise"))
+            fetched = session.peers.fetch([(f._run, f._index) for f in some], raising=errors == "raise")
+            values = {**values, **fetched} if values else fetched
         if errors == "raise":
+            if flat and len(values) == len(found):
+                return [values[f._run, f._index] for f in found]
             failed = [f for f in found if (f._run, f._index) not in values]
             # That of a task which has failed, not of one that was not waited for because of it.
             for future in failed:
@@ -164,6 +171,9 @@ class ClientData:
             by_run.setdefault((future._held(), future._run), []).append(future._index)
         for (session, run), tasks in by_run.items():
             session.on_tasks(tag, run, tasks, reason)
+
+
+_ONLY_FUTURES = {Future}
 
 
 def _replaced(value: Any, values: dict[Any, Any]) -> Any:

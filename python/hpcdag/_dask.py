@@ -14,10 +14,19 @@ from typing import Any
 
 from dask._task_spec import Alias, DataNode, GraphNode, List, Task, TaskRef, convert_legacy_graph
 
-from hpcdag._dask_port import Port, TaskOptions, flatten, name_of, nested, port_of, text_of
+from hpcdag._dask_port import (
+    Port,
+    TaskOptions,
+    annotations_of,
+    flatten,
+    name_of,
+    nested,
+    port_of,
+    refuse_p2p,
+    text_of,
+)
 from hpcdag._decode import DIRECT, Input
-from hpcdag._encode import Encoder
-from hpcdag._graph import Call, Graph
+from hpcdag._graph import CHUNK_TASKS, Calls, Graph
 from hpcdag._pickling import UNCHANGING, Places
 
 # What collections call
@@ -130,6 +139,11 @@ def _futures_scheduler(port: Port) -> Callable[..., list[Any]]:
 # Graphs
 
 
+_NODES = (GraphNode, TaskRef)
+# More dependencies than these have their keys with them.
+_INPUTS_MAX = 64
+
+
 class _Literal:
     __slots__ = ("value",)
 
@@ -140,7 +154,8 @@ class _Literal:
 class _Work:
     """A graph on its way: what becomes tasks, and where the value of each key is.
 
-    ``where`` has for a key the place of its task, a `_Literal` or a future.
+    ``where`` has for a key the place of its task, a `_Literal` or a future; ``order`` and ``tasks`` have keys
+    and nodes by place.
     """
 
     def __init__(
@@ -154,7 +169,10 @@ class _Work:
         )
         self.where: dict[Any, Any] = {}
         self.order: list[Any] = []
+        self.tasks: list[Any] = []
         self.persist = persist
+        #: classes of arguments that are no nodes
+        self.plain: set[type] = set()
         roots = [key for key in wanted if key not in self.finals]
         for node in self.finals.values():
             roots.extend(node.dependencies)
@@ -165,9 +183,9 @@ class _Work:
         tasks = {self.where[key]: key for key in roots if type(self.where[key]) is int}
         self.fetched = sorted(tasks)
         self.names = [tasks[place] for place in self.fetched]
-        self.options = TaskOptions(_annotations(dsk), kwargs)
+        self.options = TaskOptions(annotations_of(dsk), kwargs)
         if self.order:
-            _refuse_p2p(self.nodes, self.order)
+            refuse_p2p(self.tasks)
 
     def _keep_literal(self, key: Any) -> None:
         """A literal that is asked for as a future becomes a task after all."""
@@ -179,41 +197,35 @@ class _Work:
 
     def _visit(self, roots: Sequence[Any]) -> None:
         """Puts what is needed in an order in which dependencies come first."""
-        nodes, where, order = self.nodes, self.where, self.order
+        node_of, where, order, tasks = self.nodes.get, self.where, self.order, self.tasks
         living = self.port.keys()
         opened = set()
         stack = list(reversed(roots))
         while stack:
-            key = stack[-1]
+            key = stack.pop()
             if key in where:
-                stack.pop()
                 continue
-            node = nodes.get(key)
-            kind = type(node)
+            kind = type(node := node_of(key))
             if kind is DataNode:
                 where[key] = _Literal(node.value)
-            elif node is None or key in living:
-                found = self._future_of(key, node)
-                if found is not None:
-                    where[key] = found
-            if key in where:
-                stack.pop()
                 continue
-            needed = node.dependencies
-            if key not in opened:
-                missing = [dep for dep in needed if dep not in where]
-                if missing:
-                    opened.add(key)
-                    stack += missing
-                    continue
-            elif not all(map(where.__contains__, needed)):
-                raise RuntimeError(f"the graph has a cycle through {key!r}")
-            stack.pop()
-            if kind is Alias:
+            if (node is None or key in living) and (found := self._future_of(key, node)) is not None:
+                where[key] = found
+                continue
+            # The set knows the hashes of its keys.
+            missing = node.dependencies.difference(where)
+            if missing:
+                if key in opened:
+                    raise RuntimeError(f"the graph has a cycle through {key!r}")
+                opened.add(key)
+                stack.append(key)
+                stack.extend(missing)
+            elif kind is Alias:
                 where[key] = where[node.target]
             else:
                 where[key] = len(order)
                 order.append(key)
+                tasks.append(node)
 
     def _future_of(self, key: Any, node: Any) -> Any:
         """The future that has a key: one in the graph, or a living one of an earlier graph.
@@ -238,47 +250,69 @@ class _Work:
             graph.keep.extend(self.futures.values())
         return dict(zip(self.fetched, self.port.submit(graph, self.names, self.persist), strict=True))
 
-    def _calls(self, graph: Graph) -> Iterator[Call]:
-        encoder, nodes, option, wanted = graph.encoder, self.nodes, self.options.of, set(self.fetched)
-        for place, key in enumerate(self.order):
-            node = nodes[key]
-            entry, deps = None, []
-            if type(node) is Task:
-                entry, deps = self._direct(node, encoder)
-            if entry is None:
-                entry, deps = self._evaluated(node, graph)
-            yield Call(entry, deps, text_of(key), option(key, graph), place in wanted)
+    def _calls(self, graph: Graph) -> Iterator[Calls]:
+        """The tasks in their order, some at a time."""
+        order, option = self.order, self.options.of
+        wanted = bytearray(len(order))
+        for place in self.fetched:
+            wanted[place] = 1
+        for at in range(0, len(order), CHUNK_TASKS):
+            keys = order[at : at + CHUNK_TASKS]
+            entries, deps = self._entries(self.tasks[at : at + CHUNK_TASKS], graph)
+            options = option(keys[0], graph) if self.options.uniform else [option(key, graph) for key in keys]
+            yield Calls(entries, deps, list(map(text_of, keys)), options, wanted[at : at + CHUNK_TASKS])
 
-    def _direct(self, node: Any, encoder: Encoder) -> tuple[tuple[Any, ...] | None, list[Any]]:
-        """An entry for a task that refers to others only by its arguments, and the places of those.
+    def _entries(self, nodes: list[Any], graph: Graph) -> tuple[list[tuple[Any, ...]], list[list[Any]]]:
+        """The entries of tasks, and their dependencies.
 
-        Most tasks are such, and need no keys. None for the others.
+        Most tasks refer to others only by their arguments, and need no keys then.
         """
-        where, inputs = self.where, encoder.inputs
-        places: dict[int, int] = {}
-        args = []
-        for arg in node.args:
-            kind = type(arg)
-            if kind is TaskRef or kind is Alias:
-                found = where[arg.key if kind is TaskRef else arg.target]
+        where, inputs, plain = self.where, graph.encoder.inputs, self.plain
+        entries, all_deps = [], []
+        for node in nodes:
+            if type(node) is not Task:
+                self._add_evaluated(node, graph, entries, all_deps)
+                continue
+            args: list[Any] = []
+            deps = []
+            for arg in node.args:
+                kind = type(arg)
+                if kind is TaskRef:
+                    found = where[arg.key]
+                elif kind is Alias:
+                    found = where[arg.target]
+                elif kind in plain or not issubclass(kind, _NODES):
+                    plain.add(kind)
+                    args.append(arg)
+                    continue
+                else:
+                    break
                 if type(found) is int:
-                    at = places.setdefault(found, len(places))
-                    args.append(inputs[at] if at < len(inputs) else Input(at))
+                    if found in deps:
+                        at = deps.index(found)
+                    else:
+                        at = len(deps)
+                        if at >= _INPUTS_MAX:
+                            break
+                        deps.append(found)
+                    args.append(inputs[at])
                 elif type(found) is _Literal and type(found.value) in UNCHANGING:
                     args.append(found.value)
                 else:
-                    return None, []
-            elif isinstance(arg, (GraphNode, TaskRef)):
-                return None, []
+                    break
             else:
-                args.append(arg)
-        kwargs = node.kwargs
-        if kwargs and any(isinstance(value, (GraphNode, TaskRef)) for value in kwargs.values()):
-            return None, []
-        return (DIRECT, node.func, tuple(args), kwargs or None), list(places)
+                kwargs = node.kwargs
+                if not kwargs or not any(isinstance(value, _NODES) for value in kwargs.values()):
+                    entries.append((DIRECT, node.func, tuple(args), kwargs or None))
+                    all_deps.append(deps)
+                    continue
+            self._add_evaluated(node, graph, entries, all_deps)
+        return entries, all_deps
 
-    def _evaluated(self, node: Any, graph: Graph) -> tuple[tuple[Any, ...], list[Any]]:
-        """An entry for any other node, and its dependencies."""
+    def _add_evaluated(
+        self, node: Any, graph: Graph, entries: list[tuple[Any, ...]], all_deps: list[list[Any]]
+    ) -> None:
+        """Adds an entry for any other node, and its dependencies."""
         deps: list[Any] = []
         keys: list[Any] = []
         literals: dict[Any, Any] = {}
@@ -301,7 +335,8 @@ class _Work:
                     literals[dep] = Input(places.place(found))
             deps = places.list
         call = (node.func, node.args, node.kwargs) if type(node) is Task else None
-        return graph.encoder.node(node, call, keys, literals), deps
+        entries.append(graph.encoder.node(node, call, keys, literals))
+        all_deps.append(deps)
 
     def value(self, key: Any, values: dict[Any, Any]) -> Any:
         """The value of a wanted key, given those that were fetched."""
@@ -337,10 +372,17 @@ def _nodes(dsk: Any, finals: Mapping[Any, Any], future: type) -> tuple[dict[Any,
         from dask.utils import ensure_dict
 
         graph = {**ensure_dict(graph), **finals}
+    kinds = set(map(type, graph.values()))
     found = {}
-    for key, value in graph.items():
-        if isinstance(value, future):
-            found[key] = found[value.key] = value
+    if any(issubclass(kind, future) for kind in kinds):
+        for key, value in graph.items():
+            if isinstance(value, future):
+                found[key] = found[value.key] = value
+    elif all(issubclass(kind, GraphNode) for kind in kinds):
+        # What the conversion would do.
+        if any(issubclass(kind, Alias) for kind in kinds):
+            return {k: v for k, v in graph.items() if not isinstance(v, Alias) or v.target != k}, found
+        return graph, found
     return convert_legacy_graph(graph), found
 
 
@@ -354,33 +396,3 @@ def _is_final(key: Any, node: Any) -> bool:
         and type(node.args[0]) is List
         and not node.kwargs
     )
-
-
-def _refuse_p2p(nodes: Mapping[Any, Any], order: Sequence[Any]) -> None:
-    """Raises RuntimeError for a shuffle that only workers of dask.distributed can do."""
-    seen = set()
-    for key in order:
-        node = nodes[key]
-        function = getattr(node, "func", None)
-        if (type(node), id(function)) in seen:
-            continue
-        seen.add((type(node), id(function)))
-        module = getattr(function, "__module__", None) or ""
-        if type(node).__name__ == "P2PBarrierTask" or module.startswith("distributed.shuffle"):
-            raise RuntimeError(
-                "this graph shuffles with the method 'p2p', which needs workers of dask.distributed. Use the "
-                'method "tasks": shuffle_method="tasks" (or method="tasks" for rechunk), or '
-                'dask.config.set({"dataframe.shuffle.method": "tasks", "array.rechunk.method": "tasks"})'
-            )
-
-
-def _annotations(dsk: Any) -> dict[str, dict[Any, Any]]:
-    """Annotations of a graph: for each kind, values by key."""
-    if not isinstance(dsk, Mapping):
-        return dsk.__dask_annotations__() if hasattr(dsk, "__dask_annotations__") else {}
-    found: dict[str, dict[Any, Any]] = {}
-    for layer in getattr(dsk, "layers", {}).values():
-        for kind, value in (getattr(layer, "annotations", None) or {}).items():
-            for key in layer:
-                found.setdefault(kind, {})[key] = value(key) if callable(value) else value
-    return found

@@ -11,6 +11,14 @@ from typing import Any
 from dask._task_spec import GraphNode, Task, TaskRef, _execute_subgraph
 
 
+class TaskOf:
+    """What tasks within tasks are pickled as."""
+
+    def __new__(cls, key: Any, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Any:
+        """The task."""
+        return Task(key, function, *args, **kwargs) if kwargs else Task(key, function, *args)
+
+
 def evaluate(
     function: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None, values: Mapping[Any, Any]
 ) -> Any:

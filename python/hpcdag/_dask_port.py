@@ -10,7 +10,7 @@ import operator
 import threading
 import uuid
 import weakref
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hpcdag._graph import Graph, Options
@@ -125,10 +125,12 @@ class TaskOptions:
         }
         self._own = {k: v for k, v in annotations.items() if k in _KNOWN_OPTIONS and v}
         self._default: int | None = None
+        #: whether all tasks have the same
+        self.uniform = not self._own and not self._callable
 
     def of(self, key: Any, graph: Graph) -> int:
         """The number of a task's options in the run."""
-        if not self._own and not self._callable:
+        if self.uniform:
             if self._default is None:
                 self._default = graph.option(_options(self._common))
             return self._default
@@ -141,6 +143,38 @@ def _options(given: Mapping[str, Any]) -> Options:
     from hpcdag._options import options
 
     return options(**{k: v for k, v in given.items() if v is not None})
+
+
+def refuse_p2p(nodes: Iterable[Any]) -> None:
+    """Raises RuntimeError for a shuffle that only workers of dask.distributed can do."""
+    functions = {}
+    for node in nodes:
+        function = getattr(node, "func", None)
+        functions[id(function)] = function
+        if type(node).__name__ == "P2PBarrierTask":
+            raise RuntimeError(_P2P)
+    for function in functions.values():
+        if (getattr(function, "__module__", None) or "").startswith("distributed.shuffle"):
+            raise RuntimeError(_P2P)
+
+
+_P2P = (
+    "this graph shuffles with the method 'p2p', which needs workers of dask.distributed. Use the "
+    'method "tasks": shuffle_method="tasks" (or method="tasks" for rechunk), or '
+    'dask.config.set({"dataframe.shuffle.method": "tasks", "array.rechunk.method": "tasks"})'
+)
+
+
+def annotations_of(dsk: Any) -> dict[str, dict[Any, Any]]:
+    """Annotations of a graph: for each kind, values by key."""
+    if not isinstance(dsk, Mapping):
+        return dsk.__dask_annotations__() if hasattr(dsk, "__dask_annotations__") else {}
+    found: dict[str, dict[Any, Any]] = {}
+    for layer in getattr(dsk, "layers", {}).values():
+        for kind, value in (getattr(layer, "annotations", None) or {}).items():
+            for key in layer:
+                found.setdefault(kind, {})[key] = value(key) if callable(value) else value
+    return found
 
 
 # Keys

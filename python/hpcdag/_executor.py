@@ -25,10 +25,11 @@ from ._tasks import Current, current
 
 __all__ = ["Current", "current", "main"]
 
-VERSIONS = (1, 1)
+VERSIONS = (1, 2)
 
 HELLO, WELCOME, INPUTS, CANCEL, DONE, TRIM, TRIMMED = 1, 2, 3, 5, 7, 8, 9
 CALL, LOAD, DROP, AWAY = 23, 24, 25, 26
+CALLS, DONES, RECALL, RETURNED = 27, 28, 29, 30
 
 # A task that still runs after one to two of these is watched.
 _TICK_SECONDS = 0.02
@@ -36,6 +37,11 @@ _TICK_SECONDS = 0.02
 _TICKS_IDLE = 50
 # Memory of inputs that tasks have left in reference cycles; beyond it they are collected.
 _LEFT_BYTES_MAX = 256 << 20
+
+# Ends of calls that came together wait for those that follow, up to so many, so many bytes, so long.
+_DONES_MAX = 64
+_DONES_BYTES_MAX = 16 << 10
+_DONES_NS_MAX = 1_000_000
 
 Parts = list[tuple[str, Any]]
 
@@ -53,6 +59,7 @@ class Call(NamedTuple):
     max_output: int | None
     time_limit_ms: int | None
     inputs: list[Parts]
+    together: bool = False  #: came with others
 
 
 class Loaded:
@@ -113,15 +120,28 @@ class Executor:
         self.ended = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.busy = threading.Event()
         self.mapped: weakref.WeakSet[Any] = weakref.WeakSet()
+        # Whoever sends has this.
+        self.sending = threading.Lock()
+        # Ends that wait to be sent, and their small results.
+        self.dones: list[list[Any]] = []
+        self.pieces: list[Any] = []
+        self.pieces_bytes = 0
+        self.oldest = 0
 
     def main(self) -> None:
         """Until the connection ends."""
         self.channel.send(HELLO, [*VERSIONS, "python", os.getpid()])
         threading.Thread(target=self._watch, name="hpcdag-watch", daemon=True).start()
         while True:
-            if self.waiting:
-                self._run(self.waiting.popleft())
+            try:
+                call = self.waiting.popleft()
+            except IndexError:
+                pass
+            else:
+                self._run(call)
                 continue
+            if self.dones:
+                self._send_dones()
             if self.trims:
                 self._trim()
                 continue
@@ -145,6 +165,8 @@ class Executor:
         if tag == CALL:
             self.waiting.append(Call(*control, inputs=self.inputs))
             self.inputs = []
+        elif tag == CALLS:
+            self._take_calls(*control)
         elif tag == INPUTS:
             self._take_inputs(frame)
         elif tag == LOAD:
@@ -156,11 +178,33 @@ class Executor:
             self._cancel(control[0])
         elif tag == TRIM:
             self.trims += 1
+        elif tag == RECALL:
+            self._give_back()
         elif tag == WELCOME:
             if not VERSIONS[0] <= control[0] <= VERSIONS[1]:
                 raise RuntimeError(f"the worker speaks version {control[0]}, this executor {VERSIONS}")
         else:
             raise RuntimeError(f"message {tag} is not for Python executors")
+
+    def _take_calls(self, run: bytes, slots: int, batches: list[bytes], calls: list[Any]) -> None:
+        inputs, self.inputs = self.inputs, []
+        at = 0
+        for task, key, batch, index, epoch, n, count in calls:
+            own = inputs[at : at + count]
+            at += count
+            call = Call(task, key, run, batches[batch], index, [epoch, n], slots, None, None, own, True)
+            self.waiting.append(call)
+
+    def _give_back(self) -> None:
+        """What has not begun may run elsewhere; by whoever has `reading`."""
+        tasks = []
+        try:
+            while True:
+                tasks.append(self.waiting.pop().task)
+        except IndexError:
+            pass
+        with self.sending:
+            self.channel.send(RETURNED, [tasks])
 
     def _cancel(self, task: int) -> None:
         running = self.running
@@ -215,6 +259,8 @@ class Executor:
                 if now is None:
                     idle += 1
                 elif now is seen:
+                    if self.dones:
+                        self._send_dones()
                     with self.reading:
                         self._watch_one(now)
                 seen = now
@@ -255,7 +301,7 @@ class Executor:
         self.threads.set(_tasks.slots(call.nthreads))
         _tasks.set_current(_tasks.describe_call(call.key, call.attempt, call.nthreads, call.run))
         self.running = call
-        _tasks.set_teller(lambda away: self.channel.send(AWAY, [call.task, away]))
+        _tasks.set_teller(lambda away: self._say_away(call.task, away))
         if not self.busy.is_set():
             self.busy.set()
         before = time.process_time_ns()
@@ -275,6 +321,12 @@ class Executor:
         del parts
         if self.mapped and sum(map(len, list(self.mapped))) > _LEFT_BYTES_MAX:
             gc.collect()
+
+    def _say_away(self, task: int, away: bool) -> None:
+        if self.dones:
+            self._send_dones()
+        with self.sending:
+            self.channel.send(AWAY, [task, away])
 
     def _attempt(self, call: Call) -> tuple[Any, Parts]:
         def work() -> Parts:
@@ -304,7 +356,38 @@ class Executor:
             return {"Unkept": f"the result has {size} bytes, more than the {call.max_output} allowed"}, []
         return "Succeeded", parts
 
+    def _send_dones(self) -> None:
+        """Sends the ends that wait; by any thread."""
+        with self.sending:
+            dones, self.dones = self.dones, []
+            pieces, self.pieces = self.pieces, []
+            self.pieces_bytes = 0
+            if dones:
+                self.channel.send(DONES, [dones], pieces)
+
+    def _keep_done(self, call: Call, end: Any, parts: Parts, cpu_ns: int) -> bool:
+        """Lays an end by that can wait for the next ones; whether it could."""
+        if end != "Succeeded" or len(parts) != 1:
+            return False
+        data = parts[0][1]
+        if len(data) > _DONES_BYTES_MAX:
+            return False
+        with self.sending:
+            if not self.dones:
+                self.oldest = time.monotonic_ns()
+            self.dones.append([call.task, end, [["", {"Inline": len(data)}]], cpu_ns])
+            self.pieces.append(data)
+            self.pieces_bytes += len(data)
+            is_full = len(self.dones) >= _DONES_MAX or self.pieces_bytes > _DONES_BYTES_MAX
+        if is_full or time.monotonic_ns() - self.oldest > _DONES_NS_MAX:
+            self._send_dones()
+        return True
+
     def _send_done(self, call: Call, end: Any, parts: Parts, cpu_ns: int) -> None:
+        if call.together and self._keep_done(call, end, parts, cpu_ns):
+            return
+        if self.dones:
+            self._send_dones()
         places: list[Any] = []
         pieces: list[Any] = []
         fds: list[int] = []
@@ -322,7 +405,8 @@ class Executor:
                 end, places, pieces = {"Unkept": f"no room for the result: {error}"}, [], []
                 while fds:
                     os.close(fds.pop())
-            self.channel.send(DONE, [call.task, end, places, cpu_ns], pieces, fds)
+            with self.sending:
+                self.channel.send(DONE, [call.task, end, places, cpu_ns], pieces, fds)
         finally:
             for fd in fds:
                 os.close(fd)
@@ -337,7 +421,8 @@ class Executor:
         pool = sys.modules.get("pyarrow")
         if pool is not None:
             pool.default_memory_pool().release_unused()
-        self.channel.send(TRIMMED, None)
+        with self.sending:
+            self.channel.send(TRIMMED, None)
 
 
 def _open_unchanged(path: str, size: int, mtime_ns: int) -> int:

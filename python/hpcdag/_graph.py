@@ -21,8 +21,8 @@ import uuid
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any
+from itertools import accumulate, chain, compress, islice
+from typing import Any, NamedTuple
 
 from hpcdag._decode import SWAP
 from hpcdag._encode import BATCH_TASKS, Encoder
@@ -31,6 +31,8 @@ EXTERNAL = 1 << 31
 WANTED, BROUGHT = 1, 2
 PIECE_TASKS = 4096
 PIECE_BYTES = 8 << 20
+CHUNK_TASKS = PIECE_TASKS // 4
+"""How many calls are best added at once."""
 UNIT = 10_000
 """Amounts of slots and resources are sent in these parts."""
 
@@ -106,6 +108,14 @@ class Piece:
     bytes_end: array[int] = field(default_factory=lambda: array("I"))
     bytes: bytearray = field(default_factory=bytearray)
 
+    def add_keys(self, keys: Sequence[str]) -> None:
+        """Appends keys of tasks."""
+        before = len(self.keys)
+        text = "".join(keys)
+        self.keys += text.encode("utf-8", "surrogatepass")
+        parts: Iterable[Any] = keys if text.isascii() else [k.encode("utf-8", "surrogatepass") for k in keys]
+        self.keys_end.extend(islice(accumulate(map(len, parts), initial=before), 1, None))
+
     def columns(self) -> list[tuple[int, Any]]:
         """Bytes a value and values of each column, in the order of the message's body."""
         ints = (self.option, self.deps_end, self.deps, self.keys_end, self.batch_end, self.bytes_end)
@@ -116,18 +126,18 @@ class Piece:
         ]  # fmt: skip
 
 
-@dataclass(slots=True)
-class Call:
-    """One task that is to be added: an entry of `_encode` and what the scheduler has to know of it.
+class Calls(NamedTuple):
+    """Tasks to be added, in columns: entries of `_encode` and what the scheduler has to know of them.
 
-    ``deps`` holds futures, `Brought`, or numbers of earlier places in the caller's own list of tasks.
+    ``deps`` has for each futures, `Brought`, or numbers of earlier places in the caller's own list of tasks;
+    ``option`` one number for all or one for each; ``wanted`` 1 for each whose result is wanted.
     """
 
-    entry: tuple[Any, ...]
-    deps: list[Any]
-    key: str
-    option: int = 0
-    wanted: bool = True
+    entries: list[tuple[Any, ...]]
+    deps: list[list[Any]]
+    keys: list[str]
+    option: int | list[int]
+    wanted: bytes | bytearray
 
 
 class Graph:
@@ -184,9 +194,9 @@ class Graph:
 
     # What is to be run
 
-    def set_calls(self, calls: Iterable[Call]) -> Graph:
+    def set_calls(self, calls: Iterable[Calls]) -> Graph:
         """The tasks are these; a number in `deps` is the place of an earlier one."""
-        self._source = self._from_calls(iter(calls))
+        self._source = self._from_calls(calls)
         return self
 
     def set_map(
@@ -262,20 +272,18 @@ class Graph:
             start = 0
             for count, batch in batches:
                 stop = start + count
-                self._add(batch, deps[start:stop], [option] * count, names[start:stop], None)
+                self._add(batch, deps[start:stop], option, names[start:stop], None)
                 start = stop
                 yield
 
-    def _from_calls(self, calls: Iterator[Call]) -> Iterator[None]:
-        while chunk := list(islice(calls, PIECE_TASKS // 4)):
-            deps = [call.deps for call in chunk]
+    def _from_calls(self, calls: Iterable[Calls]) -> Iterator[None]:
+        for entries, deps, keys, option, wanted in calls:
             start = 0
-            for count, data in self.encoder.entries([call.entry for call in chunk], deps):
-                part = chunk[start : start + count]
-                options = [call.option for call in part]
-                keys = [call.key for call in part]
-                self._add(data, deps[start : start + count], options, keys, [call.wanted for call in part])
-                start += count
+            for count, data in self.encoder.entries(entries, deps):
+                stop = start + count
+                options = option if type(option) is int else option[start:stop]
+                self._add(data, deps[start:stop], options, keys[start:stop], wanted[start:stop])
+                start = stop
                 yield
 
     # Columns
@@ -284,9 +292,9 @@ class Graph:
         self,
         data: bytes,
         deps: Sequence[Sequence[Any]],
-        options: Sequence[int],
+        option: int | Sequence[int],
         keys: Sequence[str] | None,
-        wanted: Sequence[bool] | None,
+        wanted: bytes | bytearray | None,
     ) -> None:
         """Adds a batch, and before it the large literals that turned up in it."""
         count = len(deps)
@@ -296,21 +304,22 @@ class Graph:
         first = self.tasks - count
         places = range(first, self.tasks)
         self._places.extend(places)
-        piece.option.extend(options)
+        piece.option.extend([option] * count if isinstance(option, int) else option)
         column = piece.deps
-        for own in deps:
-            column.extend([self._number(dep) for dep in own])
-            piece.deps_end.append(len(column))
+        before = len(column)
+        flat = list(chain.from_iterable(deps))
+        if self.brought or not set(map(type, flat)) <= _NUMBERS:
+            flat = list(map(self._number, flat))
+        column.extend(flat)
+        piece.deps_end.extend(islice(accumulate(map(len, deps), initial=before), 1, None))
         if wanted is None:
             piece.flags += bytes([WANTED]) * count
             self._results.extend(places)
         else:
-            piece.flags += bytes(wanted)
-            self._results.extend([task for task, wants in zip(places, wanted, strict=True) if wants])
+            piece.flags += wanted
+            self._results.extend(compress(places, wanted))
         if keys is not None:
-            for key in keys:
-                piece.keys += key.encode("utf-8", "surrogatepass")
-                piece.keys_end.append(len(piece.keys))
+            piece.add_keys(keys)
 
     def _number(self, dep: Any) -> int:
         if type(dep) is int:
@@ -382,6 +391,7 @@ def _simple(column: Sequence[Any]) -> bool:
     return not kinds & _TEXT or max(len(v) for v in column if type(v) in _TEXT) <= _LONG_TEXT
 
 
+_NUMBERS = {int}
 _TEXT = frozenset((str, bytes))
 _SIMPLE = frozenset((int, float, bool, type(None), complex)) | _TEXT
 _LONG_TEXT = 64 << 10

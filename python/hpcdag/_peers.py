@@ -10,9 +10,10 @@ import errno
 import itertools
 import logging
 import os
+import pickle
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ _HELLO, _GET, _PUT, _PIECE_OUT = 1, 2, 3, 4
 _WELCOME, _BEGIN, _PIECE, _STORED = 1, 3, 4, 5
 
 _PIECE_BYTES = 1 << 20
+#: Results of one part up to this are loaded from where they were received.
+_SMALL_BYTES = 16 << 10
 #: Results asked for in one message.
 _GET_TASKS = 1024
 #: Connections kept open while nobody uses them.
@@ -47,14 +50,14 @@ class Peers:
     def __init__(self, session: Session) -> None:
         self.session = session
         self._lock = threading.Lock()
-        self._idle: OrderedDict[tuple[str, int], _wire.Blocking] = OrderedDict()
+        self._idle: OrderedDict[tuple[str, int], _wire.Buffered] = OrderedDict()
         self._turn = 0
         session.bring = self.bring_all
 
     # Connections
 
     @contextlib.contextmanager
-    def _connection(self, address: str, fresh: bool = False) -> Iterator[_wire.Blocking]:
+    def _connection(self, address: str, fresh: bool = False) -> Iterator[_wire.Buffered]:
         """A connection of one's own; kept afterwards unless something went wrong."""
         wire = None
         with self._lock:
@@ -78,9 +81,9 @@ class Peers:
         if old is not None:
             old.close()
 
-    def _connect(self, address: str) -> _wire.Blocking:
+    def _connect(self, address: str) -> _wire.Buffered:
         session = self.session
-        wire = _wire.Blocking(_wire.connect(address, "worker", session.file.id, session.context))
+        wire = _wire.Buffered(_wire.connect(address, "worker", session.file.id, session.context))
         try:
             wire.sock.settimeout(_STALL)
             wire.send(_HELLO, [_wire.PROTOCOL, session.epoch])
@@ -92,7 +95,7 @@ class Peers:
             raise
         return wire
 
-    def _with_connection(self, address: str, use: Callable[[_wire.Blocking], Any]) -> Any:
+    def _with_connection(self, address: str, use: Callable[[_wire.Buffered], Any]) -> Any:
         """Uses a connection, and another one if a kept one turns out to be dead."""
         try:
             with self._connection(address) as wire:
@@ -129,17 +132,18 @@ class Peers:
         until = None if timeout is None else time.monotonic() + timeout
         values: dict[tuple[Run, int], Any] = {}
         todo = list(dict.fromkeys(tasks))
+        wanted, done = len(todo), _book.DONE
         misses = 0
         while todo:
             left = None if until is None else max(0.0, until - time.monotonic())
             if not self.session.wait(todo, left, raising):
                 raise TimeoutError(f"{len(todo)} of {len(tasks)} results are not there after {timeout:g} s")
-            groups: dict[int, list[tuple[Run, int]]] = {}
+            groups: defaultdict[int, list[tuple[Run, int]]] = defaultdict(list)
             for task in todo:
                 run, index = task
                 state = run.state[index]
-                if state == _book.DONE:
-                    groups.setdefault(run.holder[index], []).append(task)
+                if state == done:
+                    groups[run.holder[index]].append(task)
                 elif state != _book.PENDING and raising:
                     return values
             if not groups:
@@ -154,7 +158,9 @@ class Peers:
                 for task, holder in missing:
                     self.session.missing(*task, holder)
                 time.sleep(min(1.0, 0.01 * 2**misses))
-            todo = [t for t in todo if t not in values and t[0].state[t[1]] in (_book.DONE, _book.PENDING)]
+            if len(values) == wanted:
+                break
+            todo = [t for t in todo if t not in values and t[0].state[t[1]] in (done, _book.PENDING)]
         return values
 
     def _fetch_groups(
@@ -203,19 +209,21 @@ class Peers:
         if address is None:
             return [(task, holder) for task in tasks]
         missing: list[tuple[tuple[Run, int], int]] = []
-        at = 0
+        at, loads = 0, pickle.loads
 
-        def get(wire: _wire.Blocking) -> None:
+        def get(wire: _wire.Buffered) -> None:
             nonlocal at
             while at < len(tasks):
                 some = tasks[at : at + _GET_TASKS]
                 number = next(_numbers) & 0xFFFFFFFF
-                wire.send(_GET, [number, [run.task(index) for run, index in some]])
+                wire.send(_GET, [number, [[run.id, run.first + index] for run, index in some]])
                 for task in some:
                     parts = _receive_result(wire, number)
                     at += 1
                     if parts is None:
                         missing.append((task, holder))
+                    elif type(parts) is memoryview:
+                        values[task] = loads(parts)
                     else:
                         values[task] = _result.loads(parts)
 
@@ -286,14 +294,21 @@ class Peers:
                     )
 
 
-def _receive_result(wire: _wire.Blocking, number: int) -> list[tuple[str, memoryview]] | None:
-    """The next result: its parts, received where they stay; None if it is not there."""
+def _receive_result(wire: _wire.Buffered, number: int) -> list[tuple[str, memoryview]] | memoryview | None:
+    """The next result: its parts, received where they stay; None if it is not there. Of a small one that has
+    one part that part's bytes, valid until more is received."""
     tag, control, left = wire.receive_head()
     if tag != _BEGIN or control[0] != number or left:
         raise _wire._frames.FrameError(f"message {tag} instead of the beginning of a result")
     headers = control[2]
     if headers is None:
         return None
+    if len(headers) == 1 and 0 < headers[0][1] <= _SMALL_BYTES:
+        size = headers[0][1]
+        tag, _, left = wire.receive_head()
+        if tag != _PIECE or left != size:
+            raise _wire._frames.FrameError(f"message {tag} instead of a piece of a result")
+        return wire.receive_small(size)
     parts = [(name, _result.room(size)) for name, size, _in_place in headers]
     at = 0  # the part that is being filled
     filled = 0
@@ -317,7 +332,7 @@ def _receive_result(wire: _wire.Blocking, number: int) -> list[tuple[str, memory
                 at, filled = at + 1, 0
 
 
-def _put(wire: _wire.Blocking, task: list[int], parts: list[tuple[str, memoryview]]) -> str | None:
+def _put(wire: _wire.Buffered, task: list[int], parts: list[tuple[str, memoryview]]) -> str | None:
     """Sends a value. Why the worker could not keep it, if so."""
     number = next(_numbers) & 0xFFFFFFFF
     wire.send(_PUT, [number, task, [[name, len(data), None] for name, data in parts]])

@@ -171,6 +171,11 @@ def picklers(
         if isinstance(obj, type):
             if _by_value(obj):
                 return FunctionRef, (functions.ident(obj),)
+        elif kind.__name__ == "Task" and kind.__module__ == "dask._task_spec":
+            # Dask's own way has nine fields, one call of a Python function for each.
+            from hpcdag._dask_nodes import TaskOf
+
+            return TaskOf, (obj.key, obj.func, obj.args, obj.kwargs or None)
         elif isinstance(obj, future) or (kind.__name__ == "ndarray" and obj.nbytes > LARGE_BYTES):
             raise DependencyFoundError
         return NotImplemented if other is None else other(obj)

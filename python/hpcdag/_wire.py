@@ -28,6 +28,9 @@ CONNECT_TIMEOUT = 10.0
 
 _FILE_BYTES_MAX = 1 << 20
 
+#: What is read ahead, bytes; records of TLS are a quarter of it at most.
+_BUFFER_BYTES = 1 << 16
+
 
 def parse_address(text: str) -> tuple[str, int]:
     """Host and port of `tls://HOST:PORT`; `tls://` may be missing, IPv6 is in brackets. Raises ValueError."""
@@ -242,6 +245,74 @@ class Blocking:
         """Closes; never raises."""
         with contextlib.suppress(OSError):
             self.sock.close()
+
+
+class Buffered(Blocking):
+    """The same for whoever receives many small frames: bytes that have come together are read together.
+
+    Bytes that were read too early stay here, so nobody else may receive from the connection.
+    """
+
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        super().__init__(sock)
+        self._buffer = bytearray(_BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
+        self._start = self._end = 0
+
+    def _fill(self, wanted: int) -> None:
+        """Receives until `wanted` bytes (of a buffer's at most) are there."""
+        if self._start + wanted > _BUFFER_BYTES:
+            left = self._end - self._start
+            self._buffer[:left] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, left
+        receive, view = self.sock.recv_into, self._view
+        while self._end - self._start < wanted:
+            n = receive(view[self._end :])
+            if n == 0:
+                raise ConnectionResetError(errno.ECONNRESET, "the connection was ended")
+            self._end += n
+
+    def receive_into(self, view: memoryview) -> None:
+        """Fills `view`. Raises OSError when the connection ends."""
+        here = min(len(view), self._end - self._start)
+        if here:
+            view[:here] = self._view[self._start : self._start + here]
+            self._start += here
+        rest = view[here:]
+        if len(rest) > _BUFFER_BYTES // 2:
+            super().receive_into(rest)
+        elif len(rest):
+            self._start = self._end = 0
+            self._fill(len(rest))
+            rest[:] = self._view[: len(rest)]
+            self._start = len(rest)
+
+    def receive_small(self, n: int) -> memoryview:
+        """The next `n` bytes (16 KiB at most), valid until more is received."""
+        if self._end - self._start < n:
+            self._fill(n)
+        self._start += n
+        return self._view[self._start - n : self._start]
+
+    def receive_head(self) -> tuple[int, Any, int]:
+        """Tag, control part and bytes of the body of the next frame; the body is for the caller to
+        receive."""
+        if self._end - self._start < _frames.HEADER_BYTES:
+            self._fill(_frames.HEADER_BYTES)
+        total, tag, _, control = _frames.HEADER.unpack_from(self._buffer, self._start)
+        if total > _frames.FRAME_BYTES_MAX or control > total:
+            _frames.unpack_header(self._view[self._start :])  # It says what is wrong.
+        self._start += _frames.HEADER_BYTES
+        if control > _BUFFER_BYTES:
+            return tag, _frames.unpack_control(self.receive_exactly(control)), total - control
+        if self._end - self._start < control:
+            self._fill(control)
+        end = self._start + control
+        # Pieces of data have an empty list as their control part.
+        empty = control == 1 and self._buffer[self._start] == 0x90
+        fields = [] if empty else _frames.unpack_control(self._view[self._start : end])
+        self._start = end
+        return tag, fields, total - control
 
 
 def _version() -> str:

@@ -12,6 +12,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+# Variables that would change what hpcdag does.
+_NOT_INHERITED = ("HPCDAG_", "SLURM_", "PBS_", "SGE_", "XDG_", "DASK_")
+_KEPT = ("HPCDAG_BINARY", "HPCDAG_TEST_PYTHON")
+
+
+def isolate(directory: Path, patch: pytest.MonkeyPatch) -> None:
+    """State and configuration are in a directory, and the network is this machine's own."""
+    for name in list(os.environ):
+        if name.startswith(_NOT_INHERITED) and name not in _KEPT:
+            patch.delenv(name)
+    patch.setenv("XDG_STATE_HOME", str(directory / "state"))
+    patch.setenv("XDG_CONFIG_HOME", str(directory / "config"))
+    patch.setenv("HPCDAG_SCHEDULER__HOST", "127.0.0.1")
+    patch.setenv("HPCDAG_WORKER__HOST", "127.0.0.1")
+
 
 def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
     """Waits until `condition()` is true."""

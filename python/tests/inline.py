@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import cloudpickle
 
 from hpcdag import _decode
-from hpcdag._graph import BROUGHT, EXTERNAL, WANTED, Graph
+from hpcdag._graph import BROUGHT, EXTERNAL, WANTED, Calls, Graph
 
 
 class InlineFuture:
@@ -16,6 +17,14 @@ class InlineFuture:
 
     def __init__(self, run: bytes, task: int, key: str = "") -> None:
         self.run, self.task, self.key = run, task, key
+
+
+def in_columns(calls: list[tuple[tuple, list]], size: int = 100) -> Iterator[Calls]:
+    """Calls (entry, dependencies) as `Graph.set_calls` takes them, so many at once, all of them wanted."""
+    for at in range(0, len(calls), size):
+        some = calls[at : at + size]
+        keys = [f"k{at + i}" for i in range(len(some))]
+        yield Calls([e for e, _ in some], [d for _, d in some], keys, 0, b"\1" * len(some))
 
 
 def through(value: Any) -> Any:

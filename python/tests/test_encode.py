@@ -11,10 +11,10 @@ import textwrap
 import threading
 
 import pytest
-from inline import Inline, InlineFuture
+from inline import Inline, InlineFuture, in_columns
 
 from hpcdag import _decode
-from hpcdag._graph import Call, Graph, Options
+from hpcdag._graph import Graph, Options
 
 np = pytest.importorskip("numpy")
 
@@ -22,12 +22,8 @@ np = pytest.importorskip("numpy")
 def calls(graph: Graph, *specs: tuple) -> Graph:
     """A graph of ``(function, args, kwargs)``."""
 
-    def made():
-        for at, (function, args, kwargs) in enumerate(specs):
-            entry, deps = graph.encoder.call(function, args, kwargs)
-            yield Call(entry, deps, f"k{at}")
-
-    return graph.set_calls(made())
+    made = [graph.encoder.call(function, args, kwargs) for function, args, kwargs in specs]
+    return graph.set_calls(in_columns(made))
 
 
 def run(*specs: tuple) -> list:
@@ -211,8 +207,7 @@ def test_main_module_by_value(tmp_path) -> None:
         textwrap.dedent("""
         import sys
         from dataclasses import dataclass
-        from inline import Inline
-        from hpcdag._graph import Call
+        from inline import Inline, in_columns
 
         FACTOR = 3
 
@@ -226,7 +221,7 @@ def test_main_module_by_value(tmp_path) -> None:
         inline = Inline()
         graph = inline.graph()
         entries = [graph.encoder.call(scale, (Point(i),), {}) for i in range(300)]
-        graph.set_calls(Call(e, d, str(i)) for i, (e, d) in enumerate(entries))
+        graph.set_calls(in_columns(entries))
         pieces = list(graph.pieces())
         import pickle
         pickle.dump([(dict(pieces[0].functions), bytes(p.bytes), list(p.bytes_end)) for p in pieces],

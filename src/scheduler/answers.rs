@@ -66,11 +66,7 @@ impl Driver {
 
     fn status(&self) -> Value {
         let workers: Vec<Value> = self.core.workers().iter().map(|w| self.worker_status(w)).collect();
-        let mut tasks = [0u64; State::ALL.len()];
-        for (run, _) in self.runs.iter() {
-            let counts = self.core.run_progress(run).map_or([0; State::ALL.len()], |p| p.counts);
-            tasks.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
-        }
+        let tasks = self.core.totals().counts;
         let (mut managed, mut process, mut limit) = (0u64, 0u64, Some(0u64));
         let (mut spilled, mut unmanaged) = (0u64, 0u64);
         for w in self.core.workers() {
@@ -91,8 +87,7 @@ impl Driver {
                 // The host's clock as it is now, which may have been set since the start.
                 "time": rfc3339(SystemTime::now()),
                 "epoch": self.shared.epoch,
-                "clients": self.clients.iter()
-                    .filter(|(id, c)| c.link.is_some() && !self.board.is_bound(**id)).count(),
+                "clients": self.clients.iter().filter(|(id, c)| self.is_client(**id, c)).count(),
             },
             "workers": workers,
             "tasks": counts(&tasks),
@@ -181,20 +176,23 @@ impl Driver {
         })
     }
 
-    fn run_status(&self, run: RunId, entry: &RunEntry) -> Value {
-        let progress = self.core.run_progress(run);
-        let state = match (&entry.held, &entry.summary) {
+    pub(super) fn run_state(&self, run: RunId, entry: &RunEntry) -> &'static str {
+        match (&entry.held, &entry.summary) {
             (Some(_), _) => "waiting-for-workers",
             (_, Some(s)) if s.cancel_reason.is_some() => "cancelled",
             (_, Some(s)) if s.failed + s.skipped > 0 => "failed",
             (_, Some(_)) => "done",
             _ if self.is_over(run) => "outputs-to-take",
             _ => "running",
-        };
+        }
+    }
+
+    fn run_status(&self, run: RunId, entry: &RunEntry) -> Value {
+        let progress = self.core.run_progress(run);
         json!({
             "id": entry.info.uuid,
             "name": entry.name,
-            "state": state,
+            "state": self.run_state(run, entry),
             "detached": entry.detached,
             "submitted": rfc3339(entry.submitted),
             "tasks": progress.map_or(json!({ "waiting": entry.tasks }), |p| counts(&p.counts)),
@@ -249,7 +247,7 @@ impl Driver {
     }
 
     /// The same, where only a single task makes sense.
-    fn find_task(
+    pub(super) fn find_task(
         &self,
         key: &str,
         uuid: Option<RunUuid>,
@@ -270,7 +268,7 @@ impl Driver {
         entry.info.graph.key(family, element, self.core.shape(task.run, family).unwrap_or(alone))
     }
 
-    fn worker_name(&self, worker: WorkerId) -> String {
+    pub(super) fn worker_name(&self, worker: WorkerId) -> String {
         match (self.workers.get(&worker), self.gone.name(worker)) {
             (Some(peer), _) => peer.name.clone(),
             (None, Some(name)) => format!("{name} (gone)"),

@@ -180,6 +180,7 @@ impl Driver {
         }
         self.views.timings.spent(Phase::Questions, questions);
         self.check_waits(now);
+        self.sample(now);
         self.share(shared::Event::Tick);
         if now >= self.progress_at {
             self.progress_at = now.after(self.config.client.progress_interval.0);
@@ -218,7 +219,12 @@ impl Driver {
                     self.worker_gone(worker, "it left at once", false);
                 }
             }
-            Input::Report { worker, report } => self.events.push(Event::WorkerReport { worker, report }),
+            Input::Report { worker, report } => {
+                if let Some(paused) = report.paused {
+                    self.note_paused(worker, paused);
+                }
+                self.events.push(Event::WorkerReport { worker, report });
+            }
             Input::Heartbeat { worker, figures } => self.heartbeat(worker, figures),
             Input::Seen { worker, seen } => self.seen(worker, seen),
             Input::Retiring { worker, reason } => {
@@ -226,6 +232,7 @@ impl Driver {
                 if let Some(peer) = self.workers.get(&worker) {
                     tracing::info!(worker = peer.name, "worker leaves: {reason}");
                 }
+                self.note_leaves(worker, &reason);
                 self.events.push(Event::WorkerRetiring { worker, reason });
             }
             Input::WorkerGone { worker, reason, announced } => self.worker_gone(worker, &reason, announced),
@@ -288,14 +295,21 @@ impl Driver {
             threads,
             "worker joined"
         );
+        self.shared.addresses.add(&peer.address, &peer.name);
         self.by_incarnation.insert(peer.incarnation, worker);
+        self.note_joined(&peer.name, &peer.host, threads);
         self.workers.insert(worker, peer);
         self.events.push(Event::WorkerRegistered { worker, spec });
         worker
     }
 
     fn heartbeat(&mut self, worker: WorkerId, figures: Heartbeat) {
+        let now = self.now();
+        let done = self.core.done_by(worker) as f64;
         let Some(peer) = self.workers.get_mut(&worker) else { return };
+        let (bytes_in, bytes_out) = (figures.bytes_in as f64, figures.bytes_out as f64);
+        let (written, read) = (figures.spill_written as f64, figures.spill_read as f64);
+        peer.meter.add(now, [figures.cpu_seconds, bytes_in, bytes_out, written, read, done]);
         let memory = MemoryUse { unmanaged: figures.unmanaged, spilled: figures.spilled }.believed();
         self.views.series.heard(worker, &peer.name, &figures);
         peer.figures = figures;
@@ -310,6 +324,7 @@ impl Driver {
             true => tracing::info!(worker = peer.name, host = peer.host, "worker left: {reason}"),
             false => tracing::warn!(worker = peer.name, host = peer.host, "worker lost: {reason}"),
         }
+        self.note_gone(&peer.name, &reason, expected);
         self.events.push(Event::WorkerDisconnected { worker, reason, expected });
     }
 
@@ -321,6 +336,7 @@ impl Driver {
         }
         self.gone.note(worker, &peer.name);
         self.views.worker_gone(worker, &peer.figures);
+        self.shared.addresses.remove(&peer.address);
         Some(peer)
     }
 
@@ -343,6 +359,7 @@ impl Driver {
         {
             link.cut();
         }
+        self.note_client(client, None);
         self.events.push(Event::ClientArrived { client });
         (client, connection)
     }
@@ -360,6 +377,10 @@ impl Driver {
             entry.watchers.retain(|w| *w != client);
         }
         self.waits.retain(|w| w.client != client);
+        // Executors that share something are no clients of their own.
+        if !self.board.is_bound(client) {
+            self.note_client(client, Some(&shorten(reason)));
+        }
         self.events.push(Event::ClientLeft { client });
         self.share(shared::Event::ConnectionGone { client });
     }

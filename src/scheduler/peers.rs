@@ -1,7 +1,9 @@
 //! What the driver remembers of each worker and client: how to reach it, what it has been told. Owns these
 //! records; the core knows workers by what they can do.
 
+use super::core::event::BYTES_MAX;
 use super::input::{ClientLink, WorkerLink};
+use super::view::meter::Meter;
 use crate::base::ids::{FamilyIx, Incarnation, RunId, WorkerId};
 use crate::base::time::Time;
 use crate::protocol::messages::client::Hello;
@@ -47,6 +49,10 @@ pub struct WorkerPeer {
     pub joined: SystemTime,
     /// What it said of itself last.
     pub figures: Heartbeat,
+    /// How fast these grow: CPU, bytes in and out, bytes written and read, tasks.
+    pub(super) meter: Meter<6>,
+    /// Bytes at which it acts on its memory: target, spill, pause, terminate.
+    pub thresholds: [Option<u64>; 4],
     /// Whether the end of its connection is no surprise.
     pub leaving: bool,
     /// How to reach it.
@@ -70,6 +76,8 @@ impl WorkerPeer {
             incarnation: register.incarnation,
             joined: SystemTime::now(),
             figures: Heartbeat::default(),
+            meter: Meter::default(),
+            thresholds: register.memory_thresholds.map(|t| t.map(|bytes| bytes.min(BYTES_MAX))),
             leaving: false,
             link,
             families: BTreeMap::new(),
@@ -122,6 +130,8 @@ pub struct ClientPeer {
     pub session: uuid::Uuid,
     /// Its host and process, for the log.
     pub place: String,
+    /// Whether it only looks: it is none of those whom the cluster is there for.
+    pub looks_only: bool,
     /// How to reach it, while it is connected.
     pub link: Option<ClientLink>,
     /// Which of its connections this is.
@@ -134,7 +144,8 @@ impl ClientPeer {
     /// A client that has just connected.
     pub fn new(hello: &Hello, link: ClientLink, connection: u64) -> ClientPeer {
         let place = format!("{} (process {})", hello.host.escape_debug(), hello.pid);
-        ClientPeer { session: hello.session, place, link: Some(link), connection, left: Time::ZERO }
+        let (session, looks_only) = (hello.session, hello.looks_only);
+        ClientPeer { session, place, looks_only, link: Some(link), connection, left: Time::ZERO }
     }
 }
 

@@ -80,7 +80,9 @@ impl Driver {
                 Action::CallsFailed { client, tasks } => self.tell_failed_calls(client, &tasks),
                 Action::CallsLost { client, tasks } => self.tell_lost_calls(client, &tasks),
                 Action::Spent { run } => spent.push(run),
-                Action::AttemptFailed { .. } => {}
+                Action::AttemptFailed { task, worker, failure, again } => {
+                    self.note_failed(task, worker, &failure, again);
+                }
                 Action::RunDone { run, clients, summary } => done.push((run, clients, summary)),
             }
         }
@@ -109,6 +111,7 @@ impl Driver {
     fn drop_worker(&mut self, worker: WorkerId, reason: &str) {
         let Some(peer) = self.remove_worker(worker) else { return };
         tracing::warn!(worker = peer.name, host = peer.host, "worker dropped: {reason}");
+        self.note_gone(&peer.name, reason, false);
         // A life of the same process comes back on its own; another process must not fight for the name.
         let another = self.workers.values().any(|w| w.name == peer.name && w.incarnation != peer.incarnation);
         let reason = format!("another worker has registered as {}", peer.name);
@@ -243,6 +246,7 @@ impl Driver {
         if first && entry_is_graph {
             let (done, failed, wall) = (summary.done, summary.failed, summary.wall_seconds);
             tracing::info!(%run, name, done, failed, wall, "run is over");
+            self.note_done(uuid, &name, &summary);
             self.forget_at_workers(run);
         }
         for &client in clients {

@@ -26,6 +26,7 @@ impl Driver {
                 let (name, tasks) = (submission.spec.name.clone(), submission.tasks);
                 let run = self.runs.add(client, submission, None);
                 tracing::info!(%run, name, tasks, "run begins");
+                self.note_submitted(run);
                 run
             }
         };
@@ -158,9 +159,7 @@ impl Driver {
         for run in self.runs.expired(now, self.config.scheduler.result_ttl.0) {
             self.forget(run);
         }
-        // Executors that share something are no clients of their own.
-        let is_client = |(id, c): (&ClientId, &ClientPeer)| c.link.is_some() && !self.board.is_bound(*id);
-        let busy = self.runs.busy() || self.clients.iter().any(is_client);
+        let busy = self.runs.busy() || self.clients.iter().any(|(id, c)| self.is_client(*id, c));
         if busy {
             self.idle_since = None;
             return;
@@ -171,6 +170,12 @@ impl Driver {
         {
             self.stop(&format!("idle for {}", humantime::format_duration(limit.0)));
         }
+    }
+
+    /// Whether somebody is there for whom the cluster is. Executors that share something are no clients of
+    /// their own, and who looks does not keep what is looked at.
+    pub(super) fn is_client(&self, client: ClientId, peer: &ClientPeer) -> bool {
+        peer.link.is_some() && !peer.looks_only && !self.board.is_bound(client)
     }
 
     /// Sends a small message to a client, if it is connected.

@@ -6,6 +6,7 @@ use super::core::event::RunSpec;
 use super::core::explain::RunProgress;
 use super::input::{RunInfo, Submission};
 use super::sessions::calls::CallInfo;
+use super::view::meter::Meter;
 use crate::base::ids::{ClientId, FamilyIx, RunId, RunUuid};
 use crate::base::time::Time;
 use crate::graph::Look;
@@ -48,6 +49,8 @@ pub struct RunEntry {
     pub ended: Option<Time>,
     /// Whether a client has been told that it is done.
     pub reported: bool,
+    /// How fast tasks are done.
+    pub(super) meter: Meter<1>,
 }
 
 /// All runs.
@@ -84,6 +87,7 @@ impl Runs {
             summary: None,
             ended: None,
             reported: false,
+            meter: Meter::default(),
         };
         self.entries.insert(run, entry);
         run
@@ -117,6 +121,15 @@ impl Runs {
     /// All runs, to change them.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (RunId, &mut RunEntry)> {
         self.entries.iter_mut().map(|(run, entry)| (*run, entry))
+    }
+
+    /// Visits those that are no runs of calls, to change them.
+    pub fn each_graph_mut(&mut self, mut visit: impl FnMut(RunId, &mut RunEntry)) {
+        for run in &self.graphs {
+            if let Some(entry) = self.entries.get_mut(run) {
+                visit(*run, entry);
+            }
+        }
     }
 
     /// Forgets a run.

@@ -67,7 +67,14 @@ async fn start_in(options: Options, cluster: String, home: Option<ClusterDir>) -
     let (send, inputs) = mpsc::channel(INPUTS_MAX);
     let heartbeat = options.config.scheduler.heartbeat_interval.0;
     let refusals = Arc::new(LogLimit::new(REFUSALS_LOGGED_EVERY));
-    let shared = Shared { cluster: cluster.as_str().into(), epoch: EPOCH, heartbeat, driver: send, refusals };
+    let shared = Shared {
+        cluster: cluster.as_str().into(),
+        epoch: EPOCH,
+        heartbeat,
+        driver: send,
+        refusals,
+        addresses: Default::default(),
+    };
     let driver = Driver::new(options.config, shared.clone(), address.to_string(), inputs, stop.clone());
     let driver = tokio::spawn(driver.run());
     let door = tokio::spawn(accept(listener, shared, stop.clone()));

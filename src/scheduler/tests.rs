@@ -1,5 +1,7 @@
 //! The scheduler through its connections: fake workers and clients that speak the protocol over loopback TLS.
 
+mod views;
+
 use super::core::event::BYTES_MAX;
 use super::{Options, Scheduler};
 use crate::base::ids::{Attempt, FamilyIx, TaskRef, WorkerId};
@@ -96,6 +98,7 @@ fn register(name: &str) -> Register {
         resources: Default::default(),
         memory_limit: Some(1 << 30),
         memory_target: None,
+        memory_thresholds: [None; 4],
         job_id: None,
         pool: None,
         preemptible: false,

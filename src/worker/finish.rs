@@ -80,6 +80,10 @@ impl Identified for Job {
     fn is_short(&self) -> bool {
         self.in_line
     }
+
+    fn set_long(&mut self) {
+        self.in_line = false;
+    }
 }
 
 /// Runs jobs: the executor of the worker's pool.
@@ -158,6 +162,34 @@ struct Finished {
 }
 
 impl Executor<Job> for Finisher {
+    fn together(&self, job: &Job) -> Option<usize> {
+        match &job.kind {
+            Runnable::Call(call) if job.on_disk.is_empty() => self.python.together(call),
+            _ => None,
+        }
+    }
+
+    fn run_all(
+        &self,
+        jobs: Vec<Job>,
+        controls: &[Arc<Control>],
+        tell: &mut dyn FnMut(Vec<(usize, Outcome)>),
+    ) -> Vec<(usize, Job)> {
+        let call = |job: Job| match job.kind {
+            Runnable::Call(call) => Some(*call),
+            Runnable::Element(..) => None,
+        };
+        // `together` lets in nothing else.
+        let calls = jobs.into_iter().filter_map(call).collect();
+        let mut tell = |mut ended: Vec<(usize, Outcome)>| {
+            ended.iter_mut().for_each(|(_, outcome)| self.excuse(outcome));
+            tell(ended);
+        };
+        let back = self.python.run_all(calls, controls, &mut tell);
+        let job = |call| Job { kind: Runnable::Call(Box::new(call)), on_disk: Vec::new(), in_line: false };
+        back.into_iter().map(|(place, call)| (place, job(call))).collect()
+    }
+
     fn run(&self, mut job: Job, control: &Control) -> Outcome {
         if let Err(error) = self.recall(&mut job) {
             return Outcome::failed(Failure::new(FailureKind::Prepare(error.to_string())));

@@ -352,6 +352,10 @@ impl Life {
             resources: resources.map(|(name, amount)| (name.clone(), amount.0)).collect::<BTreeMap<_, _>>(),
             memory_limit: self.memory_limit,
             memory_target: self.memory.thresholds.and_then(|t| t.admission_bound()),
+            memory_thresholds: self
+                .memory
+                .thresholds
+                .map_or([None; 4], |t| [t.target, t.spill, t.pause, t.terminate]),
             job_id: self.job_id.clone(),
             pool: self.config.worker.pool.clone(),
             preemptible: self.config.worker.preemptible,

@@ -145,6 +145,7 @@ fn register(name: &str) -> FromWorker {
         resources: Default::default(),
         memory_limit: Some(u64::MAX),
         memory_target: Some(u64::MAX),
+        memory_thresholds: [Some(u64::MAX); 4],
         job_id: None,
         pool: None,
         preemptible: false,

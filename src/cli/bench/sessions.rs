@@ -124,6 +124,7 @@ fn introduction(n: u32) -> Register {
         resources: Default::default(),
         memory_limit: None,
         memory_target: None,
+        memory_thresholds: [None; 4],
         job_id: None,
         pool: None,
         preemptible: false,

@@ -104,6 +104,8 @@ pub struct Register {
     pub memory_limit: Option<u64>,
     /// Bytes up to which it takes work that only adds results; nothing bounds that if `None`.
     pub memory_target: Option<u64>,
+    /// Bytes at which it acts on its memory: target, spill, pause, terminate. For people.
+    pub memory_thresholds: [Option<u64>; 4],
     /// Batch job it belongs to.
     pub job_id: Option<String>,
     /// Pool of jobs that it belongs to, if any.

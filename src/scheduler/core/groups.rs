@@ -8,7 +8,7 @@ use super::Core;
 use super::event::Finished;
 use super::run::Run;
 use super::state::State;
-use crate::base::ids::{ClientId, FamilyIx, RunId, RunUuid, TaskRef};
+use crate::base::ids::{ClientId, FamilyIx, RunId, RunUuid, TaskRef, WorkerId};
 use crate::graph::layer::{Pattern, Size};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -385,6 +385,11 @@ impl Core {
     /// What all tasks come to. Stand-ins for tasks of other runs do not count.
     pub fn totals(&self) -> Totals {
         self.cx.groups.totals
+    }
+
+    /// Attempts that have succeeded on a worker.
+    pub fn done_by(&self, worker: WorkerId) -> u64 {
+        self.cx.worker(worker).map_or(0, |w| w.done)
     }
 
     /// What the calls of each client come to.

@@ -23,6 +23,7 @@ mod gangs;
 pub mod groups;
 mod imports;
 mod invariants;
+pub mod look;
 mod place;
 mod ready;
 mod reports;

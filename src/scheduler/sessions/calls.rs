@@ -2,6 +2,7 @@
 //! the checks of numbers that refer to one another; whether runs that it depends on are known is the
 //! driver's to say.
 
+use super::Addresses;
 use crate::base::ids::{FamilyIx, RunUuid};
 use crate::graph::items::Items;
 use crate::graph::layer::{Edge, Layer, Pattern, Size};
@@ -202,7 +203,7 @@ impl Whole {
     ///
     /// # Errors
     /// Why it cannot run.
-    pub fn prepare(self) -> Result<CallSubmission, String> {
+    pub fn prepare(self, addresses: &Addresses) -> Result<CallSubmission, String> {
         let Whole { run, pieces } = self;
         let Pieces { map, mut info, externals, flags, deps_end, deps, .. } = *pieces;
         let code: usize = info.functions.iter().map(|f| f.bytes.len()).sum();
@@ -213,6 +214,7 @@ impl Whole {
             ));
         }
         info.options.iter().try_for_each(possible)?;
+        info.options.iter_mut().try_for_each(|options| name_workers(options, addresses))?;
         if map {
             info.option.clear();
         }
@@ -250,6 +252,19 @@ impl Whole {
 fn possible(options: &CallOptions) -> Result<(), String> {
     if u64::from(options.slots) > AMOUNT_MAX || options.resources.values().any(|n| *n > AMOUNT_MAX) {
         return Err("a task asks for more of a resource than any worker can have".into());
+    }
+    Ok(())
+}
+
+/// Who is meant by an address goes by name from here on.
+fn name_workers(options: &mut CallOptions, addresses: &Addresses) -> Result<(), String> {
+    for worker in options.workers.iter_mut().filter(|worker| worker.contains("://")) {
+        let name = addresses.name(worker);
+        *worker = name.ok_or_else(|| {
+            format!(
+                "no worker has the address {worker} (any more); names and hosts are good for later ones too"
+            )
+        })?;
     }
     Ok(())
 }

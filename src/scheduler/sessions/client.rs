@@ -2,7 +2,7 @@
 //! answered without the driver: pings, and graphs that cannot run.
 
 use super::calls::Gathering;
-use super::{FIRST_MESSAGE_TIMEOUT, LAST_WORDS_TIMEOUT, Shared, convert, submission};
+use super::{Addresses, FIRST_MESSAGE_TIMEOUT, LAST_WORDS_TIMEOUT, Shared, convert, submission};
 use crate::base::error::{Error, Result};
 use crate::base::ids::ClientId;
 use crate::net::connection::{Connection, Sender};
@@ -11,7 +11,7 @@ use crate::protocol::PROTOCOL;
 use crate::protocol::credentials::Role;
 use crate::protocol::messages::calls::{Calls, RunTasks};
 use crate::protocol::messages::client::{
-    Empty, FromClient, Hello, Outputs, Reason, Rejected, Submit, ToClient, Welcome,
+    Answer, Empty, FromClient, Hello, Outputs, Question, Reason, Rejected, Submit, ToClient, Welcome,
 };
 use crate::protocol::wire::Wire;
 use crate::scheduler::input::{ClientOrder, Input, Single};
@@ -23,6 +23,9 @@ use tokio::sync::{Semaphore, oneshot};
 /// Questions of one client that may be without an answer, or have one that it has not taken. Further ones are
 /// not even read: a client that asks without end must not keep the scheduler from its work.
 const QUESTIONS_MAX: usize = 64;
+
+/// What those are told who only look, and want more.
+const LOOKS_ONLY: &str = "this session only looks at the cluster: it changes nothing";
 
 /// Serves a client until its connection ends.
 pub async fn serve(connection: Connection<ToClient, FromClient>, shared: Shared) {
@@ -41,6 +44,7 @@ pub async fn serve(connection: Connection<ToClient, FromClient>, shared: Shared)
         return refuse(&sender, peer, &shared, reason).await;
     }
     receiver.welcome();
+    let looks_only = hello.looks_only;
     let (link, orders) = link(sender.clone());
     let (reply, answer) = oneshot::channel();
     let joined = Input::ClientJoined { hello: Box::new(hello), link, reply };
@@ -59,7 +63,8 @@ pub async fn serve(connection: Connection<ToClient, FromClient>, shared: Shared)
     };
     let questions = Arc::new(Semaphore::new(QUESTIONS_MAX));
     let writer = tokio::spawn(write(orders, sender.clone(), welcome, Arc::clone(&questions)));
-    let reason = match read(&mut receiver, client, &sender, &shared, &questions).await {
+    let reading = read(&mut receiver, (client, looks_only), &sender, &shared, &questions);
+    let reason = match reading.await {
         Ok(()) => "it ended the connection".to_string(),
         Err(e) => e.message,
     };
@@ -95,13 +100,21 @@ fn check(hello: &Hello) -> Result<(), String> {
 
 async fn read(
     receiver: &mut Receiver<FromClient>,
-    client: ClientId,
+    (client, looks_only): (ClientId, bool),
     sender: &Sender<ToClient>,
     shared: &Shared,
     questions: &Semaphore,
 ) -> Result<()> {
     let mut gathering = Gathering::default();
     while let Some(message) = receiver.recv().await? {
+        if looks_only && let Some(refusal) = refusal(&message) {
+            let is_last = matches!(refusal, ToClient::Refused(_));
+            sender.send(refusal).await?;
+            match is_last {
+                true => return Err(super::nonsense("it was only to look")),
+                false => continue,
+            }
+        }
         let input = match message {
             FromClient::Hello(_) => return Err(super::nonsense("it greeted twice")),
             FromClient::Ping(_) => {
@@ -120,14 +133,16 @@ async fn read(
             FromClient::Forget(named) => Input::Forget { run: named.run },
             FromClient::OutputsTaken(tasks) => Input::OutputsTaken { tasks: tasks.tasks },
             FromClient::OutputMissing(m) => Input::OutputMissing { task: m.task, holder: m.holder },
-            FromClient::Calls(piece) => match gathered(client, piece, &mut gathering).await? {
-                Ok(Some(input)) => input,
-                Ok(None) => continue,
-                Err(rejected) => {
-                    sender.send(ToClient::Rejected(rejected)).await?;
-                    continue;
+            FromClient::Calls(piece) => {
+                match gathered(client, piece, &mut gathering, &shared.addresses).await? {
+                    Ok(Some(input)) => input,
+                    Ok(None) => continue,
+                    Err(rejected) => {
+                        sender.send(ToClient::Rejected(rejected)).await?;
+                        continue;
+                    }
                 }
-            },
+            }
             FromClient::Release(calls) if calls.later => single(client, Single::ReleaseLater, &calls)?,
             FromClient::Release(calls) => single(client, Single::Release, &calls)?,
             FromClient::Want(calls) => single(client, Single::Want, &calls)?,
@@ -151,11 +166,31 @@ async fn read(
     Ok(())
 }
 
+/// What somebody is told who said that they only look, and wants something done.
+fn refusal(message: &FromClient) -> Option<ToClient> {
+    let reason = || LOOKS_ONLY.to_string();
+    let rejected = |run| Some(ToClient::Rejected(Rejected { run, reason: reason() }));
+    match message {
+        FromClient::Ping(_) | FromClient::Leave(_) => None,
+        FromClient::Ask(ask) => {
+            matches!(ask.question, Question::Stop | Question::StopWorkers { .. }).then(|| {
+                let result = Err(("refused".into(), reason()));
+                ToClient::Answer(Answer { id: ask.id, result })
+            })
+        }
+        FromClient::Submit(submit) => rejected(submit.run),
+        FromClient::Calls(calls) => rejected(calls.run),
+        FromClient::Watch(named) => rejected(named.run),
+        _ => Some(ToClient::Refused(Reason { reason: reason() })),
+    }
+}
+
 /// Adds a piece of a run of calls; what comes of the last one is made on a thread that may take its time.
 async fn gathered(
     client: ClientId,
     piece: Calls,
     gathering: &mut Gathering,
+    addresses: &Arc<Addresses>,
 ) -> Result<Result<Option<Input>, Rejected>> {
     let run = piece.run;
     let whole = match gathering.add(piece) {
@@ -165,10 +200,13 @@ async fn gathered(
     };
     // Most are a call or a few: not worth another thread.
     let prepared = match whole.is_small() {
-        true => whole.prepare(),
-        false => tokio::task::spawn_blocking(move || whole.prepare())
-            .await
-            .map_err(|e| Error::os("checking a run was given up", e))?,
+        true => whole.prepare(addresses),
+        false => {
+            let addresses = addresses.clone();
+            tokio::task::spawn_blocking(move || whole.prepare(&addresses))
+                .await
+                .map_err(|e| Error::os("checking a run was given up", e))?
+        }
     };
     Ok(match prepared {
         Ok(submission) => Ok(Some(Input::Calls { client, submission: Box::new(submission) })),

@@ -13,8 +13,9 @@ use crate::base::error::{Error, Kind};
 use crate::net::backoff::LogLimit;
 use crate::net::listener::Accepted;
 use crate::protocol::credentials::Role;
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -37,6 +38,30 @@ pub struct Shared {
     pub driver: mpsc::Sender<Input>,
     /// Keeps the log readable whoever knocks.
     pub refusals: Arc<LogLimit>,
+    /// Names of the connected workers by their addresses.
+    pub addresses: Arc<Addresses>,
+}
+
+/// Names of the connected workers by their addresses; the driver keeps it.
+#[derive(Debug, Default)]
+pub struct Addresses(RwLock<HashMap<String, String>>);
+
+impl Addresses {
+    /// A worker has come.
+    pub fn add(&self, address: &str, name: &str) {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        all.insert(address.to_owned(), name.to_owned());
+    }
+
+    /// A worker has gone.
+    pub fn remove(&self, address: &str) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(address);
+    }
+
+    /// Who has an address.
+    pub fn name(&self, address: &str) -> Option<String> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(address).cloned()
+    }
 }
 
 impl Shared {

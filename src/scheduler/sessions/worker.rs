@@ -206,6 +206,7 @@ mod tests {
             resources: Default::default(),
             memory_limit: None,
             memory_target: None,
+            memory_thresholds: [None; 4],
             job_id: None,
             pool: None,
             preemptible: false,

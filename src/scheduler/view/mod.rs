@@ -1,22 +1,35 @@
 //! What those see who look at the cluster: views of the core, what was measured over time, what happened.
 //! Owns what is kept for that and nothing that is decided. Answers are JSON (`docs/api.md`).
 
+mod events;
+mod groups;
+mod hold;
 mod looks;
+pub(super) mod meter;
+mod overview;
 mod series;
 mod spans;
+mod tasks;
 mod timings;
 
 use super::driver::Driver;
 use super::input::Seen;
 use super::waits::Reply;
 use crate::base::ids::{ClientId, WorkerId};
+use crate::base::time::Time;
 use crate::protocol::messages::look::View;
 use crate::protocol::messages::worker::Heartbeat;
+use events::Events;
 use looks::Looks;
+use meter::Meter;
 use series::Series;
 use spans::Stream;
+use std::time::Duration;
 use timings::Timings;
 pub(super) use timings::{Phase, count};
+
+/// How often the figures of all tasks are noted.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What is kept for those who look.
 #[derive(Debug, Default)]
@@ -25,6 +38,10 @@ pub struct Views {
     pub(super) series: Series,
     pub(super) stream: Stream,
     pub(super) timings: Timings,
+    events: Events,
+    /// Attempts that succeeded, that failed.
+    meter: Meter<2>,
+    sample_at: Time,
 }
 
 impl Views {
@@ -38,13 +55,17 @@ impl Views {
 impl Driver {
     /// Answers who looks; `None` if the answer comes later, from workers.
     pub(super) fn view(&mut self, client: ClientId, id: u32, view: View) -> Option<Reply> {
-        match view {
-            View::Series { after, workers } => Some(self.series_view(after, workers)),
-            View::Spans { after, limit, run } => Some(self.spans_view(after, limit, run)),
-            View::Timings => Some(Ok(self.timings_view())),
-            View::Logs { .. } | View::Profile { .. } => self.ask_workers(client, id, view),
-            _ => Some(Err(("refused".into(), "this view does not exist yet".into()))),
-        }
+        Some(match view {
+            View::Logs { .. } | View::Profile { .. } => return self.ask_workers(client, id, view),
+            View::Overview => Ok(self.overview()),
+            View::Groups { run } => self.view_groups(run, false),
+            View::Graph { run } => self.view_groups(run, true),
+            View::Tasks(filter) => self.view_tasks(&filter),
+            View::Events { after, limit } => self.view_events(after, limit),
+            View::Series { after, workers } => self.series_view(after, workers),
+            View::Spans { after, limit, run } => self.spans_view(after, limit, run),
+            View::Timings => Ok(self.timings_view()),
+        })
     }
 
     /// Takes note of what a worker tells for those who look.
@@ -54,5 +75,23 @@ impl Driver {
             Seen::Looked(looked) => self.looked(worker, looked),
             Seen::LastWords(words) => self.last_words(worker, *words),
         }
+    }
+
+    /// Notes figures of all tasks and of each run, if it is time.
+    pub(super) fn sample(&mut self, now: Time) {
+        if now < self.views.sample_at {
+            return;
+        }
+        self.views.sample_at = now.after(SAMPLE_INTERVAL);
+        let totals = self.core.totals();
+        self.views.meter.add(now, [totals.done as f64, totals.failed as f64]);
+        let core = &self.core;
+        self.runs.each_graph_mut(|run, entry| {
+            if entry.summary.is_none()
+                && let Some(progress) = core.run_progress(run)
+            {
+                entry.meter.add(now, [progress.done as f64]);
+            }
+        });
     }
 }

@@ -21,12 +21,32 @@ use crate::worker::store::data::TaskResult;
 use control::Control;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 /// Something that runs jobs of one kind on the calling thread until they have ended.
 pub trait Executor<J>: Send + Sync {
     /// Runs a job. Returns soon after `control` asks for the end.
     fn run(&self, job: J, control: &Control) -> Outcome;
+
+    /// Which short jobs may be run by one `run_all`: those for which this is the same.
+    fn together(&self, _job: &J) -> Option<usize> {
+        None
+    }
+
+    /// Runs jobs one after the other. `tell` hears how they ended, by position; those that are returned, with
+    /// their positions, were not begun.
+    fn run_all(
+        &self,
+        jobs: Vec<J>,
+        controls: &[Arc<Control>],
+        tell: &mut dyn FnMut(Vec<(usize, Outcome)>),
+    ) -> Vec<(usize, J)> {
+        for (place, (job, control)) in jobs.into_iter().zip(controls).enumerate() {
+            tell(vec![(place, self.run(job, control))]);
+        }
+        Vec::new()
+    }
 }
 
 /// A job that a pool can tell from others.
@@ -38,6 +58,9 @@ pub trait Identified {
     fn is_short(&self) -> bool {
         false
     }
+
+    /// It has turned out that it may be long.
+    fn set_long(&mut self) {}
 }
 
 /// How a job ended, and what it took.

@@ -32,8 +32,12 @@ pub struct Pool<J: Identified + Send + 'static> {
 
 type Id = (TaskRef, Attempt);
 
-/// A job that a thread runs, and how it is stopped.
-type Taken<J> = (J, Id, Arc<Control>);
+/// Jobs that a thread runs one after the other, mostly one, and how each is stopped.
+struct Taken<J> {
+    jobs: Vec<J>,
+    ids: Vec<Id>,
+    controls: Vec<Arc<Control>>,
+}
 
 struct Shared<J> {
     executor: Arc<dyn Executor<J>>,
@@ -57,6 +61,9 @@ struct Ended {
 
 /// News of short jobs gather while so many more wait for each thread.
 const WAITING_MIN: usize = 16;
+
+/// Short jobs that a thread takes at once.
+const TOGETHER_MAX: usize = 16;
 
 struct State<J> {
     queue: VecDeque<J>,
@@ -240,18 +247,87 @@ impl<J: Identified> Shared<J> {
 
     fn run_slot(&self, slot: u32, wake: &Arc<Wake>) {
         let mut next = self.next(wake, None);
-        while let Some((job, id, control)) = next {
+        let panicked = |panic: Box<dyn std::any::Any + Send>| {
+            let text = format!("the executor panicked: {}", panic_text(&*panic));
+            Outcome::failed(Failure::new(FailureKind::Spawn(text)))
+        };
+        while let Some(Taken { mut jobs, ids, controls }) = next {
+            let last = if jobs.len() == 1 { jobs.pop() } else { None };
+            let Some(job) = last else {
+                self.run_all(slot, jobs, &ids, &controls, wake, panicked);
+                next = self.next(wake, None);
+                continue;
+            };
             // Executors catch panics of what they run; this is for their own faults.
-            let run = AssertUnwindSafe(|| self.executor.run(job, &control));
-            let outcome = catch_unwind(run).unwrap_or_else(|panic| {
-                let text = format!("the executor panicked: {}", panic_text(&*panic));
-                Outcome::failed(Failure::new(FailureKind::Spawn(text)))
-            });
-            let finished = Finished { task: id.0, attempt: id.1, slot: Some(slot), outcome };
-            next = self.next(wake, Some((finished, control)));
+            let run = AssertUnwindSafe(|| self.executor.run(job, &controls[0]));
+            let outcome = catch_unwind(run).unwrap_or_else(panicked);
+            let finished = Finished { task: ids[0].0, attempt: ids[0].1, slot: Some(slot), outcome };
+            next = self.next(wake, Some((finished, controls[0].clone())));
         }
         lock(&self.state).threads -= 1;
         self.left.notify_all();
+    }
+
+    /// Runs several. Those that were not begun go back to where they came from.
+    fn run_all(
+        &self,
+        slot: u32,
+        jobs: Vec<J>,
+        ids: &[Id],
+        controls: &[Arc<Control>],
+        wake: &Arc<Wake>,
+        panicked: impl Fn(Box<dyn std::any::Any + Send>) -> Outcome,
+    ) {
+        let mut left: Vec<bool> = vec![true; ids.len()];
+        let mut tell = |ended: Vec<(usize, Outcome)>| {
+            let mut state = lock(&self.state);
+            ended.iter().for_each(|(place, _)| drop(state.running.remove(&ids[*place])));
+            drop(state);
+            let finished = |(place, outcome): (usize, Outcome)| {
+                left[place] = false;
+                Finished { task: ids[place].0, attempt: ids[place].1, slot: Some(slot), outcome }
+            };
+            let finished: Vec<Finished> = ended.into_iter().map(finished).collect();
+            self.note(finished, false);
+        };
+        let run = AssertUnwindSafe(|| self.executor.run_all(jobs, controls, &mut tell));
+        let back = catch_unwind(run).unwrap_or_else(|panic| {
+            let lost = panicked(panic).result.err().unwrap_or_else(|| Failure::new(FailureKind::Cancelled));
+            let ends = (0..ids.len()).filter(|place| left[*place]);
+            let ends: Vec<usize> = ends.collect();
+            let ended = ends.iter().map(|place| {
+                left[*place] = false;
+                let outcome = Outcome::failed(lost.clone());
+                Finished { task: ids[*place].0, attempt: ids[*place].1, slot: Some(slot), outcome }
+            });
+            let ended: Vec<Finished> = ended.collect();
+            let mut state = lock(&self.state);
+            ends.iter().for_each(|place| drop(state.running.remove(&ids[*place])));
+            drop(state);
+            self.note(ended, false);
+            Vec::new()
+        });
+        let mut state = lock(&self.state);
+        let mut ended = Vec::new();
+        for (place, mut job) in back.into_iter().rev() {
+            state.running.remove(&ids[place]);
+            match (state.closed || controls[place].is_cancelled(), controls[place].reason()) {
+                (true, why) => ended.push(cancelled(ids[place], why)),
+                (false, _) => {
+                    job.set_long();
+                    state.queue.push_front(job);
+                    if state.idle > 0 {
+                        self.work.notify_one();
+                    }
+                }
+            }
+        }
+        if controls.iter().any(|control| control.is_cancelled()) {
+            // Under the lock, so that no cancellation comes after it.
+            wake.clear();
+        }
+        drop(state);
+        self.finish(ended);
     }
 
     /// Takes leave of the job before, and waits for the next one. `None` at the end.
@@ -289,10 +365,25 @@ impl<J: Identified> Shared<J> {
 
     fn take(&self, state: &mut State<J>, wake: &Arc<Wake>) -> Option<Taken<J>> {
         let job = state.queue.pop_front()?;
-        let id = job.id();
-        let control = Arc::new(Control::of_job(id, wake.clone(), self.away.clone()));
-        state.running.insert(id, control.clone());
-        Some((job, id, control))
+        let mut jobs = vec![job];
+        if jobs[0].is_short()
+            && let Some(mark) = self.executor.together(&jobs[0])
+        {
+            // The others get their share.
+            let more = (state.queue.len() / state.threads.max(1)).min(TOGETHER_MAX - 1);
+            let fits = |job: &J| job.is_short() && self.executor.together(job) == Some(mark);
+            while jobs.len() <= more && state.queue.front().is_some_and(fits) {
+                jobs.extend(state.queue.pop_front());
+            }
+        }
+        let ids: Vec<Id> = jobs.iter().map(Identified::id).collect();
+        let control = |id: &Id| {
+            let control = Arc::new(Control::of_job(*id, wake.clone(), self.away.clone()));
+            state.running.insert(*id, control.clone());
+            control
+        };
+        let controls = ids.iter().map(control).collect();
+        Some(Taken { jobs, ids, controls })
     }
 }
 

@@ -2,6 +2,8 @@
 //! each environment. Owns who gets which call, what each executor has been sent, and who has grown too large
 //! and is replaced.
 
+mod together;
+
 use super::calls::{Call, CallJob, Calls, Live};
 use super::environment::Environment;
 use super::loaded::Loaded;
@@ -308,18 +310,26 @@ impl Executor<CallJob> for Python {
             control.set_bound(declared);
         }
         let key = job.call.key();
-        let (ran, stderr_tail) = self.call(&job, &key, control);
-        let fail = |kind, stderr_tail| Failure { command: key.clone(), stderr_tail, ..Failure::new(kind) };
-        match ran {
-            Ok(Ran::Done(result, cpu)) => {
-                let result = result.map_err(|kind| {
-                    let reason = control.reason().filter(|_| kind == FailureKind::Cancelled);
-                    Failure { reason, ..fail(kind, stderr_tail) }
-                });
-                clock.outcome(result, cpu, 0)
-            }
+        let (ran, said) = self.call(&job, &key, control);
+        self.outcome(&clock, key, ran, said, control)
+    }
+}
+
+impl Python {
+    /// How a call ended; `said` is the last that it printed.
+    fn outcome(
+        &self,
+        clock: &Clock,
+        key: String,
+        ran: Result<Ran, FailureKind>,
+        said: Vec<u8>,
+        control: &Control,
+    ) -> Outcome {
+        let fail = |kind| Failure { command: key.clone(), stderr_tail: said, ..Failure::new(kind) };
+        let (kind, cpu) = match ran {
+            Ok(Ran::Done(Ok(result), cpu)) => return clock.outcome(Ok(result), cpu, 0),
             Ok(Ran::Died { kind, unasked }) => {
-                let mut failure = fail(kind, stderr_tail);
+                let mut failure = fail(kind);
                 failure.reason = control.reason();
                 if unasked {
                     self.facts.counts.note_died();
@@ -327,18 +337,14 @@ impl Executor<CallJob> for Python {
                     failure.reason.get_or_insert_with(|| text.into());
                     tracing::warn!(task = key, "an executor died: {failure}");
                 }
-                clock.outcome(Err(failure), Duration::ZERO, 0)
+                return clock.outcome(Err(failure), Duration::ZERO, 0);
             }
-            Ok(Ran::NotBegun) => {
-                let kind = FailureKind::Spawn("the call could not begin".into());
-                clock.outcome(Err(fail(kind, stderr_tail)), Duration::ZERO, 0)
-            }
-            Err(kind) => {
-                let reason = control.reason().filter(|_| kind == FailureKind::Cancelled);
-                let failure = Failure { reason, ..fail(kind, stderr_tail) };
-                clock.outcome(Err(failure), Duration::ZERO, 0)
-            }
-        }
+            Ok(Ran::Done(Err(kind), cpu)) => (kind, cpu),
+            Ok(Ran::NotBegun) => (FailureKind::Spawn("the call could not begin".into()), Duration::ZERO),
+            Err(kind) => (kind, Duration::ZERO),
+        };
+        let reason = control.reason().filter(|_| kind == FailureKind::Cancelled);
+        clock.outcome(Err(Failure { reason, ..fail(kind) }), cpu, 0)
     }
 }
 

@@ -19,6 +19,8 @@ pub(super) mod tag {
     pub const LOAD: u16 = 24;
     /// Worker: what no call will refer to.
     pub const DROP: u16 = 25;
+    /// Worker: several calls of a run, one after the other.
+    pub const CALLS: u16 = 27;
 }
 
 #[derive(Debug, Serialize)]
@@ -49,6 +51,18 @@ pub(super) struct Load {
 #[derive(Debug, Serialize)]
 pub(super) struct Drop {
     pub ids: Vec<ByteBuf>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Calls {
+    pub run: RunUuid,
+    /// Its slots, 1/10,000.
+    pub slots: u32,
+    /// Those that the calls belong to.
+    pub batches: Vec<ByteBuf>,
+    /// Number for this execution, key, which of the batches, place in that, epoch and number of the attempt,
+    /// how many of the inputs that came before are its.
+    pub calls: Vec<(u64, String, u32, u32, u32, u32, u32)>,
 }
 
 #[derive(Debug, Serialize)]

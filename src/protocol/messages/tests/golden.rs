@@ -292,6 +292,7 @@ fn from_worker() -> Vec<FromWorker> {
         resources: [("gpus".to_string(), 40_000)].into(),
         memory_limit: Some(1 << 40),
         memory_target: None,
+        memory_thresholds: [Some(6), Some(7), Some(8), None],
         job_id: Some("17".into()),
         pool: Some("spot".into()),
         preemptible: true,

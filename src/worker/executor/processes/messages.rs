@@ -17,7 +17,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
 /// The oldest and the newest version of this protocol that this program speaks.
-pub(super) const VERSIONS: (u16, u16) = (1, 1);
+pub(super) const VERSIONS: (u16, u16) = (1, 2);
+
+/// From this version on executors take several calls at once.
+pub(super) const BATCHES_VERSION: u16 = 2;
 
 /// Raw bytes of one `Inputs` frame: it is sent when it has more than this.
 const INPUTS_BYTES: usize = 1 << 20;
@@ -44,6 +47,17 @@ pub(super) mod tag {
     pub const TRIMMED: u16 = 9;
     /// Executor: a task waits for other tasks, or goes on.
     pub const AWAY: u16 = 26;
+    /// Executor: tasks have ended whose results are small.
+    pub const DONES: u16 = 28;
+    /// Worker: what has not begun is to be given back.
+    pub const RECALL: u16 = 29;
+    /// Executor: these were given back.
+    pub const RETURNED: u16 = 30;
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Returned {
+    pub tasks: Vec<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -244,6 +258,18 @@ pub(super) fn take_done(frame: Frame) -> io::Result<(Done, TaskResult)> {
     let parts = std::mem::take(&mut done.parts).into_iter().map(|part| unload.part(part));
     let result = TaskResult { parts: parts.collect::<io::Result<_>>()? };
     Ok((done, result))
+}
+
+/// The ends of several tasks, and what they have made.
+pub(super) fn take_dones(frame: Frame) -> io::Result<Vec<(Done, TaskResult)>> {
+    let (dones,): (Vec<Done>,) = frame.control()?;
+    let mut unload = Unload::of(frame);
+    let take = |mut done: Done| {
+        let parts = std::mem::take(&mut done.parts).into_iter().map(|part| unload.part(part));
+        let result = TaskResult { parts: parts.collect::<io::Result<_>>()? };
+        Ok((done, result))
+    };
+    dones.into_iter().map(take).collect()
 }
 
 /// Takes apart what came with a frame.

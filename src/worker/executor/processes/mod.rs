@@ -3,6 +3,7 @@
 //! who gets which task, who has grown too large and is replaced. `channel` and `messages` are the protocol,
 //! `warm` one process, `serve` what runs inside of it.
 
+pub(in crate::worker) mod batch;
 pub(in crate::worker) mod channel;
 pub(in crate::worker) mod messages;
 mod serve;

@@ -4,7 +4,7 @@
 
 use super::Program;
 use super::channel::{Channel, Frame};
-use super::messages::{Away, End, Hello, Task, VERSIONS, Welcome, tag, take_done};
+use super::messages::{Away, BATCHES_VERSION, End, Hello, Task, VERSIONS, Welcome, tag, take_done};
 use crate::base::failure::Raised;
 use crate::worker::executor::FailureKind;
 use crate::worker::executor::control::Control;
@@ -37,16 +37,18 @@ const STUCK_TIME: Duration = Duration::from_secs(20);
 /// A process that waits for tasks.
 #[derive(Debug)]
 pub(in crate::worker) struct Warm {
-    channel: Arc<Channel>,
+    pub(super) channel: Arc<Channel>,
     /// What it executes, in its own words.
     kind: String,
-    process: Process,
-    stderr: Tail,
+    /// Of the protocol.
+    version: u16,
+    pub(super) process: Process,
+    pub(super) stderr: Tail,
     /// Its anonymous memory when it had started, bytes.
     started_with: u64,
     /// The same when it was looked at last.
-    occupied: u64,
-    tasks: u64,
+    pub(super) occupied: u64,
+    pub(super) tasks: u64,
     /// How it ended, once it was reaped.
     exit: Option<Exit>,
 }
@@ -115,9 +117,9 @@ impl Warm {
 
     fn ready(ends: Ends, process: Process) -> Result<Warm, String> {
         let Ends { channel, stderr } = ends;
-        let (channel, kind) = (Arc::new(channel), String::new());
+        let (channel, kind, version) = (Arc::new(channel), String::new(), 0);
         let (started_with, occupied, tasks, exit) = (0, 0, 0, None);
-        let mut warm = Warm { channel, kind, process, stderr, started_with, occupied, tasks, exit };
+        let mut warm = Warm { channel, kind, version, process, stderr, started_with, occupied, tasks, exit };
         if let Err(why) = warm.greet() {
             let (exit, text) = warm.bury();
             let end = exit.map_or_else(String::new, |exit| format!(" ({})", kind_of(exit)));
@@ -138,6 +140,11 @@ impl Warm {
     /// What it executes, in its own words.
     pub fn kind(&self) -> &str {
         &self.kind
+    }
+
+    /// Whether it takes several calls at once.
+    pub fn takes_batches(&self) -> bool {
+        self.version >= BATCHES_VERSION
     }
 
     /// How many tasks it was given.
@@ -172,6 +179,7 @@ impl Warm {
             ));
         }
         self.kind = hello.kind;
+        self.version = version;
         self.channel.send(tag::WELCOME, &Welcome { version }, &[], &[]).map_err(|e| e.to_string())
     }
 
@@ -278,6 +286,8 @@ impl Warm {
                     Ok(_) => return self.confused("it ended a task that it was not given"),
                     Err(error) => return self.confused(&error.to_string()),
                 },
+                // It was asked too late, and has nothing to give back any more.
+                Ok(Some(frame)) if frame.tag == tag::RETURNED => {}
                 Ok(Some(frame)) => return self.confused(&format!("it said {}", frame.tag)),
                 Ok(None) => return self.died(stopped),
                 Err(error) => return self.confused(&error.to_string()),
@@ -286,7 +296,7 @@ impl Warm {
     }
 
     /// Waits until a message has begun to come (true), or something else happens.
-    fn wait(&mut self, until: Option<Instant>, control: Option<&Control>) -> bool {
+    pub(super) fn wait(&mut self, until: Option<Instant>, control: Option<&Control>) -> bool {
         let time = until.map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(Instant::now()));
         let none = libc::pollfd { fd: -1, events: 0, revents: 0 };
         let mut fds = [
@@ -309,23 +319,29 @@ impl Warm {
 
     /// The next frame, unless it takes too long.
     pub fn next(&mut self, until: Instant) -> io::Result<Option<Frame>> {
-        while !self.wait(Some(until), None) {
-            if Instant::now() >= until {
-                return Err(io::ErrorKind::TimedOut.into());
+        loop {
+            while !self.wait(Some(until), None) {
+                if Instant::now() >= until {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+            }
+            match self.channel.receive() {
+                // It was asked too late, and had nothing to give back.
+                Ok(Some(frame)) if frame.tag == tag::RETURNED => {}
+                other => return other,
             }
         }
-        self.channel.receive()
     }
 
     /// The process says what makes no sense: it is not to be trusted with anything any more.
-    fn confused(&mut self, what: &str) -> Ran {
+    pub(super) fn confused(&mut self, what: &str) -> Ran {
         self.process.signal_group(libc::SIGKILL);
         let kind = FailureKind::Native(format!("its executor broke the protocol: {what}"));
         Ran::Died { kind, unasked: true }
     }
 
     /// The process has ended, or is ending: for `stopped`, or by itself.
-    fn died(&mut self, stopped: Option<FailureKind>) -> Ran {
+    pub(super) fn died(&mut self, stopped: Option<FailureKind>) -> Ran {
         let exit = self.reap();
         let unasked = stopped.is_none();
         let own = || exit.map_or(FailureKind::Signal(libc::SIGKILL), kind_of);
@@ -380,7 +396,7 @@ impl Warm {
 }
 
 /// Whether a task could not be handed over because the executor has gone, or does not listen.
-fn has_gone(error: &io::Error) -> bool {
+pub(super) fn has_gone(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, WouldBlock};
     matches!(error.kind(), BrokenPipe | ConnectionReset | WouldBlock)
 }
@@ -393,7 +409,7 @@ pub(super) fn kind_of(exit: Exit) -> FailureKind {
     }
 }
 
-fn judge(end: End, result: TaskResult) -> Result<TaskResult, FailureKind> {
+pub(super) fn judge(end: End, result: TaskResult) -> Result<TaskResult, FailureKind> {
     match end {
         End::Succeeded => Ok(result),
         End::Failed(text) => Err(FailureKind::Native(text)),
