@@ -285,6 +285,7 @@ impl Lane {
         if let Some((k, open)) = &mut self.open
             && (*k, open.kind) == (kin, span.kind)
             && gap <= joined_ns / 10
+            && span.start_ns >= open.start_ns
             && end.saturating_sub(open.start_ns) <= joined_ns
         {
             open.ns = end.saturating_sub(open.start_ns).max(open.ns);
