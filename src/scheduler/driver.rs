@@ -45,6 +45,7 @@ pub struct Driver {
     pub(super) shared: Shared,
     pub(super) config: Arc<Config>,
     pub(super) address: String,
+    pub(super) dashboard: Option<String>,
     origin: Instant,
     inputs: mpsc::Receiver<Input>,
     stop: StopSignal,
@@ -97,6 +98,7 @@ impl Driver {
             shared,
             config,
             address,
+            dashboard: None,
             origin: Instant::now(),
             inputs,
             stop,
@@ -335,8 +337,8 @@ impl Driver {
             self.by_incarnation.remove(&peer.incarnation);
         }
         self.gone.note(worker, &peer.name);
-        self.views.worker_gone(worker, &peer.figures);
         self.shared.addresses.remove(&peer.address);
+        self.views.worker_gone(worker, &peer.figures);
         Some(peer)
     }
 

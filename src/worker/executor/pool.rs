@@ -254,7 +254,7 @@ impl<J: Identified> Shared<J> {
         while let Some(Taken { mut jobs, ids, controls }) = next {
             let last = if jobs.len() == 1 { jobs.pop() } else { None };
             let Some(job) = last else {
-                self.run_all(slot, jobs, &ids, &controls, wake, panicked);
+                self.run_all(jobs, &ids, &controls, (slot, wake), panicked);
                 next = self.next(wake, None);
                 continue;
             };
@@ -271,11 +271,10 @@ impl<J: Identified> Shared<J> {
     /// Runs several. Those that were not begun go back to where they came from.
     fn run_all(
         &self,
-        slot: u32,
         jobs: Vec<J>,
         ids: &[Id],
         controls: &[Arc<Control>],
-        wake: &Arc<Wake>,
+        (slot, wake): (u32, &Arc<Wake>),
         panicked: impl Fn(Box<dyn std::any::Any + Send>) -> Outcome,
     ) {
         let mut left: Vec<bool> = vec![true; ids.len()];
