@@ -273,7 +273,7 @@ def test_colours_pause_and_keys(at: Any) -> None:
 
 def test_what_is_not_there(at: Any) -> None:
     browser = at("task?key=none%5B1%5D")
-    browser.until(lambda: browser.text(".notice"))
+    browser.until(lambda: browser.text("main .notice:not([hidden])"))
     browser = at("nowhere")
     browser.until(lambda: "no such page" in browser.text("main"))
 
