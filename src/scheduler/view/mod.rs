@@ -4,6 +4,7 @@
 mod events;
 mod groups;
 mod hold;
+mod left;
 mod looks;
 pub(super) mod meter;
 mod overview;
@@ -26,7 +27,6 @@ use std::time::Duration;
 /// How often the figures of all tasks are noted.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 use crate::protocol::messages::worker::Heartbeat;
-use looks::Looks;
 use series::Series;
 use spans::Stream;
 use timings::Timings;
@@ -35,7 +35,7 @@ pub(super) use timings::{Phase, count};
 /// What is kept for those who look.
 #[derive(Debug, Default)]
 pub struct Views {
-    looks: Looks,
+    pub(super) looks: Looks,
     events: Events,
     /// Attempts that succeeded, that failed.
     meter: Meter<2>,
