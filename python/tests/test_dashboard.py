@@ -201,7 +201,8 @@ def test_the_stream_is_drawn_moved_and_clicked(at: Any) -> None:
     browser.until(
         lambda: browser.run("return document.querySelector('button[title^=stay]').ariaPressed") == "false"
     )
-    # Everything is in view now: a click on the widest rectangle leads to its task.
+    # A click on the longest leads to its task.
+    browser.keys("#stream", "l")
     place = browser.until(lambda: browser.run("return document.querySelector('.stage').widest()"))
     from selenium.webdriver import ActionChains
 
