@@ -306,3 +306,30 @@ def test_python_calls_with_hostile_keys(at: Any, watched: Watched, browser: Brow
         at("overview")
         browser.until(lambda: browser.text("[data-state=processing]") == "")
         assert browser.text("[data-state=erred]") == str(watched.status()["tasks"]["erred"])
+
+
+def test_a_report_opens_from_disk(watched: Watched, browser: Browser) -> None:
+    watched.let_go()
+    run = next(run["id"] for run in watched.status()["runs"] if run["name"] == "watched")
+    file = watched.directory / "report.html"
+    watched.run("report", str(file), "--run", run)
+    browser.complaints()
+    browser.requests()
+    browser.open(file.as_uri())
+    browser.until(lambda: [row["Done"] for row in browser.rows("Runs")] == ["30 / 32"])
+    assert browser.text("[data-state=erred]") == "2"
+    rows = {}
+    browser.open(f"{file.as_uri()}#/progress")
+    rows = browser.until(lambda: {row["Group"]: row for row in browser.rows("Groups of tasks")})
+    assert (rows["slow"]["Done"], rows["bad"]["failed"]) == ("9 / 9", "1")
+    browser.open(f"{file.as_uri()}#/stream")
+    browser.until(
+        lambda: [row for row in browser.rows("Longest in view") if row["Longest in view"].startswith("slow")]
+    )
+    browser.open(f"{file.as_uri()}#/task?key=bad")
+    assert HOSTILE in browser.until(lambda: browser.text("#failure-stderr"))
+    browser.open(f"{file.as_uri()}#/advice")
+    browser.until(lambda: "Advice" in browser.text("main"))
+    # Data in addresses are pictures that are written into the page.
+    assert places(browser.requests()) <= {"file", "data"}
+    assert browser.complaints() == [] and browser.run("return window.owned ?? null") is None
