@@ -36,6 +36,9 @@ const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct Views {
     pub(super) looks: Looks,
+    pub(super) series: Series,
+    pub(super) stream: Stream,
+    pub(super) timings: Timings,
     events: Events,
     /// Attempts that succeeded, that failed.
     meter: Meter<2>,
