@@ -16,7 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("worker", &["base", "config", "graph", "protocol", "net"]),
     ("launch", &["base", "config"]),
     ("client", &["base", "config", "graph", "protocol", "net"]),
-    ("dashboard", &["base", "config", "protocol"]),
+    ("dashboard", &["base", "config", "protocol", "net"]),
     (
         "cluster",
         &[

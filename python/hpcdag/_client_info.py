@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from . import _book
+from . import _book, _dashboard
 
 if TYPE_CHECKING:
     from ._session import Session
@@ -96,11 +96,8 @@ class ClientInfo:
 
     @property
     def dashboard_link(self) -> str:
-        """Where the dashboard is, with what opens it; empty if there is none."""
-        dashboard = self._status()["dashboard"]
-        if isinstance(dashboard, dict):
-            dashboard = dashboard.get("url")
-        return dashboard or ""
+        """Where the dashboard is, with what opens it; empty if there is none. Not for logs."""
+        return _dashboard.reachable(self._status()["dashboard"])
 
     @property
     def scheduler_file(self) -> str:
@@ -125,7 +122,7 @@ class ClientInfo:
         head = f"<div><strong>hpcdag client</strong> {html.escape(self.id)}</div>"
         try:
             status = self._status(5.0)
-            link = self.dashboard_link
+            link = _dashboard.shown(_dashboard.reachable(status["dashboard"]))
         except Exception as error:
             return f"{head}<div>not connected: {html.escape(str(error))}</div>"
         workers = status["workers"]
@@ -138,7 +135,10 @@ class ClientInfo:
         )
         more = f"<div>and {len(workers) - 50} more</div>" if len(workers) > 50 else ""
         dashboard = (
-            f"<div>Dashboard: <a href='{html.escape(link)}'>{html.escape(link)}</a></div>" if link else ""
+            f"<div>Dashboard: <a href='{html.escape(link)}'>{html.escape(link)}</a> "
+            "(<code>client.dashboard_link</code> opens it)</div>"
+            if link
+            else ""
         )
         cluster = f"<div>Cluster {html.escape(session.file.id)} at {html.escape(session.file.address)}</div>"
         return (

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from hpcdag import _binary
+from hpcdag import _binary, _dashboard
 from hpcdag._keeper import Keeper
 
 # Between two looks at the workers, in seconds.
@@ -52,9 +52,8 @@ class ClusterBase:
 
     @property
     def dashboard_link(self) -> str | None:
-        """Address of the dashboard; `None` if the cluster has none."""
-        link = self._status().get("dashboard")
-        return str(link) if link else None
+        """Address of the dashboard, with what opens it; `None` if the cluster has none. Not for logs."""
+        return _dashboard.reachable(self._status().get("dashboard")) or None
 
     def _status(self) -> dict[str, Any]:
         status: dict[str, Any] = self._ask(["status"])
@@ -155,8 +154,9 @@ class ClusterBase:
             ("Scheduler file", html.escape(self.scheduler_file)),
         ]
         if link:
-            target = html.escape(link, quote=True)
-            rows.append(("Dashboard", f'<a href="{target}" target="_blank">{target}</a>'))
+            target = html.escape(_dashboard.shown(link), quote=True)
+            opens = "(<code>cluster.dashboard_link</code> opens it)"
+            rows.append(("Dashboard", f'<a href="{target}" target="_blank">{target}</a> {opens}'))
         cells = "".join(f"<tr><td><em>{left}</em></td><td>{right}</td></tr>" for left, right in rows)
         return f"<div><strong>{name}</strong><table>{cells}</table></div>"
 

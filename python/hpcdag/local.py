@@ -16,7 +16,6 @@ from hpcdag.cluster import ClusterBase, settings_env, size_option
 
 # What Dask's LocalCluster has and what has no meaning here: taken, so that existing calls work.
 _WITHOUT_EFFECT = {
-    "dashboard_address",
     "worker_dashboard_address",
     "silence_logs",
     "processes",
@@ -43,6 +42,9 @@ class LocalCluster(ClusterBase):
         worker_options: settings of `[worker]`: `{"memory.spill": 0.8}`.
         host: what scheduler and workers listen on.
         interface: network interface to listen on, instead of `host`.
+        dashboard_address: where the dashboard is served: `":8787"` for this machine only (or the next free
+            port), `"HOST:PORT"`, `None` for nowhere; `"auto"` as the configuration says: port 8787 if it is
+            free.
         timeout: seconds until which all must be up.
         name: how the cluster is called when it is shown.
         n_workers, threads_per_worker: other names of `nworkers` and `nthreads`, those of Dask.
@@ -66,6 +68,7 @@ class LocalCluster(ClusterBase):
         worker_options: Mapping[str, Any] | None = None,
         host: str | None = None,
         interface: str | None = None,
+        dashboard_address: str | int | None = "auto",
         timeout: float = 60.0,
         name: str | None = None,
         n_workers: int | None = None,
@@ -89,7 +92,8 @@ class LocalCluster(ClusterBase):
         )
         # Others have no business here, and a laptop's network comes and goes.
         where = {} if interface else {"host": host or "127.0.0.1"}
-        scheduler = {**where, **(scheduler_options or {})}
+        served = _dashboard_setting(dashboard_address)
+        scheduler = {**where, **served, **(scheduler_options or {})}
         self._env = {
             **settings_env("scheduler", scheduler),
             **settings_env("worker", {**where, **(worker_options or {})}),
@@ -141,6 +145,17 @@ class LocalCluster(ClusterBase):
             warnings.warn("a LocalCluster does not adapt: its workers stay as they are", stacklevel=2)
         else:
             self.scale(maximum)
+
+
+def _dashboard_setting(address: str | int | None) -> dict[str, Any]:
+    if address == "auto":
+        return {}
+    if address is None:
+        return {"dashboard-address": "none"}
+    host, _, port = str(address).rpartition(":")
+    # As with Dask, a port that is taken is no reason to fail.
+    ports = f"{port}-65535" if port.isdigit() and int(port) > 0 else port
+    return {"dashboard-address": f"{host}:{ports}"}
 
 
 def _options(

@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hpcdag import HpcdagError, LocalCluster
+from hpcdag import Client, HpcdagError, LocalCluster
 from hpcdag.cluster import setting_text, size_option, variable
 
 
@@ -61,6 +63,27 @@ def test_dask_s_names_of_the_arguments() -> None:
         assert [worker["threads"] for worker in cluster.workers()] == [2]
     with pytest.raises(TypeError, match="'n_worker'"):
         LocalCluster(n_worker=1)
+
+
+def test_the_dashboard_is_where_the_link_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    with LocalCluster(0, dashboard_address=":0") as cluster:
+        link = cluster.dashboard_link
+        assert link is not None and link.startswith("http://127.0.0.1:")
+        place, token = link.split("?token=")
+        browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        with browser.open(link) as page:
+            assert page.url == place and b"<!doctype html>" in page.read()
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(place)
+        with Client(cluster) as client:
+            assert client.dashboard_link == link
+            for text in (cluster._repr_html_(), client._repr_html_()):
+                assert place in text and token not in text
+            monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/me/")
+            port = place.rstrip("/").rsplit(":", 1)[1]
+            assert client.dashboard_link == f"/user/me/proxy/{port}/?token={token}"
+    with LocalCluster(0, dashboard_address=None) as cluster:
+        assert cluster.dashboard_link is None
 
 
 def test_scale_up_and_down_and_from_nothing() -> None:

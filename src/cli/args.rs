@@ -27,8 +27,8 @@ pub use cluster::{
 pub use doctor::DoctorArgs;
 pub use jobs::JobOptions;
 pub use look::{
-    CancelArgs, CompletionsArgs, ConfigArgs, ConfigCommand, ConfigImportArgs, ConfigShowArgs, ExplainArgs,
-    FetchArgs, LogsArgs, StatusArgs, StoryArgs, WaitArgs,
+    CancelArgs, CompletionsArgs, ConfigArgs, ConfigCommand, ConfigImportArgs, ConfigShowArgs, DashboardArgs,
+    ExplainArgs, FetchArgs, LogsArgs, StatusArgs, StoryArgs, WaitArgs,
 };
 pub use placement::{LauncherName, Per, PlacementOptions};
 pub use submit::{Stdout, SubmitArgs};
@@ -138,6 +138,8 @@ pub enum Command {
     Wait(WaitArgs),
     /// Show what the cluster is doing
     Status(StatusArgs),
+    /// Show the cluster in your browser
+    Dashboard(DashboardArgs),
     /// Say why a task is not running
     Explain(ExplainArgs),
     /// Tell what happened to a task

@@ -5,6 +5,7 @@ use super::args::{
     ConfigShowArgs, ExplainArgs, FetchArgs, SchedulerOptions, StatusArgs, StoryArgs, WorkersListArgs,
 };
 use super::context::{Context, absolute, run_id, run_short};
+use super::dashboard;
 use super::jobs;
 use super::output::{self, Align, Out, Table};
 use crate::base::error::{Error, Kind, Result};
@@ -15,6 +16,7 @@ use crate::net::discovery::{self, Wish};
 use crate::net::scheduler_file::SchedulerFile;
 use crate::protocol::messages::client::Question;
 use serde_json::{Value, json};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,9 +89,7 @@ fn status_text(status: &Value) -> String {
     let memory = &status["memory"];
     lines.push(format!("memory: {} of results, limit {}", bytes(memory, "managed"), bytes(memory, "limit")));
     lines.push(format!("tasks: {}", counts(&status["tasks"])));
-    if let Some(url) = status["dashboard"].as_str() {
-        lines.push(format!("dashboard: {url}"));
-    }
+    lines.extend(status["dashboard"].as_str().map(dashboard_line));
     lines.extend(list(&status["adapted"]).iter().filter_map(Value::as_str).map(str::to_owned));
     let runs = list(&status["runs"]);
     if !runs.is_empty() {
@@ -111,6 +111,11 @@ fn status_text(status: &Value) -> String {
         false => lines.push(workers_table(workers).render()),
     }
     output::harmless(&lines.join("\n")).into_owned()
+}
+
+/// Where the dashboard is. What opens it is for the user's eyes, not for logs.
+fn dashboard_line(url: &str) -> String {
+    format!("dashboard: {}", dashboard::shown(url, std::io::stdout().is_terminal()))
 }
 
 /// `12 processing, 3 queued`, without those that are none.

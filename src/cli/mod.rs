@@ -10,6 +10,7 @@ mod command_graph;
 mod compat;
 pub mod completions;
 mod context;
+mod dashboard;
 pub mod detach;
 mod doctor;
 mod gather;
@@ -92,6 +93,7 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Resume(args) => batch::resume(&context, args),
         Command::Wait(args) => steer::wait(&context, args),
         Command::Status(args) => look::status(&context, args),
+        Command::Dashboard(args) => dashboard::dashboard(&context, args),
         Command::Explain(args) => look::explain(&context, args),
         Command::Story(args) => look::story(&context, args),
         Command::Logs(args) => logs::logs(&context, args),

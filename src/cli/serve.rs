@@ -11,7 +11,9 @@ use super::signals::{Requests, SAME_REQUEST};
 use super::steer::let_workers_go;
 use crate::base::error::{Error, Kind, Result};
 use crate::client::{Client, ConnectOptions};
+use crate::cluster::{place_of, serve_dashboard};
 use crate::config::Config;
+use crate::dashboard::Front;
 use crate::launch::slurm::environment::{self, Share};
 use crate::net::{discovery, scheduler_file, state_dir};
 use crate::scheduler::{self, Scheduler};
@@ -47,20 +49,28 @@ pub fn scheduler(context: &Context, args: &SchedulerArgs) -> Result<u8> {
     if std::io::stderr().is_terminal() {
         context.tell_threads(Role::Scheduler);
     }
-    let options = scheduler::Options {
+    let mut options = scheduler::Options {
         config: context.config(),
         scheduler_file: args.scheduler_file.clone(),
         cluster: args.cluster_id.clone(),
         job_id: state_dir::batch_job_id(),
+        dashboard: None,
         embedded: false,
     };
     let grace = options.job_id.as_ref().map(|_| context.config());
+    let config = context.config();
     run_as(context, Role::Scheduler, async {
         let mut requests = Requests::listen()?;
+        let front = Front::bind(&config.scheduler.dashboard_address).await?;
+        options.dashboard = front.as_ref().map(place_of);
         let mut scheduler = tokio::select! {
             started = Scheduler::start(options) => started?,
             signal = requests.next() => return Err(ended_by(signal)),
         };
+        let _dashboard = front.map(|front| {
+            tracing::info!("dashboard at {}; `hpcdag status` prints what opens it", front.place());
+            serve_dashboard(front, &scheduler, ConnectOptions::of(&config))
+        });
         let mut ending: Option<Instant> = None;
         let mut leaving = tokio::task::JoinSet::new();
         let (file, cluster) = (scheduler.file.clone(), scheduler.cluster.clone());

@@ -5,6 +5,7 @@ use super::args::{Stdout, SubmitArgs};
 use super::batch;
 use super::command_graph::{self, Target};
 use super::context::{Context, Role, run_as, run_long, run_short};
+use super::dashboard;
 use super::lock;
 use super::output::{self, Out};
 use super::progress::{Progress, summary_text};
@@ -21,6 +22,7 @@ use crate::worker::executor::processes::Program;
 use crate::worker::process;
 use serde_json::json;
 use std::fs::File;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -162,12 +164,19 @@ impl Submission<'_> {
             config: self.context.config(),
             natives: Registry::default(),
             executor: Some(Program::this()),
+            ..LocalOptions::default()
         };
+        if self.args.dashboard_address.is_some() {
+            options.dashboard = options.config.scheduler.dashboard_address.clone();
+        }
         if self.args.nworkers.is_none() && self.args.nthreads.is_none() {
             // A cluster of its own has as many threads as tasks are to run at once.
             options.nthreads = self.args.jobs;
         }
         let cluster = LocalCluster::start(options).await?;
+        if let Some(url) = cluster.dashboard() {
+            output::say(&format!("dashboard: {}", dashboard::shown(url, std::io::stderr().is_terminal())));
+        }
         let client = match cluster.client().await {
             Ok(client) => client,
             Err(e) => {

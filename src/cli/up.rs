@@ -107,6 +107,9 @@ fn scheduler_order(args: &UpArgs) -> Result<SchedulerOrder> {
     if let Some(interface) = &args.interface {
         order.args = vec!["--interface".into(), interface.into()];
     }
+    if let Some(address) = &args.dashboard_address {
+        order.args.extend(["--dashboard-address".into(), address.into()]);
+    }
     Ok(order)
 }
 

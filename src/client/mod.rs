@@ -192,10 +192,18 @@ impl Client {
     /// # Errors
     /// `NotFound`, `Timeout`, `Refused` as the scheduler says; the end of the session.
     pub async fn ask(&self, question: Question) -> Result<serde_json::Value> {
+        let text = self.ask_text(question).await?;
+        serde_json::from_str(&text).map_err(|e| Error::os("cannot read the scheduler's answer", e))
+    }
+
+    /// Asks a question; the answer as it came, JSON text.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub async fn ask_text(&self, question: Question) -> Result<String> {
         let (answer, answered) = oneshot::channel();
         self.command(Command::Ask { question, answer }).await?;
-        let text = answered.await.map_err(|_| self.shared.ended())??;
-        serde_json::from_str(&text).map_err(|e| Error::os("cannot read the scheduler's answer", e))
+        answered.await.map_err(|_| self.shared.ended())?
     }
 
     /// Says that outputs are safe.

@@ -2,12 +2,17 @@
 //! loopback with the same TLS. For `submit --local`, programs that embed hpcdag, and tests. Owns their start,
 //! their end and the directory between; touches no signal and nothing else that belongs to the whole process.
 
+mod viewer;
+
+pub use viewer::Viewer;
+
 use crate::base::error::{Error, Kind, Result};
 use crate::base::units::ByteSize;
 use crate::client::{Client, ConnectOptions};
-use crate::config::{Config, Fraction, MemoryLimit, Nthreads, Ports};
+use crate::config::{Config, DashboardAddress, Fraction, MemoryLimit, Nthreads, Ports};
+use crate::dashboard::{Front, Serving};
 use crate::net::scheduler_file;
-use crate::scheduler::{self, Scheduler};
+use crate::scheduler::{self, DashboardPlace, Scheduler};
 use crate::worker::executor::native::Registry;
 use crate::worker::executor::processes::Program;
 use crate::worker::{self, Worker};
@@ -36,6 +41,8 @@ pub struct LocalOptions {
     /// A program that calls [`crate::worker::executor::processes::serve`] with the same functions, for
     /// running them in processes of their own (`worker.native-isolation`).
     pub executor: Option<Program>,
+    /// Where its dashboard is served; the configuration's address is for clusters of processes.
+    pub dashboard: DashboardAddress,
 }
 
 impl Default for LocalOptions {
@@ -47,6 +54,7 @@ impl Default for LocalOptions {
             config: Arc::new(Config::defaults()),
             natives: Registry::default(),
             executor: None,
+            dashboard: DashboardAddress::None,
         }
     }
 }
@@ -55,6 +63,7 @@ impl Default for LocalOptions {
 pub struct LocalCluster {
     // Dropped in this order: workers leave before their scheduler.
     workers: Vec<Worker>,
+    dashboard: Option<(String, Serving)>,
     scheduler: Scheduler,
     connect: ConnectOptions,
     directory: TempDir,
@@ -74,16 +83,19 @@ impl LocalCluster {
         let nthreads = options.nthreads.or_else(|| share_of_processors(&options.config, options.nworkers));
         let config = Arc::new(on_loopback(&options));
         let file = directory.path().join("scheduler.json");
+        let front = Front::bind(&options.dashboard).await?;
         let scheduler = Scheduler::start(scheduler::Options {
             config: Arc::clone(&config),
             scheduler_file: Some(file),
             cluster: None,
             job_id: None,
+            dashboard: front.as_ref().map(place_of),
             embedded: true,
         })
         .await?;
-        let mut cluster =
-            LocalCluster { workers: Vec::new(), scheduler, connect: ConnectOptions::of(&config), directory };
+        let connect = ConnectOptions::of(&config);
+        let dashboard = front.map(|front| (front.url(), serve_dashboard(front, &scheduler, connect)));
+        let mut cluster = LocalCluster { workers: Vec::new(), dashboard, scheduler, connect, directory };
         match cluster.start_workers(&options, &config, nthreads).await {
             Ok(()) => Ok(cluster),
             Err(e) => {
@@ -123,6 +135,11 @@ impl LocalCluster {
         &self.scheduler.file
     }
 
+    /// The address of its dashboard, with what opens it.
+    pub fn dashboard(&self) -> Option<&str> {
+        self.dashboard.as_ref().map(|(url, _)| url.as_str())
+    }
+
     /// A session with its scheduler.
     ///
     /// # Errors
@@ -136,6 +153,7 @@ impl LocalCluster {
     /// # Errors
     /// `Timeout` when a part does not leave; what a part could not clean up.
     pub async fn stop(mut self) -> Result<()> {
+        self.dashboard = None;
         self.scheduler.stop();
         let ended = tokio::time::timeout(STOP_TIMEOUT, self.ended()).await;
         let result = match ended {
@@ -185,6 +203,17 @@ impl LocalCluster {
             tracing::warn!(%error, "the cluster's directory could not be removed");
         }
     }
+}
+
+/// What a scheduler tells of its dashboard.
+pub fn place_of(front: &Front) -> DashboardPlace {
+    DashboardPlace { port: front.port(), url: front.url() }
+}
+
+/// Lets a scheduler's dashboard answer, until what comes back is dropped.
+pub fn serve_dashboard(front: Front, scheduler: &Scheduler, connect: ConnectOptions) -> Serving {
+    let viewer = Viewer::of_file(scheduler.file.clone(), connect);
+    front.serve(&scheduler.cluster, Arc::new(viewer))
 }
 
 /// Registries are each a worker's own.

@@ -19,7 +19,7 @@ pub use import::Import;
 pub use layers::{Origin, Override, Sources};
 pub use path::PathTemplate;
 pub use schema::{Client, Config, Log, Memory, Network, Scheduler, Worker};
-pub use setting::{Backoff, Fraction, LogFormat, MemoryLimit, Nthreads, Ports};
+pub use setting::{Backoff, DashboardAddress, Fraction, LogFormat, MemoryLimit, Nthreads, Ports};
 
 use crate::base::error::Result;
 use layers::Layers;

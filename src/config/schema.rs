@@ -3,7 +3,7 @@
 
 use super::layers::{Key, Layers, dotted};
 use super::path::PathTemplate;
-use super::setting::{Backoff, Fraction, LogFormat, MemoryLimit, Nthreads, Ports, Setting};
+use super::setting::{Backoff, DashboardAddress, Fraction, LogFormat, MemoryLimit, Nthreads, Ports, Setting};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::units::{Amount, ByteSize, Span};
 use std::collections::BTreeMap;
@@ -255,6 +255,8 @@ table! {
         work_stealing: bool,
         /// Threads of the scheduler's process.
         threads: Nthreads,
+        /// Where the dashboard is served.
+        dashboard_address: DashboardAddress,
     }
 }
 

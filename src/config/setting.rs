@@ -67,6 +67,22 @@ pub enum MemoryLimit {
     Fraction(Fraction),
 }
 
+/// Where the dashboard is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DashboardAddress {
+    /// On this machine only, at the usual port if that is free.
+    Auto,
+    /// Nowhere.
+    None,
+    /// At an address or name of this machine, or an interface of it; on this machine only without one.
+    At {
+        /// The address, name or interface.
+        host: Option<String>,
+        /// The port or ports to try.
+        port: Ports,
+    },
+}
+
 /// How log events are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -293,6 +309,36 @@ impl Setting for PathTemplate {
     fn from_value(value: &Value) -> Result<PathTemplate, Option<String>> {
         String::from_value(value)
             .and_then(|text| PathTemplate::new(text).map_err(|error| Some(error.message)))
+    }
+}
+
+impl Setting for DashboardAddress {
+    fn expected() -> String {
+        "\"auto\", \"none\", \"HOST:PORT\" or \":PORT\"".into()
+    }
+    fn from_value(value: &Value) -> Result<DashboardAddress, Option<String>> {
+        let text = match value {
+            Value::Boolean(false) => return Ok(DashboardAddress::None),
+            Value::Integer(_) => {
+                return Ports::from_value(value).map(|port| DashboardAddress::At { host: None, port });
+            }
+            Value::String(text) => text.trim(),
+            _ => return Err(None),
+        };
+        match text {
+            "auto" => return Ok(DashboardAddress::Auto),
+            "none" | "false" => return Ok(DashboardAddress::None),
+            _ => {}
+        }
+        let (host, port) = text.rsplit_once(':').ok_or(None)?;
+        let port = Ports::from_value(&Value::String(port.into()))?;
+        let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+        // Without brackets the last part of an IPv6 address would be taken for the port.
+        if bare.is_none() && host.contains(':') {
+            return Err(Some(format!("write an IPv6 address in brackets: [{host}]:PORT")));
+        }
+        let host = bare.unwrap_or(host);
+        Ok(DashboardAddress::At { host: (!host.is_empty()).then(|| host.to_owned()), port })
     }
 }
 

@@ -240,6 +240,25 @@ pub fn server_config(credentials: &RoleCredentials) -> Result<Arc<ServerConfig>>
     Ok(Arc::new(config))
 }
 
+/// The settings of a server for browsers, with a new certificate that nobody but itself has signed, for these
+/// names and addresses. Nobody has to prove anything.
+pub fn page_config(names: &[String]) -> Result<Arc<ServerConfig>> {
+    let fault = |e: rcgen::Error| fault("cannot make a certificate")(e);
+    let mut params = CertificateParams::new(names).map_err(fault)?;
+    set_common(&mut params, names.first().map_or(DOMAIN, String::as_str));
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let key = generate_key()?;
+    let certificate = params.self_signed(&key).map_err(fault)?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(unusable)?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], private_key(&key.serialize_pem())?)
+        .map_err(unusable)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
 /// The settings of a side that opens connections. The name to verify is `server_name`.
 pub fn client_config(credentials: &RoleCredentials) -> Result<Arc<ClientConfig>> {
     let mut config = ClientConfig::builder_with_provider(provider())

@@ -96,7 +96,7 @@ impl Driver {
                 "limit": limit, "process": process,
             },
             "demand": self.demand(MIN_WORK),
-            "dashboard": null,
+            "dashboard": self.dashboard,
             "runs": self.runs.iter().map(|(run, entry)| self.run_status(run, entry)).collect::<Vec<_>>(),
         })
     }

@@ -9,7 +9,7 @@ use super::runs::Runs;
 use super::sessions::Shared;
 use super::shared::{self, Board};
 use super::stop::StopSignal;
-use super::view::Views;
+use super::view::{self, Phase, Views};
 use super::waits::Wait;
 use crate::base::ids::{ClientId, RunId, WorkerId};
 use crate::base::time::Time;
@@ -45,6 +45,7 @@ pub struct Driver {
     pub(super) shared: Shared,
     pub(super) config: Arc<Config>,
     pub(super) address: String,
+    pub(super) dashboard: Option<String>,
     origin: Instant,
     inputs: mpsc::Receiver<Input>,
     stop: StopSignal,
@@ -97,6 +98,7 @@ impl Driver {
             shared,
             config,
             address,
+            dashboard: None,
             origin: Instant::now(),
             inputs,
             stop,
@@ -145,12 +147,15 @@ impl Driver {
                 _ = self.inputs.recv_many(&mut inputs, INPUTS_AT_ONCE) => {}
                 () = tokio::time::sleep_until(deadline.into()) => self.events.push(Event::Tick),
             }
+            self.views.timings.begin();
+            let taken = inputs.len();
             for input in inputs.drain(..) {
                 match self.stopping {
                     None => self.take(input),
                     Some(_) => self.take_while_stopping(input),
                 }
             }
+            self.views.timings.spent(Phase::Inputs, taken);
             match self.stopping {
                 None => self.work(),
                 Some(by) if self.now() >= by || self.is_alone() => return,
@@ -163,11 +168,19 @@ impl Driver {
     fn work(&mut self) {
         self.release_held();
         let now = self.now();
+        let counts = view::count(&self.events);
+        self.views.timings.begin();
         let actions = self.core.handle_all(self.events.drain(..), now);
+        self.views.timings.spent_on(&counts);
+        let orders = actions.len();
         self.perform(actions);
-        for (client, id, question) in std::mem::take(&mut self.asked) {
+        self.views.timings.spent(Phase::Orders, orders);
+        let asked = std::mem::take(&mut self.asked);
+        let questions = asked.len();
+        for (client, id, question) in asked {
             self.answer(client, id, question);
         }
+        self.views.timings.spent(Phase::Questions, questions);
         self.check_waits(now);
         self.check_looks(now);
         self.sample(now);
@@ -176,10 +189,12 @@ impl Driver {
             self.progress_at = now.after(self.config.client.progress_interval.0);
             self.tell_progress();
         }
+        self.measure(now);
         if now >= self.sweep_at {
             self.sweep_at = now.after(SWEEP_INTERVAL);
             self.sweep(now);
         }
+        self.views.timings.spent(Phase::Housekeeping, 1);
     }
 
     /// When to wake up though nothing comes in.
@@ -188,6 +203,7 @@ impl Driver {
         let times = [
             self.core.next_deadline(),
             self.board.next_deadline(),
+            self.views.series.next_deadline(),
             self.waits.iter().filter_map(|w| w.until).min(),
             self.views.looks.next_deadline(),
             watched.then_some(self.progress_at),
@@ -299,6 +315,7 @@ impl Driver {
         let (written, read) = (figures.spill_written as f64, figures.spill_read as f64);
         peer.meter.add(now, [figures.cpu_seconds, bytes_in, bytes_out, written, read, done]);
         let memory = MemoryUse { unmanaged: figures.unmanaged, spilled: figures.spilled }.believed();
+        self.views.series.heard(worker, &peer.name, &figures);
         peer.figures = figures;
         self.events.push(Event::Heartbeat { worker, memory: Some(memory) });
     }
@@ -324,6 +341,7 @@ impl Driver {
         self.gone.note(worker, &peer.name);
         self.views.looks.worker_gone(worker, peer.incarnation, &peer.name);
         self.shared.addresses.remove(&peer.address);
+        self.views.worker_gone(worker, &peer.figures);
         Some(peer)
     }
 

@@ -29,8 +29,15 @@ pub type Writes = BTreeMap<FamilyIx, Vec<(Option<String>, String, bool)>>;
 /// What workers tell for those who look; nothing that is decided depends on it.
 #[derive(Debug)]
 pub enum Seen {
-    /// Rectangles of the task stream, and how many were left out.
-    Spans(Vec<Span>, u64),
+    /// Rectangles of the task stream.
+    Spans {
+        /// Which.
+        spans: Vec<Span>,
+        /// What the worker's clock showed when it sent them: nanoseconds since 1970.
+        now_ns: u64,
+        /// How many were left out.
+        left_out: u64,
+    },
     /// The answer to a question that a viewer asked.
     Looked(Looked),
     /// What is left of it, or of the life before.

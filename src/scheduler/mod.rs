@@ -41,9 +41,27 @@ pub struct Options {
     pub cluster: Option<String>,
     /// The batch job it runs in.
     pub job_id: Option<String>,
+    /// Where its dashboard will be, for those who ask; nothing is served here.
+    pub dashboard: Option<DashboardPlace>,
     /// Whether it is part of another program: with a `scheduler_file` it then keeps its authority in memory
     /// and nothing in the user's state directory.
     pub embedded: bool,
+}
+
+/// Where a dashboard is.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DashboardPlace {
+    /// Its port, for the scheduler file.
+    pub port: u16,
+    /// Its address with the token that opens it, for those who may ask the scheduler.
+    pub url: String,
+}
+
+impl std::fmt::Debug for DashboardPlace {
+    /// Without the token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DashboardPlace").field("port", &self.port).finish_non_exhaustive()
+    }
 }
 
 /// A running scheduler. Dropping it ends the cluster, without waiting for that.

@@ -61,6 +61,7 @@ async fn start_in(options: Options, cluster: String, home: Option<ClusterDir>) -
     };
     let mut file = SchedulerFile::new(&authority, address.clone(), EPOCH)?;
     file.job_id = options.job_id;
+    file.services.dashboard = options.dashboard.as_ref().map(|place| place.port);
 
     // Serving begins before the file is there: whoever reads it finds somebody who answers.
     let stop = StopSignal::new();
@@ -75,7 +76,8 @@ async fn start_in(options: Options, cluster: String, home: Option<ClusterDir>) -
         refusals,
         addresses: Default::default(),
     };
-    let driver = Driver::new(options.config, shared.clone(), address.to_string(), inputs, stop.clone());
+    let mut driver = Driver::new(options.config, shared.clone(), address.to_string(), inputs, stop.clone());
+    driver.dashboard = options.dashboard.map(|place| place.url);
     let driver = tokio::spawn(driver.run());
     let door = tokio::spawn(accept(listener, shared, stop.clone()));
     let ending = Ending { driver, door, home, path: path.clone(), file: file.clone(), stop: stop.clone() };

@@ -24,6 +24,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
+mod measured;
+
 const SOON: Duration = Duration::from_secs(20);
 
 type WorkerEnd = Connection<FromWorker, ToWorker>;
@@ -40,7 +42,14 @@ fn options(dir: &tempfile::TempDir, change: impl FnOnce(&mut Config)) -> Options
     config.client.progress_interval.0 = Duration::from_millis(20);
     change(&mut config);
     let scheduler_file = Some(dir.path().join("scheduler.json"));
-    Options { config: Arc::new(config), scheduler_file, cluster: None, job_id: None, embedded: true }
+    Options {
+        config: Arc::new(config),
+        scheduler_file,
+        cluster: None,
+        job_id: None,
+        dashboard: None,
+        embedded: true,
+    }
 }
 
 async fn house(change: impl FnOnce(&mut Config)) -> House {

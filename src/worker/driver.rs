@@ -4,6 +4,7 @@
 
 use super::answers::Answers;
 use super::core::event::Event;
+use super::cpu::Cpu;
 use super::peaks::Peaks;
 use super::scheduler_link::Link;
 use super::server::{Ending, Request};
@@ -14,7 +15,6 @@ use crate::base::error::Result;
 use crate::net::connection::{Sender, TrySendError};
 use crate::protocol::messages::client::Reason;
 use crate::protocol::messages::worker::{FromWorker, Heartbeat, ToWorker};
-use nix::sys::resource::{UsageWho, getrusage};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -27,6 +27,12 @@ const LINE_LOOK: Duration = Duration::from_millis(20);
 /// Between two reports, where the second one may wait: at thousands of commands a second, one report for each
 /// costs as much as a tenth of what a short command itself does.
 const REPORT_GAP: Duration = Duration::from_millis(2);
+
+/// How often those who look are told something while tasks execute.
+const PULSE: Duration = Duration::from_secs(1);
+
+/// When nothing is left to do they are told at once, but not again within this time.
+const PULSE_MIN: Duration = Duration::from_millis(250);
 
 /// How long a farewell may take.
 const FAREWELL_TIME: Duration = Duration::from_secs(2);
@@ -74,6 +80,10 @@ pub(super) struct Driver {
     pub is_aged: bool,
     peaks: Peaks,
     answers: Answers,
+    cpu: Cpu,
+    /// When the last heartbeat was sent, and the last rectangles.
+    beaten: Instant,
+    shown: Instant,
 }
 
 /// What woke the loop.
@@ -85,6 +95,7 @@ enum Woken {
     Brought(Brought),
     Beat,
     Memory,
+    Pulse,
     Timer,
     Room,
     Report,
@@ -102,7 +113,7 @@ impl Driver {
         answers: Answers,
     ) -> Driver {
         let (notes, retiring_until, idle_since) = (Vec::new(), None, None);
-        let (peaks, is_aged) = (Peaks::default(), false);
+        let (peaks, is_aged, now) = (Peaks::default(), false, Instant::now());
         Driver {
             link,
             work,
@@ -116,6 +127,9 @@ impl Driver {
             is_aged,
             peaks,
             answers,
+            cpu: Cpu::default(),
+            beaten: now,
+            shown: now,
         }
     }
 
@@ -136,6 +150,8 @@ impl Driver {
         let (mut told, mut later) = (Instant::now(), None);
         let mut look = tokio::time::interval(LINE_LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pulse = tokio::time::interval(PULSE);
+        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = loop {
             let timer = self.next_timer();
             let ended = self.ended.clone();
@@ -146,6 +162,7 @@ impl Driver {
                 request = requests.recv() => Woken::Request(request),
                 Some(brought) = brought.recv() => Woken::Brought(brought),
                 _ = beat.tick() => Woken::Beat,
+                _ = pulse.tick(), if self.work.is_active() => Woken::Pulse,
                 () = gauge.changed() => Woken::Memory,
                 () = tokio::time::sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {
                     Woken::Timer
@@ -166,6 +183,11 @@ impl Driver {
             }
             self.note_peaks();
             self.work.on_growth();
+            self.work.note_waiting();
+            if self.work.is_quiet() && self.shown.elapsed() >= PULSE_MIN {
+                self.show(true);
+                self.on_beat();
+            }
             later = self.report_at(told);
             if later.is_some() {
                 held_back = false;
@@ -209,6 +231,12 @@ impl Driver {
             Woken::Request(Some(Request::Stop) | None) => return Some(End::Over(Ending::Stopped)),
             Woken::Brought(brought) => self.work.on_brought(brought),
             Woken::Beat => self.on_beat(),
+            Woken::Pulse => {
+                self.show(false);
+                if self.beaten.elapsed() >= PULSE * 9 / 10 {
+                    self.on_beat();
+                }
+            }
             Woken::Memory => {
                 self.work.on_memory(true);
                 if self.work.memory_has_changed() {
@@ -326,18 +354,31 @@ impl Driver {
         None
     }
 
+    /// Has rectangles of the task stream sent with the next report.
+    fn show(&mut self, last: bool) {
+        self.shown = Instant::now();
+        self.notes.extend(self.work.take_spans(last).map(FromWorker::Spans));
+    }
+
     fn on_beat(&mut self) {
+        self.beaten = Instant::now();
         self.work.close_idle_connections();
         let (spilled, unmanaged) = self.work.tell_memory();
         let now = std::time::Instant::now();
         let disk = self.work.disk();
+        let (compute_seconds, fetch_seconds, wait_seconds) = self.work.seconds();
+        let sample = self.work.sample();
+        let cpu_seconds = match self.embedded {
+            true => self.cpu.of_tasks(self.work.cpu, &sample, &self.work.processes()),
+            false => self.cpu.of_process(&sample),
+        };
         let heartbeat = Heartbeat {
             executing: u32::try_from(self.work.running()).unwrap_or(u32::MAX),
             managed: self.work.managed_bytes(),
             spilled,
             unmanaged,
             process: resident_bytes(),
-            cpu_seconds: if self.embedded { self.work.cpu.as_secs_f64() } else { own_cpu_seconds() },
+            cpu_seconds,
             bytes_in: self.traffic.bytes_in.load(Ordering::Relaxed),
             bytes_out: self.traffic.bytes_out.load(Ordering::Relaxed),
             peak_managed: self.peaks.managed(),
@@ -348,7 +389,10 @@ impl Driver {
             spill_read: disk.read,
             spill_read_seconds: disk.reading.as_secs_f64(),
             executors: self.work.executors(),
-            ..Heartbeat::default()
+            compute_seconds,
+            fetch_seconds,
+            wait_seconds,
+            host_network: host_network(),
         };
         match self.link.sender.try_send(FromWorker::Heartbeat(heartbeat)) {
             // The receiver finds out as well, and what is queued shows that we live.
@@ -357,11 +401,12 @@ impl Driver {
     }
 
     /// Says good-bye and ends the connection.
-    pub(super) async fn farewell(self, ending: &Ending) {
+    pub(super) async fn farewell(mut self, ending: &Ending) {
         // When the cluster ends nobody will ask.
         if matches!(ending, Ending::Dismissed) || self.retiring_until.is_some() {
             self.answers.say_last_words(FAREWELL_TIME).await;
         }
+        let spans = self.work.take_spans(true);
         let sender = self.link.sender;
         let reason = match ending {
             Ending::Dismissed => "dismissed",
@@ -369,7 +414,14 @@ impl Driver {
             Ending::Renewed | Ending::SchedulerGone | Ending::Refused(_) => return,
         };
         let goodbye = FromWorker::Goodbye(Reason { reason: reason.into() });
-        let said = tokio::time::timeout(FAREWELL_TIME, sender.send(goodbye)).await;
+        let words = spans.map(FromWorker::Spans).into_iter().chain([goodbye]);
+        let say = async {
+            for word in words {
+                sender.send(word).await?;
+            }
+            Ok::<(), crate::base::error::Error>(())
+        };
+        let said = tokio::time::timeout(FAREWELL_TIME, say).await;
         if matches!(said, Ok(Ok(()))) {
             // If it does not take it, it notices the end of the connection.
             let _ = sender.close(FAREWELL_TIME).await;
@@ -398,12 +450,20 @@ fn resident_bytes() -> u64 {
     pages.saturating_mul(u64::try_from(page).unwrap_or(4096))
 }
 
-/// CPU seconds of this process and of those processes below it that have ended.
-fn own_cpu_seconds() -> f64 {
-    let seconds = |who| {
-        let Ok(usage) = getrusage(who) else { return 0.0 };
-        let time = |t: nix::sys::time::TimeVal| t.tv_sec() as f64 + t.tv_usec() as f64 / 1e6;
-        time(usage.user_time()) + time(usage.system_time())
+/// Bytes that the host's network has received and sent since it started, the loopback not counted.
+fn host_network() -> (u64, u64) {
+    let table = std::fs::read_to_string("/proc/net/dev").unwrap_or_default();
+    network_bytes(&table)
+}
+
+fn network_bytes(table: &str) -> (u64, u64) {
+    let row = |line: &str| {
+        let (name, figures) = line.split_once(':')?;
+        let mut figures = figures.split_whitespace();
+        let received: u64 = figures.next()?.parse().ok()?;
+        let sent: u64 = figures.nth(7)?.parse().ok()?;
+        (name.trim() != "lo").then_some((received, sent))
     };
-    seconds(UsageWho::RUSAGE_SELF) + seconds(UsageWho::RUSAGE_CHILDREN)
+    let add = |a: (u64, u64), b: (u64, u64)| (a.0.saturating_add(b.0), a.1.saturating_add(b.1));
+    table.lines().filter_map(row).fold((0, 0), add)
 }

@@ -4,6 +4,7 @@
 mod answers;
 mod checkpoint;
 pub mod core;
+mod cpu;
 pub mod directory;
 mod driver;
 pub mod executor;
@@ -24,6 +25,7 @@ mod python;
 mod scheduler_link;
 mod server;
 mod signal_pipe;
+mod spans;
 mod standalone;
 pub mod store;
 mod strays;

@@ -31,6 +31,14 @@ impl Origin {
         }
     }
 
+    /// The same number for those that people take for the same kind of work.
+    pub(super) fn kin(&self) -> u64 {
+        match self {
+            Origin::Element(family, _) => Arc::as_ptr(family).addr() as u64,
+            Origin::Call(call) => call.kin(),
+        }
+    }
+
     /// What its like usually occupied at most, bytes; 0 as long as nothing is known.
     pub(super) fn usual_peak(&self) -> u64 {
         match self {

@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod calls;
+mod seen;
 
 const SOON: Duration = Duration::from_secs(60);
 const EPOCH: u32 = 3;
@@ -41,6 +42,7 @@ struct Played {
     listener: Listener,
     file: SchedulerFile,
     config: Config,
+    heartbeat_ms: u64,
 }
 
 /// A registered worker as the scheduler sees it.
@@ -63,7 +65,7 @@ async fn played() -> Played {
     config.worker.death_timeout = Span(Duration::from_secs(20));
     let local = dir.path().join("local").to_string_lossy().into_owned();
     config.worker.local_directory = Some(crate::config::PathTemplate::new(local).unwrap());
-    Played { dir, cluster, listener, file, config }
+    Played { dir, cluster, listener, file, config, heartbeat_ms: 100 }
 }
 
 impl Played {
@@ -103,8 +105,8 @@ impl Played {
                 panic!("a registration");
             };
             connection.receiver.welcome();
-            let registered =
-                Registered { worker: WorkerId(id), epoch: EPOCH, cluster: "test".into(), heartbeat_ms: 100 };
+            let (worker, heartbeat_ms) = (WorkerId(id), self.heartbeat_ms);
+            let registered = Registered { worker, epoch: EPOCH, cluster: "test".into(), heartbeat_ms };
             connection.sender.send(ToWorker::Registered(registered)).await.unwrap();
             return Session { connection, register };
         }
@@ -234,7 +236,7 @@ impl Session {
     async fn next(&mut self) -> FromWorker {
         loop {
             match soon(self.connection.receiver.recv()).await.unwrap().expect("more messages") {
-                FromWorker::Heartbeat(_) => {}
+                FromWorker::Heartbeat(_) | FromWorker::Spans(_) => {}
                 other => return other,
             }
         }

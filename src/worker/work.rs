@@ -1,6 +1,8 @@
 //! The core joined to what it decides about: pool, store and transfers. Turns messages into events, actions
 //! into deeds, and what the core has gathered into messages. Owns no connection and no timer.
 
+mod seen;
+
 use super::checkpoint::{Counts, Order, Saver};
 use super::core::Core;
 use super::core::event::{Action, Assigned, Done, Event, Fetched, Input, Start};
@@ -15,9 +17,9 @@ use super::prepare::nodes::Node;
 use super::process;
 use super::python::Python;
 use super::python::calls::Calls;
+use super::spans::{Collector, Fetching};
 use super::store::Store;
 use super::store::data::TaskResult;
-use super::store::spill::DiskUse;
 use super::transfer::brought::Brought;
 use super::transfer::client::{Client, Fetched as Transferred};
 use crate::base::failure::Failure;
@@ -81,7 +83,9 @@ pub(super) struct Work {
     addresses: FxHashMap<WorkerId, Address>,
     client: Client,
     fetches: JoinSet<Arrived>,
-    asked: FxHashMap<tokio::task::Id, (WorkerId, Vec<TaskRef>)>,
+    asked: FxHashMap<tokio::task::Id, (WorkerId, Vec<TaskRef>, Fetching)>,
+    /// For those who look.
+    spans: Collector,
     /// Results have come since memory was last looked at.
     grown: bool,
     /// A function has ended since the last report: others may be as fast, and wait for its result.
@@ -123,6 +127,7 @@ impl Work {
             client,
             fetches: JoinSet::new(),
             asked: FxHashMap::default(),
+            spans: Collector::new(slots),
             grown: false,
             prompt: false,
             cpu: Duration::ZERO,
@@ -284,8 +289,9 @@ impl Work {
     }
 
     fn done(&mut self, finished: Finished) -> Done {
-        let Finished { task, attempt, outcome } = finished;
+        let Finished { task, attempt, slot, outcome } = finished;
         let origin = self.running.remove(&(task, attempt));
+        self.note_span(task, origin.as_ref().map_or(0, Origin::kin), slot, &outcome);
         if let Some(peak) = self.memory.take_peak((task, attempt))
             && let (Some(origin), Ok(_)) = (&origin, &outcome.result)
         {
@@ -320,18 +326,23 @@ impl Work {
                     (error.id(), None)
                 }
             };
-            let Some((peer, tasks)) = self.asked.remove(&id) else { continue };
+            let Some((peer, tasks, fetching)) = self.asked.remove(&id) else { continue };
             let arrived = arrived.map(|(_, outcomes)| outcomes);
             let all_lost = || tasks.into_iter().map(|t| (t, Transferred::Unreachable)).collect();
-            return self.on_arrived(peer, arrived.unwrap_or_else(all_lost));
+            return self.on_arrived(peer, fetching, arrived.unwrap_or_else(all_lost));
         }
     }
 
-    fn on_arrived(&mut self, peer: WorkerId, outcomes: Vec<(TaskRef, Transferred)>) -> Event {
+    fn on_arrived(
+        &mut self,
+        peer: WorkerId,
+        fetching: Fetching,
+        outcomes: Vec<(TaskRef, Transferred)>,
+    ) -> Event {
         // Who made a fetched result is not known here, nor does it matter.
         let attempt = Attempt { epoch: self.epoch, n: 0 };
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcomes = outcomes.into_iter().map(|(task, outcome)| match outcome {
+        let each = |(task, outcome)| match outcome {
             Transferred::Here(result) => {
                 let nbytes = result.nbytes();
                 if store.find(task).is_none() {
@@ -343,8 +354,11 @@ impl Work {
             }
             Transferred::Absent => (task, Fetched::Absent),
             Transferred::Unreachable => (task, Fetched::Unreachable),
-        });
-        Event::Fetched { peer, outcomes: outcomes.collect() }
+        };
+        let outcomes: Vec<_> = outcomes.into_iter().map(each).collect();
+        drop(store);
+        self.note_fetch(fetching, &outcomes);
+        Event::Fetched { peer, outcomes }
     }
 
     /// A client has brought a result. Whether it is kept.
@@ -556,7 +570,7 @@ impl Work {
         };
         let (client, wanted) = (self.client.clone(), tasks.clone());
         let handle = self.fetches.spawn(async move { (peer, client.fetch(&address, wanted).await) });
-        self.asked.insert(handle.id(), (peer, tasks));
+        self.asked.insert(handle.id(), (peer, tasks, self.spans.fetch_begins()));
     }
 
     /// Whether a report does nobody harm if it comes a moment later: commands have begun and ended well, each
@@ -636,17 +650,6 @@ impl Work {
     /// Waits until memory has been looked at anew.
     pub(super) fn gauge(&self) -> Arc<Gauge> {
         self.memory.parts().gauge.clone()
-    }
-
-    /// What was written to disk and read back so far.
-    pub(super) fn disk(&self) -> DiskUse {
-        self.memory.parts().spiller.as_ref().map_or_else(DiskUse::default, |s| s.spill().disk_use())
-    }
-
-    /// Executor processes so far: started, replaced because they had grown, died of a task.
-    pub(super) fn executors(&self) -> (u64, u64, u64) {
-        let counts = &self.memory.parts().executors;
-        (counts.started(), counts.replaced(), counts.died())
     }
 
     /// Whether no task may start.

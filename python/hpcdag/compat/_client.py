@@ -11,6 +11,7 @@ import warnings
 from typing import Any
 
 import hpcdag
+from hpcdag import _dashboard
 from hpcdag._binary import ask
 from hpcdag.cluster import ClusterBase
 
@@ -57,8 +58,10 @@ class Around:
 
     @property
     def dashboard_link(self) -> str:
-        """Address of the dashboard; empty without one."""
-        return ""
+        """Address of the dashboard, with what opens it; empty without one."""
+        return _dashboard.reachable(
+            ask(["status", "--scheduler-file", str(self.scheduler_file)])["dashboard"]
+        )
 
     def close(self, timeout: Any = None) -> None:
         """Does nothing: the cluster ends with `hpcdag run`."""

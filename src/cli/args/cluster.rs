@@ -141,6 +141,12 @@ pub struct SchedulerArgs {
     /// Threads that it runs on; on a login node 2 unless this says otherwise
     #[arg(long, value_name = "N|auto")]
     pub threads: Option<String>,
+    /// Where the dashboard is served: HOST:PORT, :PORT (for this machine only), auto or none
+    ///
+    /// HOST is an address, a name or a network interface of this machine. `hpcdag status` prints what opens
+    /// it.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub dashboard_address: Option<String>,
     /// The id of the cluster, where whoever starts it has to know that before
     #[arg(long, value_name = "ID", hide = true)]
     pub cluster_id: Option<String>,
@@ -161,6 +167,7 @@ impl SchedulerArgs {
             ("scheduler.port", &self.listen.port),
             ("scheduler.idle-timeout", &self.idle_timeout),
             ("scheduler.threads", &self.threads),
+            ("scheduler.dashboard-address", &self.dashboard_address),
         ]);
         settings.extend(self.log.settings());
         settings
@@ -353,6 +360,9 @@ pub struct UpArgs {
     /// Network interfaces of scheduler and workers in order of preference, e.g. hsn0,ib0,auto
     #[arg(long, value_name = "NAME[,NAME]")]
     pub interface: Option<String>,
+    /// Where the scheduler serves the dashboard: HOST:PORT, :PORT (for its machine only), auto or none
+    #[arg(long, value_name = "HOST:PORT")]
+    pub dashboard_address: Option<String>,
     /// Give up if the cluster is not complete after this long
     #[arg(long, value_name = "TIME", default_value = "5m", visible_alias = "start-timeout")]
     pub timeout: Span,
@@ -371,6 +381,7 @@ impl UpArgs {
         settings.extend(collect([
             ("scheduler.interface", &self.interface),
             ("worker.interface", &self.interface),
+            ("scheduler.dashboard-address", &self.dashboard_address),
         ]));
         settings
     }

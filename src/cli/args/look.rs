@@ -41,6 +41,29 @@ pub struct StatusArgs {
     pub json: JsonOption,
 }
 
+/// `hpcdag dashboard`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  hpcdag dashboard                           opens it in your browser
+  hpcdag dashboard --no-open --port 9000     for `ssh -L 9000:localhost:9000 login-node`
+
+It is served by this command, on this machine only, until Ctrl-C; what it shows comes from the scheduler \
+through the connection that other commands use.")]
+pub struct DashboardArgs {
+    /// Port to listen on, or a range such as 9000-9010; 0 takes any; without it 8787 if that is free
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<String>,
+    /// Do not open a browser, only print the address
+    #[arg(long)]
+    pub no_open: bool,
+    /// Of which cluster.
+    #[command(flatten)]
+    pub scheduler: SchedulerOptions,
+    /// How the address is printed.
+    #[command(flatten)]
+    pub json: JsonOption,
+}
+
 /// `hpcdag explain`
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Example:

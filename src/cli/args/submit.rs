@@ -169,6 +169,15 @@ pub struct SubmitArgs {
         help_heading = "On this machine"
     )]
     pub memory_limit: Option<String>,
+    /// Serve the dashboard meanwhile: HOST:PORT, :PORT or auto (with --local)
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        requires = "local",
+        conflicts_with_all = NOT_LOCAL,
+        help_heading = "On this machine"
+    )]
+    pub dashboard_address: Option<String>,
 
     /// Processors of each node, for tasks (with --batch); without it whole nodes
     #[arg(
@@ -195,6 +204,7 @@ impl SubmitArgs {
             ("worker.nthreads", &self.nthreads),
             ("worker.memory-limit", &self.memory_limit),
             ("client.threads", &self.threads),
+            ("scheduler.dashboard-address", &self.dashboard_address),
         ])
     }
 

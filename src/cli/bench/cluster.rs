@@ -70,6 +70,7 @@ impl BenchCluster {
             scheduler_file: Some(directory.path().join("scheduler.json")),
             cluster: None,
             job_id: None,
+            dashboard: None,
             embedded: true,
         })
         .await?;

@@ -156,6 +156,8 @@ pub struct Span {
 pub struct Spans {
     /// Rectangles that were left out because there were too many.
     pub left_out: u64,
+    /// What the worker's clock showed when it sent this: nanoseconds since 1970.
+    pub now_ns: u64,
     #[serde(skip)]
     body: Bytes,
 }
@@ -163,7 +165,7 @@ crate::payload_with_body!(Spans);
 
 impl Spans {
     /// Packs rectangles.
-    pub fn pack(left_out: u64, spans: &[Span]) -> Spans {
+    pub fn pack(left_out: u64, now_ns: u64, spans: &[Span]) -> Spans {
         const NO_TASK: TaskRef = TaskRef { run: RunId(u32::MAX), index: u32::MAX };
         let task = |s: &Span| s.task.unwrap_or(NO_TASK);
         let mut w = ColumnWriter::new();
@@ -175,7 +177,7 @@ impl Spans {
         w.push(&spans.iter().map(|s| s.start_ns).collect::<Vec<u64>>());
         w.push(&spans.iter().map(|s| s.ns).collect::<Vec<u64>>());
         w.push(&spans.iter().map(|s| s.bytes).collect::<Vec<u64>>());
-        Spans { left_out, body: w.finish() }
+        Spans { left_out, now_ns, body: w.finish() }
     }
 
     /// Unpacks and checks. A kind that is not known makes the message invalid.
@@ -292,7 +294,7 @@ mod tests {
             .map(|&kind| Span { kind, lane: 2, task, count: 5, start_ns: 1 << 60, ns: 77, bytes: 1 << 40 })
             .chain([Span::default()])
             .collect();
-        assert_eq!(Spans::pack(4, &spans).unpack().unwrap(), spans);
+        assert_eq!(Spans::pack(4, 5, &spans).unpack().unwrap(), spans);
         assert_eq!(Spans::default().unpack().ok(), None);
     }
 }

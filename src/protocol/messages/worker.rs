@@ -146,7 +146,7 @@ pub struct Heartbeat {
     pub unmanaged: u64,
     /// Resident bytes of the worker process.
     pub process: u64,
-    /// CPU seconds of the worker process and the tasks that have ended.
+    /// CPU seconds of the worker process and its tasks, those included that have not ended.
     pub cpu_seconds: f64,
     /// Bytes fetched from other workers.
     pub bytes_in: u64,

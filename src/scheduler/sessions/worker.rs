@@ -126,8 +126,9 @@ async fn read(
                     Input::Report { worker, report }
                 }
                 FromWorker::Heartbeat(figures) => Input::Heartbeat { worker, figures },
-                FromWorker::Spans(spans) => {
-                    Input::Seen { worker, seen: Seen::Spans(spans.unpack()?, spans.left_out) }
+                FromWorker::Spans(message) => {
+                    let (spans, now_ns, left_out) = (message.unpack()?, message.now_ns, message.left_out);
+                    Input::Seen { worker, seen: Seen::Spans { spans, now_ns, left_out } }
                 }
                 FromWorker::Looked(looked) => Input::Seen { worker, seen: Seen::Looked(looked) },
                 FromWorker::LastWords(words) => {

@@ -8,7 +8,10 @@ mod left;
 mod looks;
 pub(super) mod meter;
 mod overview;
+mod series;
+mod spans;
 mod tasks;
+mod timings;
 
 use super::driver::Driver;
 use super::input::Seen;
@@ -23,6 +26,11 @@ use std::time::Duration;
 
 /// How often the figures of all tasks are noted.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+use crate::protocol::messages::worker::Heartbeat;
+use series::Series;
+use spans::Stream;
+use timings::Timings;
+pub(super) use timings::{Phase, count};
 
 /// What is kept for those who look.
 #[derive(Debug, Default)]
@@ -32,6 +40,17 @@ pub struct Views {
     /// Attempts that succeeded, that failed.
     meter: Meter<2>,
     sample_at: Time,
+    pub(super) series: Series,
+    pub(super) stream: Stream,
+    pub(super) timings: Timings,
+}
+
+impl Views {
+    /// A worker is gone: these were its last figures.
+    pub(super) fn worker_gone(&mut self, worker: WorkerId, figures: &Heartbeat) {
+        self.series.worker_gone(worker, figures);
+        self.stream.worker_gone(worker);
+    }
 }
 
 impl Driver {
@@ -44,16 +63,16 @@ impl Driver {
             View::Graph { run } => self.view_groups(run, true),
             View::Tasks(filter) => self.view_tasks(&filter),
             View::Events { after, limit } => self.view_events(after, limit),
-            View::Series { .. } | View::Spans { .. } | View::Timings => {
-                Err(("refused".into(), "this view does not exist yet".into()))
-            }
+            View::Series { after, workers } => self.series_view(after, workers),
+            View::Spans { after, limit, run } => self.spans_view(after, limit, run),
+            View::Timings => Ok(self.timings_view()),
         })
     }
 
     /// Takes note of what a worker tells for those who look.
     pub(super) fn seen(&mut self, worker: WorkerId, seen: Seen) {
         match seen {
-            Seen::Spans(..) => {}
+            Seen::Spans { spans, now_ns, left_out } => self.take_spans(worker, &spans, now_ns, left_out),
             Seen::Looked(looked) => self.looked(worker, looked),
             Seen::LastWords(words) => self.last_words(worker, *words),
         }

@@ -136,6 +136,11 @@ impl Core {
         self.peers.values().any(|p| p.in_flight > 0)
     }
 
+    /// Slots that no task occupies, 1/10,000.
+    pub fn idle_slots(&self) -> u32 {
+        self.slots.saturating_sub(self.busy)
+    }
+
     /// Tasks in hand.
     pub fn in_hand(&self) -> usize {
         self.hands.len()

@@ -19,6 +19,8 @@ pub struct Finished {
     pub task: TaskRef,
     /// The attempt at it.
     pub attempt: Attempt,
+    /// The slot that it ran in, if it got that far.
+    pub slot: Option<u32>,
     /// How it ended.
     pub outcome: Outcome,
 }
@@ -109,8 +111,9 @@ impl<J: Identified + Send + 'static> Pool<J> {
         let mut state = lock(&self.shared.state);
         while state.threads < threads && !state.closed {
             let (shared, wake) = (self.shared.clone(), Arc::new(Wake::new()?));
-            let name = format!("slot-{}", state.started);
-            std::thread::Builder::new().name(name).spawn(move || shared.run_slot(&wake))?;
+            let slot = u32::try_from(state.started).unwrap_or(u32::MAX);
+            let name = format!("slot-{slot}");
+            std::thread::Builder::new().name(name).spawn(move || shared.run_slot(slot, &wake))?;
             state.threads += 1;
             state.started += 1;
         }
@@ -222,7 +225,7 @@ impl<J: Identified + Send + 'static> Drop for Pool<J> {
 fn cancelled((task, attempt): Id, why: Option<String>) -> Finished {
     let mut failure = Failure::new(FailureKind::Cancelled);
     failure.reason = why;
-    Finished { task, attempt, outcome: Outcome::failed(failure) }
+    Finished { task, attempt, slot: None, outcome: Outcome::failed(failure) }
 }
 
 impl<J: Identified> Shared<J> {
@@ -242,7 +245,7 @@ impl<J: Identified> Shared<J> {
         }
     }
 
-    fn run_slot(&self, wake: &Arc<Wake>) {
+    fn run_slot(&self, slot: u32, wake: &Arc<Wake>) {
         let mut next = self.next(wake, None);
         let panicked = |panic: Box<dyn std::any::Any + Send>| {
             let text = format!("the executor panicked: {}", panic_text(&*panic));
@@ -251,14 +254,14 @@ impl<J: Identified> Shared<J> {
         while let Some(Taken { mut jobs, ids, controls }) = next {
             let last = if jobs.len() == 1 { jobs.pop() } else { None };
             let Some(job) = last else {
-                self.run_all(jobs, &ids, &controls, wake, panicked);
+                self.run_all(jobs, &ids, &controls, (slot, wake), panicked);
                 next = self.next(wake, None);
                 continue;
             };
             // Executors catch panics of what they run; this is for their own faults.
             let run = AssertUnwindSafe(|| self.executor.run(job, &controls[0]));
             let outcome = catch_unwind(run).unwrap_or_else(panicked);
-            let finished = Finished { task: ids[0].0, attempt: ids[0].1, outcome };
+            let finished = Finished { task: ids[0].0, attempt: ids[0].1, slot: Some(slot), outcome };
             next = self.next(wake, Some((finished, controls[0].clone())));
         }
         lock(&self.state).threads -= 1;
@@ -271,7 +274,7 @@ impl<J: Identified> Shared<J> {
         jobs: Vec<J>,
         ids: &[Id],
         controls: &[Arc<Control>],
-        wake: &Arc<Wake>,
+        (slot, wake): (u32, &Arc<Wake>),
         panicked: impl Fn(Box<dyn std::any::Any + Send>) -> Outcome,
     ) {
         let mut left: Vec<bool> = vec![true; ids.len()];
@@ -281,7 +284,7 @@ impl<J: Identified> Shared<J> {
             drop(state);
             let finished = |(place, outcome): (usize, Outcome)| {
                 left[place] = false;
-                Finished { task: ids[place].0, attempt: ids[place].1, outcome }
+                Finished { task: ids[place].0, attempt: ids[place].1, slot: Some(slot), outcome }
             };
             let finished: Vec<Finished> = ended.into_iter().map(finished).collect();
             self.note(finished, false);
@@ -294,7 +297,7 @@ impl<J: Identified> Shared<J> {
             let ended = ends.iter().map(|place| {
                 left[*place] = false;
                 let outcome = Outcome::failed(lost.clone());
-                Finished { task: ids[*place].0, attempt: ids[*place].1, outcome }
+                Finished { task: ids[*place].0, attempt: ids[*place].1, slot: Some(slot), outcome }
             });
             let ended: Vec<Finished> = ended.collect();
             let mut state = lock(&self.state);

@@ -57,7 +57,7 @@ impl Sample {
     }
 
     /// A process and all under it.
-    fn tree(&self, root: i32) -> FxHashSet<i32> {
+    pub fn tree(&self, root: i32) -> FxHashSet<i32> {
         let (mut next, mut seen) = (vec![root], FxHashSet::default());
         while let Some(pid) = next.pop() {
             // A table read while processes come and go may hold a circle.

@@ -10,9 +10,10 @@ use crate::worker::executor::native::NativeInput;
 use crate::worker::finish::{Job, Runnable};
 use crate::worker::store::Store;
 use bytes::Bytes;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -87,12 +88,26 @@ impl Call {
 
     /// Its name for people.
     pub(in crate::worker) fn key(&self) -> String {
+        match self.key_bytes() {
+            None => format!("{}-{}", self.run.name, self.batch.first + self.place),
+            Some(key) => String::from_utf8_lossy(key).into_owned(),
+        }
+    }
+
+    /// The same number for keys that differ only in what follows the last `-`.
+    pub(in crate::worker) fn kin(&self) -> u64 {
+        let name = self.key_bytes().map_or(self.run.name.as_bytes(), |key| {
+            key.iter().rposition(|b| *b == b'-').map_or(key, |end| &key[..end])
+        });
+        FxBuildHasher.hash_one(name)
+    }
+
+    /// Its own key, if it has one.
+    fn key_bytes(&self) -> Option<&[u8]> {
         let (batch, at) = (&*self.batch, self.place as usize);
-        let Some(end) = batch.keys_end.get(at) else {
-            return format!("{}-{}", self.run.name, batch.first + self.place);
-        };
+        let end = *batch.keys_end.get(at)?;
         let start = if at == 0 { 0 } else { batch.keys_end[at - 1] };
-        String::from_utf8_lossy(&batch.keys[start as usize..*end as usize]).into_owned()
+        Some(&batch.keys[start as usize..end as usize])
     }
 }
 

@@ -6,7 +6,7 @@
 //! Large parts are written past the page cache: their pages are free when the write returns, and no dirty
 //! ones pile up that only seem to be.
 
-use super::busy::Busy;
+use super::busy::{Busy, Period};
 use super::data::{Data, TaskResult};
 use super::memfile::{self, HEAP_BYTES_MAX, MemFile};
 use bytes::Bytes;
@@ -105,6 +105,11 @@ impl Spill {
             read: self.reading.bytes(),
             reading: self.reading.time(),
         }
+    }
+
+    /// When it was written to, and read, since the last call.
+    pub fn take_periods(&self) -> (Vec<Period>, Vec<Period>) {
+        (self.writing.take_periods(), self.reading.take_periods())
     }
 
     /// Bytes on disk.

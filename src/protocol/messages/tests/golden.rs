@@ -327,7 +327,7 @@ fn from_worker() -> Vec<FromWorker> {
         FromWorker::Heartbeat(heartbeat),
         FromWorker::Retiring(reason()),
         FromWorker::Goodbye(reason()),
-        FromWorker::Spans(Spans::pack(1, &[span])),
+        FromWorker::Spans(Spans::pack(1, 6, &[span])),
         FromWorker::Looked(Looked { id: 8, result: Err("it is gone".into()) }),
         FromWorker::LastWords(LastWords {
             incarnation: uuid(),

@@ -1,0 +1,267 @@
+//! The task stream: what workers' slots, transfers and disks did, as rectangles. Owns the ring of the latest
+//! ones and the names that they have, which outlive runs and workers.
+
+use super::super::answers::not_found;
+use super::super::driver::Driver;
+use super::super::waits::Reply;
+use crate::base::ids::{RunId, RunUuid, TaskRef, WorkerId};
+use crate::protocol::messages::look::{Span, SpanKind};
+use rustc_hash::FxHashMap;
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Rectangles that are kept: 48 MiB of them, and as much again for a moment while room is made.
+const KEPT_MAX: usize = 1 << 20;
+
+/// Rectangles in one answer at most.
+const ANSWERED_MAX: usize = 100_000;
+
+/// Names that are kept. What has a further one has none.
+const NAMES_MAX: usize = 10_000;
+
+/// The longest name that is kept, bytes.
+const NAME_BYTES_MAX: usize = 200;
+
+/// No lane has a higher number; those who say so are put there.
+const LANE_MAX: u32 = (1 << 24) - 1;
+
+/// Nothing takes longer, and nothing is older, nanoseconds.
+const AGE_NS_MAX: u64 = 365 * 24 * 3600 * 1_000_000_000;
+
+/// The number of what has no name.
+const NONE: u32 = u32::MAX;
+
+/// The task of what has none.
+const NO_TASK: TaskRef = TaskRef { run: RunId(u32::MAX), index: u32::MAX };
+
+/// A rectangle as it is kept.
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    start_ns: u64,
+    ns: u64,
+    bytes: u64,
+    task: TaskRef,
+    count: u32,
+    worker: u32,
+    group: u32,
+    /// And the kind, in the highest bits.
+    lane: u32,
+}
+
+/// Names by number, each once.
+#[derive(Debug, Default)]
+struct Names {
+    list: Vec<Arc<str>>,
+    numbers: FxHashMap<Arc<str>, u32>,
+}
+
+impl Names {
+    /// The number of a name.
+    fn number(&mut self, name: &str) -> u32 {
+        let name = &name[..name.floor_char_boundary(NAME_BYTES_MAX)];
+        if let Some(number) = self.numbers.get(name) {
+            return *number;
+        }
+        if self.list.len() >= NAMES_MAX {
+            return NONE;
+        }
+        let (number, name) = (self.list.len() as u32, Arc::<str>::from(name));
+        self.list.push(name.clone());
+        self.numbers.insert(name, number);
+        number
+    }
+}
+
+/// The latest rectangles.
+#[derive(Debug, Default)]
+pub(in crate::scheduler) struct Stream {
+    rows: VecDeque<Row>,
+    /// How many have come in all; the number of the last one.
+    last: u64,
+    left_out: u64,
+    groups: Names,
+    workers: Names,
+    /// How far the clocks of workers are behind, nanoseconds, with the shortest way of a message.
+    clocks: FxHashMap<WorkerId, i64>,
+}
+
+fn epoch_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Stream {
+    /// What has to be added to the times of a worker that says it is `its` now. A message that took longer
+    /// than others tells less.
+    fn clock(&mut self, worker: WorkerId, its: u64, now: u64) -> i64 {
+        let behind = i64::try_from(i128::from(now) - i128::from(its)).unwrap_or(0);
+        let known = self.clocks.entry(worker).or_insert(behind);
+        *known = if behind < *known { behind } else { *known + (behind - *known) / 64 };
+        *known
+    }
+
+    /// Takes a rectangle in, as far as it can be believed.
+    fn push(&mut self, span: &Span, behind: i64, now: u64, worker: u32, group: u32) {
+        let start = span.start_ns.saturating_add_signed(behind).clamp(now - AGE_NS_MAX.min(now), now);
+        let row = Row {
+            start_ns: start,
+            ns: span.ns.min(now - start),
+            bytes: span.bytes,
+            task: span.task.unwrap_or(NO_TASK),
+            count: span.count.max(1),
+            worker,
+            group,
+            lane: span.lane.min(LANE_MAX) | (span.kind as u32) << 24,
+        };
+        if self.rows.len() == KEPT_MAX {
+            self.rows.pop_front();
+        }
+        self.rows.push_back(row);
+        self.last += 1;
+    }
+
+    /// A worker is gone; its rectangles stay.
+    pub(in crate::scheduler) fn worker_gone(&mut self, worker: WorkerId) {
+        self.clocks.remove(&worker);
+    }
+
+    /// Those after a number that are wanted, the newest, oldest first.
+    fn after(&self, after: u64, limit: usize, run: Option<RunId>) -> Vec<&Row> {
+        let new = usize::try_from(self.last.saturating_sub(after)).unwrap_or(usize::MAX);
+        let new = self.rows.range(self.rows.len().saturating_sub(new)..).rev();
+        let is_wanted = |row: &&Row| run.is_none_or(|run| row.task.run == run);
+        let mut rows: Vec<&Row> = new.filter(is_wanted).take(limit.min(ANSWERED_MAX)).collect();
+        rows.reverse();
+        rows
+    }
+}
+
+impl Driver {
+    /// Rectangles from a worker, whose clock shows this.
+    pub(super) fn take_spans(&mut self, worker: WorkerId, spans: &[Span], its_ns: u64, left_out: u64) {
+        let Some(peer) = self.workers.get(&worker) else { return };
+        let stream = &mut self.views.stream;
+        let (name, now) = (stream.workers.number(&peer.name), epoch_ns());
+        let behind = stream.clock(worker, its_ns, now);
+        stream.left_out = stream.left_out.saturating_add(left_out);
+        let mut known: FxHashMap<TaskRef, u32> = FxHashMap::default();
+        for span in spans {
+            let group = match span.task {
+                None => NONE,
+                Some(task) => *known.entry(task).or_insert_with(|| {
+                    let name = self.core.group_of(task).and_then(|id| self.core.group_name(id));
+                    name.map_or(NONE, |name| stream.groups.number(name))
+                }),
+            };
+            stream.push(span, behind, now, name, group);
+        }
+    }
+
+    /// Rectangles of the task stream.
+    pub(super) fn spans_view(&self, after: u64, limit: u32, run: Option<RunUuid>) -> Reply {
+        let stream = &self.views.stream;
+        let run = match run {
+            Some(uuid) => {
+                Some(self.runs.find(uuid).ok_or_else(|| not_found(format!("run {uuid} is not known")))?)
+            }
+            None => None,
+        };
+        let rows = stream.after(after, limit as usize, run);
+        let seconds = |ns: u64| Duration::from_nanos(ns).as_secs_f64();
+        let number = |n: u32| if n == NONE { json!(-1) } else { json!(n) };
+        let key = |row: &&Row| match self.core.locate(row.task) {
+            Some(_) => Value::String(self.key(row.task)),
+            None => Value::Null,
+        };
+        let column = |of: &dyn Fn(&&Row) -> Value| rows.iter().map(of).collect::<Vec<Value>>();
+        let names = |names: &Names| names.list.iter().map(|n| json!(**n)).collect::<Vec<Value>>();
+        Ok(json!({
+            "next": stream.last,
+            "left-out": stream.left_out,
+            "workers": names(&stream.workers),
+            "groups": names(&stream.groups),
+            "kinds": SpanKind::ALL.map(SpanKind::name),
+            "worker": column(&|row| number(row.worker)),
+            "lane": column(&|row| json!(row.lane & LANE_MAX)),
+            "kind": column(&|row| json!(row.lane >> 24)),
+            "group": column(&|row| number(row.group)),
+            "key": column(&key),
+            "count": column(&|row| json!(row.count)),
+            "start": column(&|row| json!(seconds(row.start_ns))),
+            "seconds": column(&|row| json!(seconds(row.ns))),
+            "bytes": column(&|row| json!(row.bytes)),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_790_000_000_000_000_000;
+
+    #[test]
+    fn what_cannot_be_is_brought_within_bounds() {
+        let mut stream = Stream::default();
+        let mut push = |span: Span| {
+            stream.push(&span, 0, NOW, 0, NONE);
+            *stream.rows.back().unwrap()
+        };
+        let row =
+            push(Span { kind: SpanKind::Wait, lane: u32::MAX, start_ns: u64::MAX, ns: 5, ..Span::default() });
+        assert_eq!((row.lane, row.start_ns, row.ns, row.count), (LANE_MAX | 5 << 24, NOW, 0, 1));
+        let row = push(Span { start_ns: 0, ns: u64::MAX, count: 7, ..Span::default() });
+        assert_eq!((row.start_ns, row.ns, row.count), (NOW - AGE_NS_MAX, AGE_NS_MAX, 7));
+        let row = push(Span { start_ns: NOW - 10, ns: 4, lane: 3, ..Span::default() });
+        assert_eq!((row.start_ns, row.ns, row.lane), (NOW - 10, 4, 3));
+        stream.push(&Span::default(), i64::MAX, 5, 0, NONE);
+        stream.push(&Span::default(), i64::MIN, 5, 0, NONE);
+        assert_eq!(stream.rows.back().map(|r| (r.start_ns, r.ns)), Some((0, 0)));
+    }
+
+    #[test]
+    fn the_ring_is_bounded_and_numbers_go_on() {
+        assert!(size_of::<Row>() * KEPT_MAX <= 64 << 20);
+        let mut stream = Stream::default();
+        for n in 0..KEPT_MAX as u64 + 10 {
+            let task = Some(TaskRef { run: RunId((n % 2) as u32), index: 0 });
+            stream.push(&Span { start_ns: n, task, ..Span::default() }, 0, NOW, 0, NONE);
+        }
+        assert_eq!((stream.rows.len(), stream.last), (KEPT_MAX, KEPT_MAX as u64 + 10));
+        let starts = |after, limit, run| -> Vec<u64> {
+            stream.after(after, limit, run).iter().map(|r| r.bytes).collect()
+        };
+        assert_eq!(starts(stream.last - 3, 100, None).len(), 3);
+        assert_eq!(starts(stream.last - 30, 7, None).len(), 7);
+        assert_eq!(starts(stream.last - 30, 100, Some(RunId(1))).len(), 15);
+        assert_eq!(starts(stream.last + 5, 100, None).len(), 0);
+        assert_eq!(starts(0, usize::MAX, None).len(), ANSWERED_MAX);
+        let newest = stream.after(0, 2, None);
+        assert!(newest[0].start_ns <= newest[1].start_ns);
+    }
+
+    #[test]
+    fn names_are_bounded() {
+        let mut names = Names::default();
+        assert_eq!([names.number("a"), names.number("b"), names.number("a")], [0, 1, 0]);
+        (0..NAMES_MAX).for_each(|n| assert!(names.number(&format!("n{n}")) >= 2));
+        assert_eq!((names.list.len(), names.number("new"), names.number("b")), (NAMES_MAX, NONE, 1));
+        let long = Names::default().number(&"é".repeat(1000));
+        assert_eq!(long, 0);
+    }
+
+    #[test]
+    fn a_clock_is_known_by_the_fastest_message() {
+        let mut stream = Stream::default();
+        let (w, behind) = (WorkerId(1), 5_000_000_000);
+        let mut hear = |late: u64| stream.clock(w, NOW - behind, NOW + late);
+        assert_eq!(hear(900_000), 5_000_900_000);
+        assert_eq!(hear(100_000), 5_000_100_000);
+        assert!(hear(6_500_000) < 5_000_300_000);
+        assert_eq!(stream.clock(WorkerId(2), u64::MAX, 0), 0);
+        stream.worker_gone(w);
+        assert!(!stream.clocks.contains_key(&w));
+    }
+}
