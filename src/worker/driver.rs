@@ -79,11 +79,11 @@ pub(super) struct Driver {
     /// Whether it is its lifetime that makes it leave.
     pub is_aged: bool,
     peaks: Peaks,
-    answers: Answers,
     cpu: Cpu,
     /// When the last heartbeat was sent, and the last rectangles.
     beaten: Instant,
     shown: Instant,
+    answers: Answers,
 }
 
 /// What woke the loop.
@@ -126,10 +126,10 @@ impl Driver {
             idle_since,
             is_aged,
             peaks,
-            answers,
             cpu: Cpu::default(),
             beaten: now,
             shown: now,
+            answers,
         }
     }
 

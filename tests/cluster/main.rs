@@ -5,6 +5,8 @@ mod commands;
 mod doctor;
 mod lifetimes;
 mod logs;
+mod looking;
 mod runs;
 mod sessions;
 mod site;
+mod terminal;

@@ -64,6 +64,54 @@ pub struct DashboardArgs {
     pub json: JsonOption,
 }
 
+/// `hpcdag top`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Example:
+  hpcdag top                                 keys 1 to 5 turn the pages, ? shows all keys, q ends it
+
+Needs a terminal; hpcdag status prints one screen of text.")]
+pub struct TopArgs {
+    /// How often the scheduler is asked
+    #[arg(long, value_name = "TIME", default_value = "1s")]
+    pub interval: Span,
+    /// Of which cluster.
+    #[command(flatten)]
+    pub scheduler: SchedulerOptions,
+}
+
+/// `hpcdag report`
+#[derive(Clone, Debug, Args)]
+#[command(
+    group(clap::ArgGroup::new("what").required(true).multiple(true).args(["file", "trace", "events"])),
+    after_help = "Examples:
+  hpcdag report run.html                     the newest run: one file, for a browser or a mail
+  hpcdag report run.html --run 2c5e6d0a-4f0e-4b43-9d0f-6f1f5a1d7c11
+  hpcdag report --trace run.json             for ui.perfetto.dev or chrome://tracing
+  hpcdag report --events run.ndjson          a line of JSON for each thing that happened
+
+The scheduler has to be there still; for one that ends with the run there is `submit --report`."
+)]
+pub struct ReportArgs {
+    /// Page to write: HTML with everything in it, which asks nobody for anything
+    #[arg(value_name = "FILE.html")]
+    pub file: Option<PathBuf>,
+    /// The run, instead of the newest
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<String>,
+    /// All that the scheduler remembers, instead of one run
+    #[arg(long, conflicts_with = "run")]
+    pub all: bool,
+    /// Write a trace for Perfetto or Chrome
+    #[arg(long, value_name = "FILE.json")]
+    pub trace: Option<PathBuf>,
+    /// Write what happened: NDJSON, or columns if the name ends in .columns.json
+    #[arg(long, value_name = "FILE")]
+    pub events: Option<PathBuf>,
+    /// Of which cluster.
+    #[command(flatten)]
+    pub scheduler: SchedulerOptions,
+}
+
 /// `hpcdag explain`
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Example:

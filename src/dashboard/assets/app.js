@@ -66,7 +66,7 @@
     hold.title = o.hold ? HD.name(o.hold, 400) : "";
     HD.text(badge, fmt.short(o.failed));
     HD.toggle(badge, o.failed > 0);
-    run.offer([["", "all runs"], ...o.runs.map((r) => [r.id, `${HD.runName(r)} · ${r.state}`])], HD.state.run);
+    run.offer([["", "all runs"], ...o.runs.filter((r) => !r.calls).reverse().map((r) => [r.id, `${HD.runName(r)} · ${r.state}`])], HD.state.run);
     // A report is about one run, or has only what all have together.
     HD.toggle(run, !HD.report && (o.runs.length > 1 || HD.state.run));
     HD.fill(foot, h("div", {}, `cluster ${HD.name(o.cluster, 40)}`), h("div", {}, `up ${fmt.seconds(o.uptime)}`), h("div", {}, `hpcdag ${HD.name(o.version, 20)}`),

@@ -129,7 +129,7 @@
       g.textBaseline = "middle";
       g.lineWidth = 1;
       g.textAlign = "right";
-      for (const tick of HD.ticks(most, Math.max(2, Math.floor(height / 34)), binary)) {
+      for (const tick of time.length ? HD.ticks(most, Math.max(2, Math.floor(height / 34)), binary) : [0]) {
         g.strokeStyle = HD.css("--line");
         g.beginPath();
         g.moveTo(LEFT, Math.round(y(tick)) + 0.5);
