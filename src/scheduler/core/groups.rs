@@ -304,7 +304,7 @@ impl Run {
                 true => key_split(name),
                 false => name,
             };
-            let name = &name[..name.floor_char_boundary(NAME_MAX)];
+            let name = cut(name);
             if last.1 == NO_GROUP || last.0 != name {
                 let id = known.get(name).copied().unwrap_or_else(|| {
                     let name = groups.name_for(name, is_calls);
@@ -474,6 +474,12 @@ impl Core {
             false => Err(format!("{live} groups are counted as {}, {kept} are kept", groups.live)),
         }
     }
+}
+
+/// The beginning of a name that is too long.
+fn cut(name: &str) -> &str {
+    let end = (0..=NAME_MAX).rev().find(|&end| name.is_char_boundary(end));
+    if name.len() <= NAME_MAX { name } else { &name[..end.unwrap_or(0)] }
 }
 
 /// How many pairs of tasks an edge has; 0 where that comes out while running.

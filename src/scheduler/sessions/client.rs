@@ -110,10 +110,12 @@ async fn read(
         if looks_only && let Some(refusal) = refusal(&message) {
             let is_last = matches!(refusal, ToClient::Refused(_));
             sender.send(refusal).await?;
-            match is_last {
-                true => return Err(super::nonsense("it was only to look")),
-                false => continue,
+            if is_last {
+                // It has to be read before the connection is cut.
+                let _ = sender.close(LAST_WORDS_TIMEOUT).await;
+                return Err(super::nonsense("it was only to look"));
             }
+            continue;
         }
         let input = match message {
             FromClient::Hello(_) => return Err(super::nonsense("it greeted twice")),

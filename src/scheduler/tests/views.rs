@@ -51,7 +51,7 @@ async fn a_run_is_seen_from_its_submission_to_its_end() {
 
     let thresholds = [Some(60), Some(70), None, Some(95)];
     let register = Register { memory_thresholds: thresholds, job_id: Some("77".into()), ..register("w1") };
-    let (mut worker, id) = house.worker_as(register).await;
+    let (mut worker, _) = house.worker_as(register).await;
     let days = names(&tasks(&mut worker).await);
     report(&worker, News { started: days.clone(), ..News::default() }).await;
     let busy = view(&mut viewer, View::Overview).await;
@@ -108,8 +108,8 @@ async fn a_run_is_seen_from_its_submission_to_its_end() {
         [
             ("run-submitted", "three: 3 tasks"),
             ("worker-joined", "w1 on host-of-w1: 2 threads"),
-            ("task-failed", "day[1] failed: exit code 3"),
-            ("run-failed", "three: 1 tasks failed, 1 were in vain, 1 are done"),
+            ("task-failed", "day[1] failed: exit status 3"),
+            ("run-failed", "three: 1 task failed, 1 skipped, 1 done"),
         ]
     );
     assert_eq!(told[4].0, "worker-lost");
@@ -120,7 +120,38 @@ async fn a_run_is_seen_from_its_submission_to_its_end() {
     let next = events["next"].as_u64().unwrap();
     let none = view(&mut viewer, View::Events { after: next, limit: 100 }).await;
     assert_eq!((&none["events"], &none["next"]), (&json!([]), &json!(next)));
-    drop(id);
+}
+
+#[tokio::test]
+async fn what_holds_the_work_back_is_said() {
+    let house = house(|_| {}).await;
+    let (mut client, mut viewer) = (house.client().await, house.viewer().await);
+    submitted(&mut client, Submit { wait_workers: 2, ..submit(Uuid::new_v4()) }).await;
+    let held = view(&mut viewer, View::Overview).await;
+    assert_eq!(held["hold"], "three waits for 2 workers, 0 are connected");
+    assert_eq!(
+        (&held["state"], &held["runs"][0]["state"]),
+        (&json!("waiting"), &json!("waiting-for-workers"))
+    );
+    let (first, _) = house.worker("w1").await;
+    let (second, _) = house.worker("w2").await;
+    let partly = view(&mut viewer, View::Overview).await;
+    assert_eq!(
+        partly["hold"],
+        "only 2 tasks are ready or running, on 2 of 4 threads; 1 task waits for results"
+    );
+    for worker in [&first, &second] {
+        let rare = Rare { paused: Some(true), ..Rare::default() };
+        report(worker, News { rare, ..News::default() }).await;
+    }
+    let mut paused = Value::Null;
+    while paused["workers"].as_array().is_none_or(|w| w.iter().any(|w| w["state"] != "paused")) {
+        paused = view(&mut viewer, View::Overview).await;
+    }
+    assert_eq!(paused["hold"], "all 2 workers are paused: their memory is short");
+    assert_eq!(paused["workers"][0]["why"], "its memory is short: 0 B in use");
+    let told = kinds(&mut viewer).await;
+    assert!(told.contains(&("worker-paused".into(), "w1 is paused: its memory is short".into())), "{told:?}");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 use super::super::core::explain::RunProgress;
 use super::super::driver::{Driver, shorten};
 use super::super::waits::Reply;
+use super::hold::tasks;
 use crate::base::failure::Failure;
 use crate::base::ids::{ClientId, RunId, RunUuid, TaskRef, WorkerId};
 use crate::protocol::messages::client::Summary;
@@ -139,8 +140,7 @@ impl Driver {
     /// A run was submitted.
     pub(in crate::scheduler) fn note_submitted(&mut self, run: RunId) {
         let Some(entry) = self.runs.get(run) else { return };
-        let (name, tasks) = (&entry.name, entry.tasks);
-        let text = format!("{name}: {tasks} task{}", if tasks == 1 { "" } else { "s" });
+        let text = format!("{}: {}", entry.name, tasks(entry.tasks));
         let run = Some(entry.info.uuid);
         self.happened(Happened { run, ..Happened::new("info", "run-submitted", text) });
     }
@@ -151,10 +151,10 @@ impl Driver {
         let (level, kind, text) = match &summary.cancel_reason {
             Some(reason) => ("warning", "run-cancelled", format!("{name} was cancelled: {reason}")),
             None if failed + skipped > 0 => {
-                let text = format!("{name}: {failed} tasks failed, {skipped} were in vain, {done} are done");
+                let text = format!("{name}: {} failed, {skipped} skipped, {done} done", tasks(*failed));
                 ("error", "run-failed", text)
             }
-            None => ("info", "run-done", format!("{name}: {done} tasks in {wall_seconds:.1} s")),
+            None => ("info", "run-done", format!("{name}: {} in {wall_seconds:.1} s", tasks(*done))),
         };
         self.happened(Happened { run: Some(uuid), ..Happened::new(level, kind, text) });
     }

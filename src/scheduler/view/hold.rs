@@ -106,7 +106,8 @@ impl std::fmt::Display for Trim {
     }
 }
 
-fn tasks(n: u64) -> String {
+/// So many tasks, in words.
+pub(super) fn tasks(n: u64) -> String {
     format!("{n} task{}", if n == 1 { "" } else { "s" })
 }
 

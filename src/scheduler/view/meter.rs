@@ -55,7 +55,7 @@ mod tests {
         (12..=30).for_each(|n| meter.add(at(n), [110.0]));
         assert_eq!(meter.rates(), [0.0], "it has stood still for long");
         meter.add(at(60), [410.0]);
-        assert_eq!(meter.rates(), [300.0 / 35.0], "rare figures have a wider window");
+        assert_eq!(meter.rates(), [300.0 / 30.0], "rare figures have a wider window");
         meter.add(at(61), [0.0]);
         assert_eq!(meter.rates(), [0.0]);
         assert!(meter.0.len() <= 7);

@@ -172,3 +172,54 @@ fn groups_beyond_the_bound_are_one() {
     assert_eq!((all.len(), others.total, others.run), (10_001, 101, None));
     s.tell(Event::RunForgotten { run: RunId(0) });
 }
+
+#[test]
+fn looking_through_tasks_costs_no_more_than_is_allowed() {
+    use crate::scheduler::core::look::Wanted;
+    use std::ops::ControlFlow;
+    let mut s = Story::new();
+    s.worker(0, "a", 2).named(0, vec![family(10), after(10, 0, Pattern::Each)], &["day", "mean"], &[]);
+    let look = |wanted: Wanted, mut budget: usize, enough: usize| {
+        let mut seen = Vec::new();
+        let flow = s.core.each_task(RUN, &wanted, &mut budget, |row, _| {
+            seen.push(row.task.index);
+            if seen.len() == enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        (seen, flow.is_break(), budget)
+    };
+    assert_eq!(look(Wanted::default(), 100, 99), ((0..20).collect(), false, 77));
+    assert_eq!(look(Wanted::default(), 5, 99), (vec![0, 1, 2], true, 0));
+    assert_eq!(look(Wanted::default(), 100, 2), (vec![0, 1], true, 96));
+    let group = Wanted { group: Some("mean"), ..Wanted::default() };
+    assert_eq!(look(group, 100, 99), ((10..20).collect(), false, 87));
+    let state = |state| Wanted { state: Some(state), ..Wanted::default() };
+    assert_eq!(look(state(State::Processing), 100, 99), ((0..3).collect(), false, 77));
+    assert_eq!(look(state(State::Erred), 100, 99), (vec![], false, 99));
+    let mut held = s.core.tasks_at(WorkerId(0), 100);
+    held.sort();
+    assert_eq!(held, (0..3).map(task).collect::<Vec<_>>());
+    let row = s.core.task_row(task(0)).expect("a task");
+    assert_eq!((row.state, row.worker, row.attempts), (State::Processing, Some(WorkerId(0)), 1));
+    assert!(s.core.is_wanted(&row, &state(State::Processing)) && !s.core.is_wanted(&row, &group));
+}
+
+#[test]
+fn why_ready_tasks_wait_though_threads_are_free() {
+    let mut s = Story::new();
+    let gpu = Layer { resources: [("GPU".into(), 1)].into(), ..family(3) };
+    s.worker_with(0, "a", 4, &[("GPU", 1)]).submit(vec![gpu], &[]);
+    assert_eq!(s.core.ready_but(20).as_deref(), Some("all GPU is in use"));
+    let mut s = Story::new();
+    s.worker(0, "a", 4).submit_with(vec![family(3)], &[], |spec| spec.max_processing = Some(1));
+    assert_eq!(s.core.ready_but(20).as_deref(), Some("test may have 1 task in hand at a time"));
+    let mut s = Story::new();
+    s.worker(0, "a", 3).submit(vec![Layer { slots: 2 * SLOT, ..family(3) }], &[]);
+    assert_eq!(s.core.ready_but(20).as_deref(), Some("no worker has 2 threads free at a time"));
+    let mut s = Story::new();
+    s.worker_of(0, 4, 1000);
+    s.submit(vec![Layer { output_size: Some(900), ..family(3) }], &[0]);
+    assert_eq!(s.core.ready_but(20).as_deref(), Some("what they would add does not fit into memory yet"));
+    let mut s = Story::new();
+    s.worker(0, "a", 4).submit(vec![family(3)], &[]);
+    assert_eq!(s.core.ready_but(20), None);
+}
