@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from hpcdag._binary import HpcdagError as HpcdagError
     from hpcdag._binary import version as version
     from hpcdag._errors import RemoteError as RemoteError
+    from hpcdag._inside import rejoin as rejoin
+    from hpcdag._inside import secede as secede
+    from hpcdag._inside import worker_client as worker_client
     from hpcdag._waiting import as_completed as as_completed
     from hpcdag._waiting import wait as wait
     from hpcdag.client import Client as Client
@@ -81,7 +84,10 @@ _EXPORTS = {
     "Queue": "locks",
     "Semaphore": "locks",
     "Variable": "locks",
+    "rejoin": "_inside",
+    "secede": "_inside",
     "version": "_binary",
+    "worker_client": "_inside",
 }
 
 __all__ = sorted(_EXPORTS)  # noqa: PLE0605

@@ -92,6 +92,7 @@ class ClientPort:
 
     def keys(self) -> Container[Any]:
         """The keys of living futures."""
+        self._session.let_go()
         return self._session.book.keys
 
 

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from . import _channel, _errors, _result, _tasks
+from . import _channel, _errors, _profile, _result, _said, _tasks
 from ._tasks import Current, current
 
 __all__ = ["Current", "current", "main"]
@@ -29,7 +29,7 @@ VERSIONS = (1, 2)
 
 HELLO, WELCOME, INPUTS, CANCEL, DONE, TRIM, TRIMMED = 1, 2, 3, 5, 7, 8, 9
 CALL, LOAD, DROP, AWAY = 23, 24, 25, 26
-CALLS, DONES, RECALL, RETURNED = 27, 28, 29, 30
+CALLS, DONES, RECALL, RETURNED, SAID = 27, 28, 29, 30, 31
 
 # A task that still runs after one to two of these is watched.
 _TICK_SECONDS = 0.02
@@ -127,11 +127,14 @@ class Executor:
         self.pieces: list[Any] = []
         self.pieces_bytes = 0
         self.oldest = 0
+        # What was printed when the last task had ended.
+        self.said = 0
 
     def main(self) -> None:
         """Until the connection ends."""
         self.channel.send(HELLO, [*VERSIONS, "python", os.getpid()])
         threading.Thread(target=self._watch, name="hpcdag-watch", daemon=True).start()
+        _profile.start(self, Executor._attempt.__code__, os.environ.get("HPCDAG_WORKER_DIR"))
         while True:
             try:
                 call = self.waiting.popleft()
@@ -316,11 +319,19 @@ class Executor:
                 stream.flush()
             except Exception:
                 pass  # The task has closed or replaced it.
+        if _said.count != self.said:
+            self._tell_said(call)
         self._send_done(call, end, parts, spent)
         call.inputs.clear()
         del parts
         if self.mapped and sum(map(len, list(self.mapped))) > _LEFT_BYTES_MAX:
             gc.collect()
+
+    def _tell_said(self, call: Call) -> None:
+        n, self.said = _said.count - self.said, _said.count
+        if call.together:
+            with self.sending:
+                self.channel.send(SAID, [call.task, n])
 
     def _say_away(self, task: int, away: bool) -> None:
         if self.dones:

@@ -83,10 +83,20 @@ class Session(Hearing):
             return
         with self.lock:
             self._flush_open()
-            dropped = self._dropped
-            taken = [dropped.popleft() for _ in range(len(dropped))]
-            for (run, later), tasks in self.book.drop(taken).items():
-                self._say(_calls.tasks_frame(RELEASE, run, tasks, later))
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Releases what no future refers to any more: nobody finds it by its key from now on."""
+        dropped = self._dropped
+        if dropped:
+            with self.lock:
+                taken = [dropped.popleft() for _ in range(len(dropped))]
+                if self._open is not None:
+                    # The scheduler does not know that run yet.
+                    dropped.extend(drop for drop in taken if drop[0] is self._open[0])
+                    taken = [drop for drop in taken if drop[0] is not self._open[0]]
+                for (run, later), tasks in self.book.drop(taken).items():
+                    self._say(_calls.tasks_frame(RELEASE, run, tasks, later))
 
     def _collect(self) -> float:
         if self._open is not None and (left := self._flushed + _COLLECT - time.monotonic()) > 0:

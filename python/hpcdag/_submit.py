@@ -120,6 +120,7 @@ class Submitter:
         """Another future of the task that has this key, unless that has failed."""
         session = self._session
         with session.lock:
+            session.let_go()
             where = session.book.keys.get(key)
             if where is None or where[0].state[where[1]] > _book.DONE or not where[0].refs[where[1]]:
                 return None

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NamedTuple
 
-from . import _environment
+from . import _environment, _said
 
 # That of `signal` makes an enumeration's member each time, which takes longer than a small task.
 _getsignal = getattr(_signal, "getsignal", signal.getsignal)
@@ -179,9 +179,7 @@ def prepare_process() -> None:
     import faulthandler
 
     faulthandler.enable(file=2, all_threads=True)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.reconfigure(line_buffering=True)
+    _said.install()
     # `random` seeds itself after a fork, numpy's old generator does not.
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:

@@ -271,3 +271,10 @@ def test_what_the_scheduler_refuses_says_why(client: Client) -> None:
     with pytest.raises(hpcdag.TaskError, match="refuses 'increment-.*more of a resource than any worker"):
         future.result(30)
     assert future.status == "lost"
+
+
+def test_a_key_is_free_as_soon_as_its_last_future_is_gone(client: hpcdag.Client) -> None:
+    for number in range(20):
+        future = client.submit(int, number, key="the only one")
+        assert future.result(timeout=60) == number
+        del future

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -68,3 +69,50 @@ def test_a_task_that_waits_can_be_cancelled(client: hpcdag.Client) -> None:
     inner = client.submit(total, 3, pure=False)
     outer.cancel()
     assert inner.result(timeout=100) == 5
+
+
+def with_worker_client(n: int) -> int:
+    with hpcdag.worker_client() as inner:
+        assert hpcdag.get_client() is inner
+        return sum(inner.gather(inner.map(lambda i: i * i, range(n), pure=False)))
+
+
+def dask_on_the_cluster() -> tuple[float, bool]:
+    import os
+
+    import dask
+
+    with hpcdag.worker_client():
+        elsewhere = dask.delayed(os.getpid)().compute() != os.getpid()
+    return float(dask.delayed(1.0).compute()), elsewhere
+
+
+def steps_aside(n: int) -> int:
+    """Waits in a way that we do not see: without `secede` it would wait for ever."""
+    inner = hpcdag.get_client().submit(hpcdag.Event("others").set, pure=False)
+    hpcdag.secede()
+    hpcdag.secede()
+    ended = threading.Event()
+    inner.add_done_callback(lambda _: ended.set())
+    assert ended.wait(60)
+    hpcdag.rejoin()
+    hpcdag.rejoin()
+    return n
+
+
+def test_worker_client(client: hpcdag.Client) -> None:
+    assert client.gather(client.map(with_worker_client, [3, 4])) == [5, 14]
+    assert client.submit(dask_on_the_cluster).result(timeout=100) == (1.0, True)
+
+
+def test_secede_and_rejoin(client: hpcdag.Client) -> None:
+    assert client.gather(client.map(steps_aside, [1, 2])) == [1, 2]
+    # Also without `rejoin` nothing is left of it afterwards.
+    client.submit(hpcdag.secede, pure=False).result(timeout=100)
+    assert client.gather(client.map(abs, [-1, -2])) == [1, 2]
+
+
+def test_what_is_for_tasks_only(client: hpcdag.Client) -> None:
+    for call in (hpcdag.secede, hpcdag.rejoin, hpcdag.worker_client().__enter__):
+        with pytest.raises(ValueError, match="for tasks"):
+            call()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import gzip
 import itertools
 import json
@@ -241,34 +240,11 @@ def test_a_wide_diamond(client: Any) -> None:
 
 
 @pytest.fixture
-def joblib(cluster_client: Any) -> Iterator[Any]:
-    """joblib with a backend of the name `cluster`, made as its documents say, on the client's executor."""
+def joblib(cluster_client: Any) -> Any:
+    """joblib with our backend."""
     joblib = pytest.importorskip("joblib")
-    parallel = pytest.importorskip("joblib.parallel")
-    sent = []
-    with cluster_client.get_executor() as executor:
-
-        class OnExecutor(parallel.ParallelBackendBase):
-            supports_retrieve_callback = True
-
-            def effective_n_jobs(self, n_jobs: int) -> int:
-                return 4 if n_jobs < 0 else n_jobs
-
-            def submit(self, func: Callable[[], Any], callback: Callable[[Any], None]) -> Any:
-                future = executor.submit(func)
-                future.add_done_callback(callback)
-                sent.append(future)
-                return future
-
-            def retrieve_result_callback(self, out: concurrent.futures.Future) -> Any:
-                return out.result()
-
-        parallel.register_parallel_backend("cluster", OnExecutor)
-        try:
-            yield joblib
-        finally:
-            del parallel.BACKENDS["cluster"]
-    assert sent, "joblib did not use the cluster"
+    pytest.importorskip("hpcdag.joblib")
+    return joblib
 
 
 def root_and_process(value: float) -> tuple[float, int]:
@@ -278,13 +254,52 @@ def root_and_process(value: float) -> tuple[float, int]:
 
 def test_joblib(joblib: Any) -> None:
     calls = [joblib.delayed(root_and_process)(i) for i in range(100)]
-    with joblib.parallel_config("cluster", n_jobs=4):
+    with joblib.parallel_config("hpcdag"):
         got = joblib.Parallel()(calls)
         assert [root for root, _ in got] == [math.sqrt(i) for i in range(100)]
         assert os.getpid() not in {process for _, process in got}
         with pytest.raises(ValueError, match="math domain error|nonnegative"):
             joblib.Parallel()(joblib.delayed(math.sqrt)(i) for i in (1, -1, 2))
         assert joblib.Parallel()(joblib.delayed(abs)(-i) for i in range(5)) == list(range(5))
+        in_turn = joblib.Parallel(return_as="generator")(joblib.delayed(abs)(-i) for i in range(5))
+        assert list(in_turn) == list(range(5))
+
+
+def test_joblib_sends_large_arguments_once(joblib: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = np.arange(200_000.0)
+    sent = []
+    scatter = hpcdag.Client.scatter
+    monkeypatch.setattr(hpcdag.Client, "scatter", lambda c, data: sent.append(data) or scatter(c, data))
+    with joblib.parallel_config("hpcdag", n_jobs=2):
+        picked = joblib.delayed(lambda values, at: values[at])
+        assert joblib.Parallel(batch_size=1)(picked(table, at) for at in range(8)) == list(range(8))
+    assert len(sent) == 1 and sent[0][0] is table
+
+
+def inner_sum(joblib: Any, n: int, n_jobs: int | None) -> tuple[int, set[int]]:
+    """A Parallel in a call: its sum, and the processes that made it."""
+    got = joblib.Parallel(n_jobs=n_jobs)(joblib.delayed(root_and_process)(i * i) for i in range(n))
+    return sum(int(root) for root, _ in got), {process for _, process in got} - {os.getpid()}
+
+
+def test_joblib_in_calls_of_joblib(joblib: Any) -> None:
+    call = joblib.delayed(inner_sum)
+    with joblib.parallel_config("hpcdag"):
+        # As many as there are slots: they wait for calls which need those slots.
+        got = joblib.Parallel(batch_size=1)(call(joblib, 4, 2) for _ in range(6))
+        assert all(total == 6 and others for total, others in got)
+        # Without a number of jobs it stays in its process.
+        assert joblib.Parallel()(call(joblib, 4, None) for _ in range(2)) == [(6, set())] * 2
+
+
+def test_joblib_without_a_client(joblib: Any) -> None:
+    from hpcdag import _registry
+    from hpcdag.joblib import HpcdagBackend
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_registry, "_defaults", [])
+        with pytest.raises(ValueError, match="make one with"):
+            HpcdagBackend()
 
 
 def test_searching_a_grid(joblib: Any) -> None:
@@ -295,7 +310,7 @@ def test_searching_a_grid(joblib: Any) -> None:
     x, y = make_classification(120, 6, random_state=0)
     grid = {"C": [0.1, 1.0, 10.0], "gamma": [0.01, 0.1]}
     eager = selection.GridSearchCV(SVC(), grid, cv=3, n_jobs=1).fit(x, y)
-    with joblib.parallel_config("cluster", n_jobs=4):
+    with joblib.parallel_config("hpcdag", n_jobs=4):
         search = selection.GridSearchCV(SVC(), grid, cv=3).fit(x, y)
     np.testing.assert_array_equal(search.cv_results_["mean_test_score"], eager.cv_results_["mean_test_score"])
     assert search.best_params_ == eager.best_params_

@@ -4,6 +4,7 @@
 pub mod error;
 pub mod failure;
 pub mod ids;
+pub mod own_log;
 pub mod priority;
 pub mod time;
 pub mod units;

@@ -28,7 +28,7 @@ pub use doctor::DoctorArgs;
 pub use jobs::JobOptions;
 pub use look::{
     CancelArgs, CompletionsArgs, ConfigArgs, ConfigCommand, ConfigImportArgs, ConfigShowArgs, DashboardArgs,
-    ExplainArgs, FetchArgs, StatusArgs, StoryArgs, WaitArgs,
+    ExplainArgs, FetchArgs, LogsArgs, ReportArgs, StatusArgs, StoryArgs, TopArgs, WaitArgs,
 };
 pub use placement::{LauncherName, Per, PlacementOptions};
 pub use submit::{Stdout, SubmitArgs};
@@ -140,10 +140,16 @@ pub enum Command {
     Status(StatusArgs),
     /// Show the cluster in your browser
     Dashboard(DashboardArgs),
+    /// Show what the cluster is doing, live
+    Top(TopArgs),
+    /// Write what happened in a run as a page that opens from disk, as a trace, or as raw events
+    Report(ReportArgs),
     /// Say why a task is not running
     Explain(ExplainArgs),
     /// Tell what happened to a task
     Story(StoryArgs),
+    /// Print what a task, a worker or the scheduler has printed
+    Logs(LogsArgs),
     /// Cancel runs
     Cancel(CancelArgs),
     /// Get the result of a task

@@ -5,9 +5,10 @@ use super::args::{LogOptions, SchedulerOptions, Setting, Verbosity};
 use super::jobs;
 use super::output::{self, LogForm, LogSetup};
 use crate::base::error::{Error, Kind, Result};
-use crate::client::Client;
+use crate::client::{Client, ConnectOptions};
 use crate::config::{Config, Loaded, LogFormat, Nthreads, Override, PathTemplate, Sources};
-use crate::net::discovery::Wish;
+use crate::net::discovery::{self, Wish};
+use crate::net::scheduler_file;
 use crate::net::state_dir;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -109,6 +110,26 @@ impl Context {
         };
         let address = options.address.as_deref().map(str::parse).transpose()?;
         Ok(Wish { option: options.scheduler_file.clone(), address, configured, ..Wish::of_process()? })
+    }
+
+    /// Connects to the cluster that is meant only to look at it.
+    ///
+    /// # Errors
+    /// As [`Client::find`].
+    pub async fn looker(&self, options: &SchedulerOptions) -> Result<Client> {
+        let wish = self.wish(options)?;
+        self.look_at(&discovery::find(&wish).await?.path, &wish).await
+    }
+
+    /// Connects to the scheduler of a file only to look. Of `wish` only the address counts.
+    ///
+    /// # Errors
+    /// As [`Client::find`].
+    pub async fn look_at(&self, path: &Path, wish: &Wish) -> Result<Client> {
+        let options = ConnectOptions { looks_only: true, ..ConnectOptions::of(&self.loaded.config) };
+        let address = wish.address.as_ref();
+        let file = scheduler_file::wait_for(path, address, options.timeout, scheduler_file::probe).await?;
+        Client::connect(file, options).await
     }
 
     /// Connects to the cluster that is meant.

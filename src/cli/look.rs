@@ -1,25 +1,20 @@
-//! Commands that look at a running cluster: status, workers list, explain, story, fetch, and those about
+//! Commands that look at a running cluster: workers list, explain, story, fetch, and those about
 //! hpcdag itself. Owns the text; the data is the scheduler's answer, printed as it is with --json.
 
-use super::args::{
-    ConfigShowArgs, ExplainArgs, FetchArgs, SchedulerOptions, StatusArgs, StoryArgs, WorkersListArgs,
-};
+use super::args::{ConfigShowArgs, ExplainArgs, FetchArgs, SchedulerOptions, StoryArgs, WorkersListArgs};
 use super::context::{Context, absolute, run_id, run_short};
-use super::dashboard;
+use super::figures::{list, size_of, text};
 use super::jobs;
 use super::output::{self, Align, Out, Table};
 use crate::base::error::{Error, Kind, Result};
-use crate::base::units::{ByteSize, Span};
 use crate::client::{Client, Files};
 use crate::graph::file::umask;
 use crate::net::discovery::{self, Wish};
 use crate::net::scheduler_file::SchedulerFile;
 use crate::protocol::messages::client::Question;
 use serde_json::{Value, json};
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Asks the cluster that is meant one question.
 pub(super) fn ask(context: &Context, scheduler: &SchedulerOptions, question: Question) -> Result<Value> {
@@ -31,101 +26,24 @@ pub(super) fn ask(context: &Context, scheduler: &SchedulerOptions, question: Que
     })
 }
 
-/// A text in an answer; `-` where there is none.
-fn text(value: &Value, name: &str) -> String {
-    match &value[name] {
-        Value::String(text) => text.clone(),
-        Value::Null => "-".into(),
-        other => other.to_string(),
-    }
-}
-
 fn number(value: &Value, name: &str) -> u64 {
     value[name].as_u64().unwrap_or(0)
 }
 
-fn bytes(value: &Value, name: &str) -> String {
-    value[name].as_u64().map_or("-".into(), |n| ByteSize(n).to_string())
-}
-
-fn span(seconds: &Value) -> String {
-    let seconds = seconds.as_f64().unwrap_or(0.0);
-    let rounded = if seconds < 10.0 { (seconds * 10.0).round() / 10.0 } else { seconds.round() };
-    Span(Duration::try_from_secs_f64(rounded).unwrap_or_default()).to_string()
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map(Vec::as_slice).unwrap_or_default()
-}
-
-/// `status`
-pub fn status(context: &Context, args: &StatusArgs) -> Result<u8> {
-    let wish = context.wish(&args.scheduler)?;
-    let (mut status, path, file) = run_short(here(context, &wish))?;
-    let adapted = jobs::lasting::lines(&path, &file.id);
-    status["adapted"] = json!(adapted);
-    Out::stdout().value(args.json.json, &status, status_text)?;
-    Ok(0)
-}
-
-/// What the scheduler says of the cluster, its file, and what that says.
-async fn here(context: &Context, wish: &Wish) -> Result<(Value, PathBuf, SchedulerFile)> {
-    let path = absolute(&discovery::find(wish).await?.path)?;
-    let client = Client::open(&path, wish, &context.loaded.config).await?;
-    let status = client.ask(Question::Status).await?;
-    let file = client.scheduler().clone();
-    client.close().await;
-    Ok((status, path, file))
-}
-
-fn status_text(status: &Value) -> String {
-    let scheduler = &status["scheduler"];
-    let mut lines = vec![format!(
-        "cluster {} at {}, up {}",
-        text(scheduler, "id"),
-        text(scheduler, "address"),
-        span(&scheduler["uptime"])
-    )];
-    let memory = &status["memory"];
-    lines.push(format!("memory: {} of results, limit {}", bytes(memory, "managed"), bytes(memory, "limit")));
-    lines.push(format!("tasks: {}", counts(&status["tasks"])));
-    lines.extend(status["dashboard"].as_str().map(dashboard_line));
-    lines.extend(list(&status["adapted"]).iter().filter_map(Value::as_str).map(str::to_owned));
-    let runs = list(&status["runs"]);
-    if !runs.is_empty() {
-        let mut table = Table::new([
-            ("run", Align::Left),
-            ("name", Align::Left),
-            ("state", Align::Left),
-            ("tasks", Align::Left),
-        ]);
-        for run in runs {
-            table.row([text(run, "id"), text(run, "name"), text(run, "state"), counts(&run["tasks"])]);
-        }
-        lines.extend([String::new(), table.render().trim_end().to_owned()]);
-    }
-    let workers = list(&status["workers"]);
-    lines.push(String::new());
-    match workers.is_empty() {
-        true => lines.push("no worker is connected".into()),
-        false => lines.push(workers_table(workers).render()),
-    }
-    output::harmless(&lines.join("\n")).into_owned()
-}
-
-/// Where the dashboard is. What opens it is for the user's eyes, not for logs.
-fn dashboard_line(url: &str) -> String {
-    format!("dashboard: {}", dashboard::shown(url, std::io::stdout().is_terminal()))
-}
-
-/// `12 processing, 3 queued`, without those that are none.
-fn counts(tasks: &Value) -> String {
-    let some = tasks.as_object().into_iter().flatten().filter_map(|(state, n)| {
-        let n = n.as_u64().filter(|n| *n > 0)?;
-        Some(format!("{n} {state}"))
-    });
-    let some: Vec<String> = some.collect();
-    if some.is_empty() { "none".into() } else { some.join(", ") }
+/// What the scheduler of the cluster that is meant says, its file, and what that says.
+pub(super) fn here<T>(
+    context: &Context,
+    wish: &Wish,
+    ask: impl AsyncFnOnce(&Client) -> Result<T>,
+) -> Result<(T, PathBuf, SchedulerFile)> {
+    run_short(async {
+        let path = absolute(&discovery::find(wish).await?.path)?;
+        let client = context.look_at(&path, wish).await?;
+        let answer = ask(&client).await;
+        let file = client.scheduler().clone();
+        client.close().await;
+        Ok((answer?, path, file))
+    })
 }
 
 fn workers_table(workers: &[Value]) -> Table {
@@ -149,8 +67,8 @@ fn workers_table(workers: &[Value]) -> Table {
             format!("{}", worker["threads"].as_f64().unwrap_or(0.0)),
             text(worker, "executing"),
             text(worker, "queued"),
-            bytes(&worker["memory"], "managed"),
-            bytes(&worker["memory"], "limit"),
+            size_of(&worker["memory"], "managed"),
+            size_of(&worker["memory"], "limit"),
         ]);
     }
     table
@@ -159,7 +77,8 @@ fn workers_table(workers: &[Value]) -> Table {
 /// `workers list`: the jobs that were submitted for workers, and the workers.
 pub fn workers_list(context: &Context, args: &WorkersListArgs) -> Result<u8> {
     let wish = context.wish(&args.scheduler)?;
-    let (status, path, file) = run_short(here(context, &wish))?;
+    let status = async |client: &Client| client.ask(Question::Status).await;
+    let (status, path, file) = here(context, &wish, status)?;
     let workers = list(&status["workers"]);
     let mut out = Out::stdout();
     if args.json.json && !args.jobs {
@@ -201,7 +120,7 @@ pub fn explain(context: &Context, args: &ExplainArgs) -> Result<u8> {
     Ok(0)
 }
 
-fn explain_text(answer: &Value) -> String {
+pub(super) fn explain_text(answer: &Value) -> String {
     let key = text(answer, "key");
     if answer["state"].is_null() {
         let (done, elements) = (number(answer, "done"), number(answer, "elements"));
@@ -359,21 +278,6 @@ pub fn config_show(context: &Context, args: &ConfigShowArgs) -> Result<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn status_is_one_screen() {
-        let status = json!({
-            "scheduler": { "id": "ab", "address": "tls://h:1", "uptime": 75.2 },
-            "memory": { "managed": 2048, "limit": null },
-            "tasks": { "waiting": 3, "memory": 0 },
-            "runs": [{ "id": "r", "name": "g\u{1b}[1m", "state": "running", "tasks": { "queued": 1 } }],
-            "workers": [],
-        });
-        let text = status_text(&status);
-        assert!(text.starts_with("cluster ab at tls://h:1, up 1m15s\n"), "{text}");
-        assert!(text.contains("2 KiB of results, limit -") && text.contains("tasks: 3 waiting"), "{text}");
-        assert!(text.contains("no worker is connected") && !text.contains('\u{1b}'), "{text}");
-    }
 
     #[test]
     fn explanations_say_why_for_each_worker() {

@@ -13,22 +13,27 @@ mod context;
 mod dashboard;
 pub mod detach;
 mod doctor;
+mod figures;
 mod gather;
 mod hosts;
 mod import;
 mod jobs;
 mod lock;
+mod logs;
 mod look;
 pub mod output;
 mod processes;
 pub mod progress;
 mod relay;
+mod report;
 mod run;
 mod serve;
 mod shape;
 mod signals;
+mod status;
 mod steer;
 mod submit;
+mod top;
 mod up;
 
 use crate::base::error::{Kind, Result};
@@ -69,8 +74,8 @@ fn run(cli: &Cli) -> Result<u8> {
         return relay::relay(args);
     }
     let context = Context::load(cli.verbosity, settings(&cli.command))?;
-    // Processes that run for long have logs of their own.
-    if !matches!(cli.command, Command::Scheduler(_) | Command::Worker(_)) {
+    // Processes that run for long have logs of their own; what draws has no room for one.
+    if !matches!(cli.command, Command::Scheduler(_) | Command::Worker(_) | Command::Top(_)) {
         context.start_log(&Logger::Short)?;
     }
     match &cli.command {
@@ -91,10 +96,13 @@ fn run(cli: &Cli) -> Result<u8> {
         Command::Submit(args) => submit::submit(&context, args),
         Command::Resume(args) => batch::resume(&context, args),
         Command::Wait(args) => steer::wait(&context, args),
-        Command::Status(args) => look::status(&context, args),
+        Command::Status(args) => status::status(&context, args),
         Command::Dashboard(args) => dashboard::dashboard(&context, args),
+        Command::Report(args) => report::report(&context, args),
+        Command::Top(args) => top::top(&context, args),
         Command::Explain(args) => look::explain(&context, args),
         Command::Story(args) => look::story(&context, args),
+        Command::Logs(args) => logs::logs(&context, args),
         Command::Cancel(args) => steer::cancel(&context, args),
         Command::Fetch(args) => look::fetch(&context, args),
         Command::Stop(args) => steer::stop(&context, args),

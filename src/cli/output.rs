@@ -3,6 +3,7 @@
 
 use super::args::Verbosity;
 use crate::base::error::{Error, Kind, Result};
+use crate::base::own_log;
 use indicatif::ProgressBar;
 use serde::Serialize;
 use std::borrow::Cow;
@@ -317,6 +318,7 @@ impl MakeWriter<'_> for LogSink {
 
 impl Write for LogSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        own_log::push(bytes);
         match self {
             LogSink::Stderr => beside_bar(|| io::stderr().write(bytes)),
             LogSink::File(file) => {

@@ -9,6 +9,7 @@ use super::dashboard;
 use super::lock;
 use super::output::{self, Out};
 use super::progress::{Progress, summary_text};
+use super::report::{self, Places};
 use super::shape::Record;
 use super::signals::Requests;
 use crate::base::error::{Error, Kind, Result};
@@ -216,6 +217,8 @@ impl Submission<'_> {
         let mut requests = Requests::listen()?;
         let (destination, files) = self.target.destination(&self.graph)?;
         let record = self.record_file()?;
+        let args = self.args;
+        let places = Places::open(args.report.as_deref(), args.trace.as_deref(), args.events.as_deref())?;
         let (graph, destination, recording) = self.rest(destination)?;
         let handle = client.submit(graph, self.options()).await?;
         let run = handle.run();
@@ -257,9 +260,17 @@ impl Submission<'_> {
             }
             None => Ok(()),
         };
+        let reported = match places.is_empty() {
+            true => Ok(Vec::new()),
+            false => report::of_run(&client, run).await.and_then(|data| places.write(data)),
+        };
         let code = self.conclude(&end, &written, interrupted).await?;
         // The run is worth more than its record.
-        recorded.map(|()| Followed::Ended(code))
+        let lines = recorded.and(reported)?;
+        if self.context.verbosity.quiet == 0 {
+            lines.iter().for_each(|line| output::say(line));
+        }
+        Ok(Followed::Ended(code))
     }
 
     /// The file of `--record`, open before anything runs: what keeps it from being written is said at once.

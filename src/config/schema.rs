@@ -315,6 +315,10 @@ table! {
         memory: Memory,
         /// `[worker.python]`
         python: Python,
+        /// `[worker.logs]`
+        logs: Logs,
+        /// `[worker.profile]`
+        profile: Profile,
     }
 }
 
@@ -347,6 +351,24 @@ table! {
         preload: Option<Vec<String>>,
         /// Whether executors are forked from one process that has imported what they need.
         zygote: bool,
+    }
+}
+
+table! {
+    /// `[worker.logs]`: what tasks print.
+    Logs {
+        /// Bytes of each of a task's streams; `None` keeps nothing.
+        task: Option<ByteSize>,
+        /// Bytes of all tasks together.
+        total: ByteSize,
+    }
+}
+
+table! {
+    /// `[worker.profile]`: stacks of Python tasks.
+    Profile {
+        /// How often they are looked at; `None` for never.
+        interval: Option<Span>,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The paths under `/api/v1`: what they ask, from parameters that may be anything. Owns the names, the
 //! limits and their defaults; `docs/api.md` is the users' copy.
 
+use super::access::without_token;
 use super::fault::Fault;
 use super::{Answering, Source};
 use crate::base::error::{Error, Kind};
@@ -10,6 +11,7 @@ use crate::protocol::messages::look::{TaskFilter, View};
 use axum::extract::Query;
 use axum::http::Uri;
 use serde::Deserialize;
+use serde_json::Value;
 use std::str::FromStr;
 
 /// No text in a parameter is longer, in bytes.
@@ -154,6 +156,16 @@ fn state(value: &Option<String>) -> Result<Option<String>, Fault> {
 /// Asks for it; JSON text.
 pub fn ask(source: &dyn Source, wanted: Wanted) -> Answering<'_> {
     match wanted {
+        Wanted::One(Question::Status) => Box::pin(async move {
+            let text = source.ask(Question::Status).await?;
+            let fault = |e| Error::os("cannot read the scheduler's answer", e);
+            let mut status: Value = serde_json::from_str(&text).map_err(fault)?;
+            // The cookie is kept from scripts; so is what it stands for.
+            if let Some(url) = status["dashboard"].as_str() {
+                status["dashboard"] = without_token(url).into();
+            }
+            Ok(status.to_string())
+        }),
         Wanted::One(question) => source.ask(question),
         Wanted::Task { key, run } => Box::pin(async move {
             let explain = source.ask(Question::Explain { key: key.clone(), run }).await?;

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
 /// Within which a handshake must be over.
@@ -41,7 +41,7 @@ pub async fn serve(tcp: TcpStream, tls: Option<TlsAcceptor>, router: Router) {
 }
 
 async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router) {
-    let stream = Patient { stream, waiting: None };
+    let stream = Patient { stream, limit: TAKE_TIMEOUT, waiting: None };
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_TIMEOUT)
@@ -57,6 +57,7 @@ async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router) {
 /// A stream whose other side has to take something now and then.
 struct Patient<S> {
     stream: S,
+    limit: Duration,
     /// When it must have taken something, while it does not.
     waiting: Option<Pin<Box<Sleep>>>,
 }
@@ -68,8 +69,8 @@ impl<S> Patient<S> {
             self.waiting = None;
             return polled;
         }
-        let until = || Box::pin(tokio::time::sleep_until(Instant::now() + TAKE_TIMEOUT));
-        let waiting = self.waiting.get_or_insert_with(until);
+        let limit = self.limit;
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         match waiting.as_mut().poll(context) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
@@ -105,5 +106,31 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_shutdown(context);
         self.limit(context, polled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn who_takes_nothing_is_cut_off_and_who_is_slow_is_not() {
+        let patient = |stream| Patient { stream, limit: Duration::from_millis(300), waiting: None };
+        let (ours, _theirs) = tokio::io::duplex(100);
+        let error = patient(ours).write_all(&[0; 1000]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+
+        let (ours, mut theirs) = tokio::io::duplex(100);
+        let reader = tokio::spawn(async move {
+            let mut taken = [0; 100];
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_millis(60)).await;
+                theirs.read_exact(&mut taken).await.unwrap();
+            }
+        });
+        // In all it takes twice as long as is waited at most.
+        patient(ours).write_all(&[0; 1000]).await.unwrap();
+        reader.await.unwrap();
     }
 }

@@ -1,16 +1,21 @@
-//! The dashboard: what is known of a cluster, over HTTP and read-only, for browsers and programs. Owns the
-//! door, the paths and the pages; what is known comes from a [`Source`], as JSON (`docs/api.md`).
+//! The dashboard: what is known of a cluster, over HTTP and read-only, for browsers and programs, and as
+//! files that outlive it. Owns the door, the paths, the pages and reports; what is known comes from a
+//! [`Source`], as JSON (`docs/api.md`).
 
 mod access;
+pub mod advice;
 mod answers;
 mod api;
-mod assets;
+pub mod assets;
 mod connection;
 mod fault;
 mod metrics;
 mod pages;
 mod plots;
+pub mod raw;
+pub mod report;
 mod server;
+pub mod trace;
 
 #[cfg(test)]
 mod tests;

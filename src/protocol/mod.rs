@@ -4,6 +4,7 @@
 pub mod columns;
 pub mod credentials;
 pub mod framing;
+pub mod profile;
 pub mod wire;
 
 /// The version of everything in this module. Peers written in Rust must have the same one.

@@ -231,7 +231,13 @@ impl Driver {
         let mut first = None;
         for run in runs {
             let Some(entry) = self.runs.get(run) else { continue };
-            match entry.info.graph.parse_key(key, |family| entry.shape(&self.core, family)) {
+            let parse = |key: &str| entry.info.graph.parse_key(key, |family| entry.shape(&self.core, family));
+            // Clients call the calls of one `map` so, whose names nobody has listed.
+            let mapped = || match entry.info.calls.as_ref().and(key.rsplit_once('-')) {
+                Some((name, i)) if i.parse::<u32>().is_ok() => parse(&format!("{name}[{i}]")).ok(),
+                _ => None,
+            };
+            match parse(key).or_else(|e| mapped().ok_or(e)) {
                 Ok((family, None)) => return Ok((run, Named::Family(family))),
                 Ok((family, Some(element))) => match self.core.find_task(run, family, element) {
                     Some(task) => return Ok((run, Named::Task(task, family, element))),

@@ -182,6 +182,7 @@ impl Driver {
         }
         self.views.timings.spent(Phase::Questions, questions);
         self.check_waits(now);
+        self.check_looks(now);
         self.sample(now);
         self.share(shared::Event::Tick);
         if now >= self.progress_at {
@@ -204,6 +205,7 @@ impl Driver {
             self.board.next_deadline(),
             self.views.series.next_deadline(),
             self.waits.iter().filter_map(|w| w.until).min(),
+            self.views.looks.next_deadline(),
             watched.then_some(self.progress_at),
             self.stopping,
             Some(self.sweep_at),
@@ -337,6 +339,7 @@ impl Driver {
             self.by_incarnation.remove(&peer.incarnation);
         }
         self.gone.note(worker, &peer.name);
+        self.views.looks.worker_gone(worker, peer.incarnation, &peer.name);
         self.shared.addresses.remove(&peer.address);
         self.views.worker_gone(worker, &peer.figures);
         Some(peer)
@@ -379,6 +382,7 @@ impl Driver {
             entry.watchers.retain(|w| *w != client);
         }
         self.waits.retain(|w| w.client != client);
+        self.views.looks.client_gone(client);
         // Executors that share something are no clients of their own.
         if !self.board.is_bound(client) {
             self.note_client(client, Some(&shorten(reason)));

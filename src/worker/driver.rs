@@ -2,6 +2,7 @@
 //! time, and one report about all of it. Owns when things are said and when the worker has to leave; what
 //! happens to tasks is `work`'s.
 
+use super::answers::Answers;
 use super::core::event::Event;
 use super::cpu::Cpu;
 use super::peaks::Peaks;
@@ -13,7 +14,6 @@ use super::work::Work;
 use crate::base::error::Result;
 use crate::net::connection::{Sender, TrySendError};
 use crate::protocol::messages::client::Reason;
-use crate::protocol::messages::look::{Look, Looked};
 use crate::protocol::messages::worker::{FromWorker, Heartbeat, ToWorker};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -83,6 +83,7 @@ pub(super) struct Driver {
     /// When the last heartbeat was sent, and the last rectangles.
     beaten: Instant,
     shown: Instant,
+    answers: Answers,
 }
 
 /// What woke the loop.
@@ -109,6 +110,7 @@ impl Driver {
         embedded: bool,
         traffic: Arc<Traffic>,
         ended: Arc<Notify>,
+        answers: Answers,
     ) -> Driver {
         let (notes, retiring_until, idle_since) = (Vec::new(), None, None);
         let (peaks, is_aged, now) = (Peaks::default(), false, Instant::now());
@@ -127,6 +129,7 @@ impl Driver {
             cpu: Cpu::default(),
             beaten: now,
             shown: now,
+            answers,
         }
     }
 
@@ -278,7 +281,7 @@ impl Driver {
                     return Some(End::Lost(format!("the scheduler sent what it must not: {error}")));
                 }
             }
-            ToWorker::Look(look) => self.on_look(&look),
+            ToWorker::Look(look) => self.answers.answer(look),
             ToWorker::Refused(reason) => return Some(End::Over(Ending::Refused(reason.reason))),
             ToWorker::Registered(_) => {
                 return Some(End::Lost("the scheduler answered a registration twice".into()));
@@ -397,14 +400,12 @@ impl Driver {
         }
     }
 
-    /// Answers somebody who looks at what only this worker has.
-    fn on_look(&mut self, look: &Look) {
-        let result = Err("this worker keeps none".to_owned());
-        self.notes.push(FromWorker::Looked(Looked { id: look.id, result }));
-    }
-
     /// Says good-bye and ends the connection.
     pub(super) async fn farewell(mut self, ending: &Ending) {
+        // When the cluster ends nobody will ask.
+        if matches!(ending, Ending::Dismissed) || self.retiring_until.is_some() {
+            self.answers.say_last_words(FAREWELL_TIME).await;
+        }
         let spans = self.work.take_spans(true);
         let sender = self.link.sender;
         let reason = match ending {

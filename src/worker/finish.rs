@@ -9,6 +9,8 @@ use super::kept;
 use super::memory::Parts;
 use super::origin::{Limits, Origin};
 use super::prepare::{Assignment, Runner};
+use super::printed::Book;
+use super::profile::Profiler;
 use super::python::Python;
 use super::python::calls::CallJob;
 use super::store::data::{Data, TaskResult};
@@ -93,6 +95,9 @@ pub(super) struct Finisher {
     memory: Parts,
     /// Inside a batch job: whether a signal has asked the worker to leave.
     signalled: Option<Arc<AtomicBool>>,
+    /// Where what tasks print is kept.
+    book: Option<Arc<Book>>,
+    profiler: Arc<Profiler>,
 }
 
 impl Finisher {
@@ -101,8 +106,9 @@ impl Finisher {
         python: Arc<Python>,
         memory: Parts,
         signalled: Option<Arc<AtomicBool>>,
+        (book, profiler): (Option<Arc<Book>>, Arc<Profiler>),
     ) -> Finisher {
-        Finisher { runner, python, memory, signalled }
+        Finisher { runner, python, memory, signalled, book, profiler }
     }
 
     /// Whether a task ended because the batch system ends the job, or this worker's part of it. It signals
@@ -175,6 +181,9 @@ impl Executor<Job> for Finisher {
         controls: &[Arc<Control>],
         tell: &mut dyn FnMut(Vec<(usize, Outcome)>),
     ) -> Vec<(usize, Job)> {
+        if let Some(book) = &self.book {
+            controls.iter().for_each(|control| control.set_book(book));
+        }
         let call = |job: Job| match job.kind {
             Runnable::Call(call) => Some(*call),
             Runnable::Element(..) => None,
@@ -191,6 +200,7 @@ impl Executor<Job> for Finisher {
     }
 
     fn run(&self, mut job: Job, control: &Control) -> Outcome {
+        self.book.iter().for_each(|book| control.set_book(book));
         if let Err(error) = self.recall(&mut job) {
             return Outcome::failed(Failure::new(FailureKind::Prepare(error.to_string())));
         }
@@ -213,6 +223,9 @@ impl Executor<Job> for Finisher {
             return Clock::start().outcome(result.map_err(failed), Duration::ZERO, 0);
         }
         let mut outcome = self.runner.run(assignment, control);
+        if let Some(exit) = control.exit() {
+            self.profiler.command(finished.id.0.run, &family.spec().name, &exit);
+        }
         self.excuse(&mut outcome);
         let Ok(result) = &outcome.result else { return outcome };
         let unpublished = std::mem::take(&mut outcome.unpublished);

@@ -1,6 +1,7 @@
 //! The worker: `core` decides, executors run tasks, the store holds results, the shells around them talk to
 //! the scheduler and to other workers.
 
+mod answers;
 mod checkpoint;
 pub mod core;
 mod cpu;
@@ -10,13 +11,16 @@ pub mod executor;
 mod families;
 mod finish;
 mod kept;
+mod last_words;
 mod limits;
 mod memory;
 pub mod nanny;
 mod origin;
 mod peaks;
 pub mod prepare;
+mod printed;
 pub mod process;
+mod profile;
 mod python;
 mod scheduler_link;
 mod server;

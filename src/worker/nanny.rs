@@ -4,6 +4,7 @@
 //! worker's environment.
 
 use super::directory;
+use super::last_words::Left;
 use super::process;
 use super::signal_pipe::SignalPipe;
 use super::supervision::{Predecessor, Supervision, is_internal_variable};
@@ -144,6 +145,8 @@ impl Nanny<'_> {
         let mut life = 0;
         let mut crashes = 0;
         let mut predecessor = None;
+        // Kept while the next life lives, which tells of it.
+        let mut left = None;
         loop {
             life += 1;
             let incarnation = Incarnation::new_v4();
@@ -157,7 +160,8 @@ impl Nanny<'_> {
             };
             let started = Instant::now();
             let end = self.one_life(&supervision)?;
-            clear_away(directory.as_deref());
+            drop(left.take());
+            left = clear_away(directory.as_deref());
             let starting = life == 1 && started.elapsed() < self.options.restarts.healthy_after;
             if let Some(code) = self.last_word(end, starting) {
                 return Ok(code);
@@ -173,7 +177,8 @@ impl Nanny<'_> {
                 return Err(self.gave_up(crashes, &end));
             };
             tracing::warn!(%incarnation, %end, restart_in = ?pause, "the worker process crashed");
-            predecessor = Some(Predecessor { incarnation, end });
+            let logs = left.as_ref().map(|left: &Left| left.0.clone());
+            predecessor = Some(Predecessor { incarnation, end, left: logs });
             self.pause(pause)?;
             if self.phase != Phase::Running {
                 return Ok(0);
@@ -305,8 +310,8 @@ fn is_renewal(end: WaitStatus) -> bool {
     matches!(end, WaitStatus::Exited(_, code) if code == i32::from(RENEW))
 }
 
-/// Ends what a dead worker left running and removes its directory.
-fn clear_away(own: Option<&Path>) {
+/// Ends what a dead worker left running and removes its directory, all but the logs.
+fn clear_away(own: Option<&Path>) -> Option<Left> {
     let (killed, stuck) = process::end_children();
     if killed > 0 {
         tracing::info!(killed, "killed processes that the worker left behind");
@@ -314,11 +319,13 @@ fn clear_away(own: Option<&Path>) {
     if stuck > 0 {
         tracing::warn!(stuck, "processes that the worker left behind do not end even when killed");
     }
-    let Some(own) = own else { return };
+    let own = own?;
+    let left = Left::take(own);
     if let Err(error) = directory::remove(own) {
         let directory = own.display();
         tracing::warn!(%directory, %error, "the worker's directory could not be removed");
     }
+    left
 }
 
 #[cfg(test)]

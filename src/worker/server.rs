@@ -1,6 +1,7 @@
 //! A worker from its start to its end: sets up pool, store and listener, registers, and registers anew when
 //! the scheduler was lost. Owns what outlives a registration; the time of one is the driver's.
 
+use super::answers::Answers;
 use super::directory::{Directory, local_directory};
 use super::driver::{Driver, End, LIFETIME_OVER, Terms};
 use super::executor::cgroup::Groups;
@@ -10,6 +11,7 @@ use super::executor::pool::Pool;
 use super::executor::processes::{IsolatedNatives, Program, idle_bytes};
 use super::executor::variables::Shared;
 use super::finish::{Finisher, Job};
+use super::last_words;
 use super::limits;
 use super::memory::enforcement::Enforcement;
 use super::memory::monitor::Gauge;
@@ -17,6 +19,8 @@ use super::memory::spiller::Spiller;
 use super::memory::{self, Memory, Parts};
 use super::prepare::environment::{WorkerFacts, own_umask, task_environment};
 use super::prepare::{Enforce, Runner};
+use super::printed::Book;
+use super::profile::Profiler;
 use super::python::{self, Python};
 use super::scheduler_link::{Answer, Link, Whereabouts, register};
 use super::store::Store;
@@ -202,6 +206,9 @@ struct Life {
     /// The listener until the cluster is known, then what serves on it and the cluster's authority.
     listener: Option<TcpListener>,
     server: Option<(String, Server)>,
+    /// Where what tasks print is kept.
+    book: Option<Arc<Book>>,
+    profiler: Arc<Profiler>,
     /// Removed at the end.
     directory: Directory,
 }
@@ -243,8 +250,15 @@ impl Life {
         let signalled = Arc::new(AtomicBool::new(false));
         // Only there are tasks sent the signals that are meant for their worker.
         let watched = options.job_id.as_ref().map(|_| signalled.clone());
-        let (executor, notify) =
-            (Arc::new(Finisher::new(runner, python.clone(), memory.clone(), watched)), ended.clone());
+        if !options.embedded {
+            last_words::keep_log(directory.path());
+        }
+        let book = book(settings, &directory);
+        let profiler = Arc::new(Profiler::new(directory.path()));
+        profiler.fold_now_and_then();
+        let finisher =
+            Finisher::new(runner, python.clone(), memory.clone(), watched, (book.clone(), profiler.clone()));
+        let (executor, notify) = (Arc::new(finisher), ended.clone());
         let pool = Pool::start(nthreads as usize, executor, move || notify.notify_one());
         let pool = Arc::new(pool.map_err(|e| Error::os("cannot start the slot threads", e))?);
         let (epoch, traffic) = (AtomicU32::new(0), Arc::new(Traffic::default()));
@@ -282,6 +296,8 @@ impl Life {
             memory,
             served,
             brought,
+            book,
+            profiler,
         })
     }
 
@@ -412,7 +428,7 @@ impl Life {
         ending
     }
 
-    fn driver(&self, link: Link) -> Driver {
+    fn driver(&mut self, link: Link) -> Driver {
         let (settings, registered) = (&self.config.worker, &link.registered);
         let patience = Patience { connect: self.config.network.connect_timeout.0, ..Patience::default() };
         let traffic = self.served.traffic.clone();
@@ -431,7 +447,15 @@ impl Life {
             until: self.until,
             retire: settings.retire_timeout.0,
         };
-        Driver::new(link, work, terms, self.embedded, traffic, self.ended.clone())
+        let logs = last_words::directory(self.directory.path());
+        let answers = Answers::new(&link, (self.book.clone(), self.profiler.clone()), self.incarnation, logs);
+        // What it tells of the life before is of use to nobody after this registration.
+        if let Some(before) = &mut self.predecessor
+            && let Some(left) = before.left.take()
+        {
+            answers.tell_of(before.incarnation, left);
+        }
+        Driver::new(link, work, terms, self.embedded, traffic, self.ended.clone(), answers)
     }
 
     /// After the scheduler was lost: no task and no result counts any more, and the worker is another one to
@@ -448,7 +472,8 @@ impl Life {
         *self.store.lock().unwrap_or_else(PoisonError::into_inner) = Store::default();
         let before = std::mem::replace(&mut self.incarnation, Incarnation::new_v4());
         let end = format!("it lost its connection: {why}");
-        self.predecessor = Some(Predecessor { incarnation: before, end });
+        let left = Some(last_words::directory(self.directory.path()));
+        self.predecessor = Some(Predecessor { incarnation: before, end, left });
     }
 
     /// Ends what still runs and what tasks left behind, and waits for that off the event loop.
@@ -476,6 +501,18 @@ impl Life {
 fn host_name(variable: &dyn Fn(&str) -> Option<String>) -> String {
     let own = || hostname::get().map_or_else(|_| "unknown".into(), |h| h.to_string_lossy().into_owned());
     variable("SLURMD_NODENAME").filter(|name| !name.trim().is_empty()).unwrap_or_else(own)
+}
+
+/// Where what tasks print is kept, if it is.
+fn book(settings: &Settings, directory: &Directory) -> Option<Arc<Book>> {
+    let stream = settings.logs.task.filter(|size| size.0 > 0)?;
+    match Book::create(directory.path(), stream.0, settings.logs.total.0) {
+        Ok(book) => Some(Arc::new(book)),
+        Err(error) => {
+            tracing::warn!("what tasks print is not kept: {error}");
+            None
+        }
+    }
 }
 
 /// What tasks are told of this worker.
@@ -545,6 +582,8 @@ fn python(settings: &Settings, facts: &WorkerFacts, enforce: bool, memory: &Part
     if let Some(file) = &facts.scheduler_file {
         env.insert("HPCDAG_SCHEDULER_FILE".into(), file.clone().into());
     }
+    let interval = settings.profile.interval.map_or(0.0, |interval| interval.0.as_secs_f64());
+    env.insert("HPCDAG_PROFILE_INTERVAL".into(), interval.to_string().into());
     let (least, most) = PYTHON_IDLE_BYTES;
     let limit = memory.thresholds.map(|t| t.limit);
     let share = |limit: u64| (limit / PYTHON_IDLE_PART / u64::from(slots.max(1))).clamp(least, most);

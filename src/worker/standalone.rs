@@ -48,13 +48,16 @@ pub fn run_worker_process(options: Options) -> Result<u8> {
 
 async fn run(options: Options) -> Result<u8> {
     let mut signals = Signals::install()?;
-    let directory = options.supervision.as_ref().and_then(|s| s.directory.clone());
+    let supervision = options.supervision.as_ref();
+    let directory = supervision.and_then(|s| s.directory.clone());
+    let left = supervision.and_then(|s| s.predecessor.as_ref()?.left.clone());
+    let own = || directory.iter().chain(&left).cloned().collect();
     let has_nanny = options.supervision.is_some();
     let grace = options.job_id.as_ref().map(|_| options.config.worker.signal_grace.0);
     let mut worker = tokio::select! {
         started = Worker::start(options) => started.map_err(cannot_start)?,
         asked = signals.next() => match asked {
-            Asked::NannyGone => leave_at_once(directory),
+            Asked::NannyGone => leave_at_once(own()),
             // It has nothing that it could hand over.
             Asked::Leave | Asked::LeaveSoon => return Ok(0),
         },
@@ -68,7 +71,7 @@ async fn run(options: Options) -> Result<u8> {
                 code => code,
             }),
             asked = signals.next() => match asked {
-                Asked::NannyGone => leave_at_once(directory),
+                Asked::NannyGone => leave_at_once(own()),
                 Asked::LeaveSoon => worker.retire_signalled("the batch system warned it", None),
                 Asked::Leave => {
                     let later = |since: Instant| since.elapsed() > SAME_REQUEST || grace.is_none();
@@ -106,10 +109,10 @@ fn exit_code(ending: Ending) -> u8 {
 }
 
 /// Without its nanny nobody would clean up after this process later.
-fn leave_at_once(directory: Option<PathBuf>) -> ! {
+fn leave_at_once(directories: Vec<PathBuf>) -> ! {
     tracing::error!("the nanny is gone: killing the tasks and leaving");
     process::kill_descendants();
-    if let Some(directory) = directory {
+    for directory in directories {
         kill_strays(&directory);
         // Nobody is left who could do better.
         let _ = directory::remove(&directory);

@@ -13,6 +13,7 @@ const LIFE: &str = "HPCDAG_INTERNAL_LIFE";
 const DIRECTORY: &str = "HPCDAG_INTERNAL_DIRECTORY";
 const PREDECESSOR: &str = "HPCDAG_INTERNAL_PREDECESSOR";
 const PREDECESSOR_END: &str = "HPCDAG_INTERNAL_PREDECESSOR_END";
+const PREDECESSOR_LEFT: &str = "HPCDAG_INTERNAL_PREDECESSOR_LEFT";
 
 /// What a worker knows from its nanny. The worker's side of the variables that the nanny sets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub struct Predecessor {
     pub incarnation: Incarnation,
     /// How it ended, in words.
     pub end: String,
+    /// Where its logs are, as long as nobody has told of them.
+    pub left: Option<PathBuf>,
 }
 
 impl Supervision {
@@ -53,7 +56,8 @@ impl Supervision {
         }
         let predecessor = text(PREDECESSOR).and_then(|incarnation| {
             let end = text(PREDECESSOR_END)?;
-            Some(Predecessor { incarnation: incarnation.parse().ok()?, end })
+            let left = var(PREDECESSOR_LEFT).map(PathBuf::from);
+            Some(Predecessor { incarnation: incarnation.parse().ok()?, end, left })
         });
         Some(Supervision {
             nanny_pid,
@@ -75,6 +79,7 @@ impl Supervision {
         if let Some(predecessor) = &self.predecessor {
             vars.push((PREDECESSOR, predecessor.incarnation.to_string().into()));
             vars.push((PREDECESSOR_END, predecessor.end.clone().into()));
+            vars.extend(predecessor.left.as_ref().map(|d| (PREDECESSOR_LEFT, d.clone().into_os_string())));
         }
         vars
     }
@@ -96,7 +101,11 @@ mod tests {
             incarnation: Incarnation::new_v4(),
             life: 2,
             directory: Some("/scratch/me/worker-1".into()),
-            predecessor: Some(Predecessor { incarnation: Incarnation::new_v4(), end: "SIGKILL".into() }),
+            predecessor: Some(Predecessor {
+                incarnation: Incarnation::new_v4(),
+                end: "SIGKILL".into(),
+                left: Some("/scratch/me/worker-0.left".into()),
+            }),
         };
         let vars = supervision.variables();
         assert!(vars.iter().all(|(name, _)| is_internal_variable(OsStr::new(name))));

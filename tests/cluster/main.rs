@@ -4,6 +4,9 @@
 mod commands;
 mod doctor;
 mod lifetimes;
+mod logs;
+mod looking;
 mod runs;
 mod sessions;
 mod site;
+mod terminal;

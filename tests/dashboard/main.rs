@@ -7,4 +7,5 @@ mod site;
 
 mod access;
 mod http;
+mod https;
 mod paths;

@@ -42,7 +42,7 @@ impl Viewer {
 fn every_path_answers_in_json() {
     let site = Site::new();
     let _cluster = site.cluster(2);
-    let graph = "version = 1\n[task.hello]\ncommand = [\"echo\", \"<b>hi</b>\"]\n";
+    let graph = "version = 1\n[task.hello]\nargv = [\"echo\", \"<b>hi</b>\"]\n";
     site.write("g.toml", graph);
     site.ok(&["submit", "--scheduler-file", "s.json", "g.toml", "--detach"]);
     site.ok(&["wait", "--scheduler-file", "s.json"]);
@@ -85,6 +85,8 @@ fn every_path_answers_in_json() {
     // The same as on the command line, but for what changes by itself.
     let mut ours = site.json(&["status", "--scheduler-file", "s.json", "--json"]);
     let mut theirs = viewer.get("/api/v1/status").json();
+    let (url, shown) = (ours["dashboard"].take(), theirs["dashboard"].take());
+    assert_eq!(url.as_str().and_then(|url| url.split('?').next()), shown.as_str(), "scripts see no token");
     for status in [&mut ours, &mut theirs] {
         assert_eq!(status["workers"].as_array().map(Vec::len), Some(2));
         for name in ["scheduler", "workers", "adapted", "memory"] {
@@ -188,8 +190,40 @@ fn it_goes_where_the_user_is() {
         process.code();
     }
     wait_until("it says that the scheduler is gone", || get(&place, "/health", &[]).status == 503);
-    let gone = get(&place, "/api/v1/status", &[("authorization", &bearer)]);
-    assert_eq!((gone.status, &gone.json()["error"]["kind"]), (503, &"no-scheduler".into()));
+    let gone = || get(&place, "/api/v1/status", &[("authorization", &bearer)]);
+    // What was answered before is good for a moment.
+    wait_until("nothing is answered any more", || gone().status == 503);
+    assert_eq!(gone().json()["error"]["kind"], "no-scheduler");
     ours.signal(nix::sys::signal::Signal::SIGINT);
     assert_eq!(ours.code(), Some(0));
+}
+
+#[test]
+fn pages_name_only_files_that_are_there_and_run_nothing_else() {
+    let site = Site::new();
+    let _cluster = site.cluster(0);
+    let viewer = Viewer::of(&site);
+    let index = viewer.get("/").text();
+    let named = |attribute: &str| -> Vec<String> {
+        let before = format!("{attribute}=\"");
+        let parts = index.split(&before).skip(1);
+        parts.filter_map(|part| part.split('"').next()).map(str::to_owned).collect()
+    };
+    let files: Vec<String> = [named("src"), named("href")].concat();
+    for file in files.iter().filter(|file| !file.starts_with("api/") && !file.starts_with('#')) {
+        assert!(!file.starts_with('/') && !file.contains(':'), "{file} would not work behind a proxy");
+        let answer = viewer.get(&format!("/{file}"));
+        let kind = answer.header("content-type").unwrap_or_default();
+        let right = match file.rsplit('.').next() {
+            Some("js") => "text/javascript",
+            Some("css") => "text/css",
+            _ => "image/svg+xml",
+        };
+        assert!(answer.status == 200 && kind.starts_with(right), "{file}: {} {kind}", answer.status);
+    }
+    // The policy would forbid it anyway.
+    assert!(
+        !index.contains("<script>") && !index.contains("<style") && !index.contains(" style="),
+        "{index}"
+    );
 }

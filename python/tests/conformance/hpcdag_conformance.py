@@ -7,11 +7,13 @@ are listed in `dask_xfail.txt` may fail on hpcdag.
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 _XFAIL = Path(__file__).parent.parent / "dask_xfail.txt"
 _running: list[Any] = []
@@ -59,6 +61,30 @@ def _expected() -> dict[str, str]:
         elif line.strip():
             found[line.strip()] = reason
     return found
+
+
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Tries a failed test once more, after garbage was collected, and says so: some of Dask's tests give
+    other data the names of results that are garbage, and get those if Python has not collected them yet."""
+    if os.environ.get("HPCDAG_CONFORMANCE", "hpcdag") != "hpcdag":
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    if any(report.failed for report in reports):
+        gc.collect()
+        item._initrequest()  # type: ignore[attr-defined]
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+        for report in reports:
+            report.flaky = report.when == "call" and report.passed
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """Tests that passed the second time are counted by themselves."""
+    return ("flaky", "f", "FLAKY") if getattr(report, "flaky", False) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

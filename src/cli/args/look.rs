@@ -2,7 +2,7 @@
 //! itself.
 
 use super::{JsonOption, SchedulerOptions};
-use crate::base::units::Span;
+use crate::base::units::{ByteSize, Span};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -64,6 +64,54 @@ pub struct DashboardArgs {
     pub json: JsonOption,
 }
 
+/// `hpcdag top`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Example:
+  hpcdag top                                 keys 1 to 5 turn the pages, ? shows all keys, q ends it
+
+Needs a terminal; hpcdag status prints one screen of text.")]
+pub struct TopArgs {
+    /// How often the scheduler is asked
+    #[arg(long, value_name = "TIME", default_value = "1s")]
+    pub interval: Span,
+    /// Of which cluster.
+    #[command(flatten)]
+    pub scheduler: SchedulerOptions,
+}
+
+/// `hpcdag report`
+#[derive(Clone, Debug, Args)]
+#[command(
+    group(clap::ArgGroup::new("what").required(true).multiple(true).args(["file", "trace", "events"])),
+    after_help = "Examples:
+  hpcdag report run.html                     the newest run: one file, for a browser or a mail
+  hpcdag report run.html --run 2c5e6d0a-4f0e-4b43-9d0f-6f1f5a1d7c11
+  hpcdag report --trace run.json             for ui.perfetto.dev or chrome://tracing
+  hpcdag report --events run.ndjson          a line of JSON for each thing that happened
+
+The scheduler has to be there still; for one that ends with the run there is `submit --report`."
+)]
+pub struct ReportArgs {
+    /// Page to write: HTML with everything in it, which asks nobody for anything
+    #[arg(value_name = "FILE.html")]
+    pub file: Option<PathBuf>,
+    /// The run, instead of the newest
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<String>,
+    /// All that the scheduler remembers, instead of one run
+    #[arg(long, conflicts_with = "run")]
+    pub all: bool,
+    /// Write a trace for Perfetto or Chrome
+    #[arg(long, value_name = "FILE.json")]
+    pub trace: Option<PathBuf>,
+    /// Write what happened: NDJSON, or columns if the name ends in .columns.json
+    #[arg(long, value_name = "FILE")]
+    pub events: Option<PathBuf>,
+    /// Of which cluster.
+    #[command(flatten)]
+    pub scheduler: SchedulerOptions,
+}
+
 /// `hpcdag explain`
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Example:
@@ -94,6 +142,35 @@ pub struct StoryArgs {
     /// The run, where several have a task of that key
     #[arg(long, value_name = "RUN")]
     pub run: Option<String>,
+    /// Of which cluster.
+    #[command(flatten)]
+    pub scheduler: SchedulerOptions,
+    /// How it is printed.
+    #[command(flatten)]
+    pub json: JsonOption,
+}
+
+/// `hpcdag logs`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  hpcdag logs 'filter[17]'                   what a task prints: its stderr, and stdout if it failed
+  hpcdag logs node7-1a2b3c4d                 a worker's own log, also if it is gone
+  hpcdag logs scheduler --follow
+
+Of a task that was tried several times it is the last attempt that printed anything.")]
+pub struct LogsArgs {
+    /// Key of a task, name of a worker, or `scheduler`
+    #[arg(value_name = "KEY|WORKER|scheduler")]
+    pub of: String,
+    /// The run, where several have a task of that key
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<String>,
+    /// Only the last so many bytes of each stream, at most 1 MiB
+    #[arg(long, value_name = "SIZE", default_value = "64K")]
+    pub bytes: ByteSize,
+    /// Go on with what comes, until interrupted
+    #[arg(short, long, conflicts_with = "json")]
+    pub follow: bool,
     /// Of which cluster.
     #[command(flatten)]
     pub scheduler: SchedulerOptions,

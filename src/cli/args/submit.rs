@@ -102,6 +102,15 @@ pub struct SubmitArgs {
     /// No data, code or names: for a bug report, and for `hpcdag bench replay`.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["detach", "check", "batch"])]
     pub record: Option<PathBuf>,
+    /// Write a page about the run once it has ended: one HTML file, with advice
+    #[arg(long, value_name = "FILE.html", conflicts_with_all = ["detach", "check", "batch"])]
+    pub report: Option<PathBuf>,
+    /// Write a trace of the run for Perfetto or Chrome
+    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["detach", "check", "batch"])]
+    pub trace: Option<PathBuf>,
+    /// Write what happened in the run: NDJSON, or columns if the name ends in .columns.json
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["detach", "check", "batch"])]
+    pub events: Option<PathBuf>,
     /// How the summary is printed.
     #[command(flatten)]
     pub json: JsonOption,

@@ -85,7 +85,8 @@ fn letters_mean_what_they_mean_in_sbatch() {
 
 #[test]
 fn commands_that_print_data_print_json() {
-    let silent = ["hpcdag scheduler", "hpcdag workers adapt", "hpcdag completions"];
+    let silent =
+        ["hpcdag scheduler", "hpcdag workers adapt", "hpcdag completions", "hpcdag top", "hpcdag report"];
     for (name, command) in leaves() {
         let json = command.get_arguments().any(|a| a.get_long() == Some("json"));
         assert_eq!(json, !silent.contains(&name.as_str()), "{name}");

@@ -3,7 +3,7 @@
 (() => {
   const { h, fmt } = HD;
   const SUMMARY = 1000;
-  let polls = null, shown = null, failuresAfter = 0;
+  let polls = null, shown = null, failuresAfter = -1;
   HD.state.failures = [];
   const order = ["overview", "stream", "progress", "workers", "memory", "actions", "events", "tasks", "graph", "profile", "logs", "task", "advice"];
   HD.pages.sort((a, b) => order.indexOf(a.id) - order.indexOf(b.id));
@@ -66,7 +66,7 @@
     hold.title = o.hold ? HD.name(o.hold, 400) : "";
     HD.text(badge, fmt.short(o.failed));
     HD.toggle(badge, o.failed > 0);
-    run.offer([["", "all runs"], ...o.runs.map((r) => [r.id, `${HD.runName(r)} · ${r.state}`])], HD.state.run);
+    run.offer([["", "all runs"], ...o.runs.filter((r) => !r.calls).reverse().map((r) => [r.id, `${HD.runName(r)} · ${r.state}`])], HD.state.run);
     // A report is about one run, or has only what all have together.
     HD.toggle(run, !HD.report && (o.runs.length > 1 || HD.state.run));
     HD.fill(foot, h("div", {}, `cluster ${HD.name(o.cluster, 40)}`), h("div", {}, `up ${fmt.seconds(o.uptime)}`), h("div", {}, `hpcdag ${HD.name(o.version, 20)}`),
@@ -75,9 +75,10 @@
     HD.tell("overview", o);
   };
   const failures = async () => {
-    const answer = await HD.get("events", { after: failuresAfter, limit: 1000 });
-    failuresAfter = Math.max(failuresAfter, answer.next ? answer.next - 1 : 0, ...answer.events.map((e) => e.number));
-    const failed = answer.events.filter((e) => e.kind === "task-failed" || (e.level === "error" && e.kind !== "run-failed"));
+    const answer = await HD.get("events", { after: Math.max(0, failuresAfter), limit: 1000 });
+    const fresh = answer.events.filter((e) => e.number > failuresAfter);
+    failuresAfter = Math.max(failuresAfter, ...fresh.map((e) => e.number));
+    const failed = fresh.filter((e) => e.kind === "task-failed" || (e.level === "error" && e.kind !== "run-failed"));
     if (failed.length) HD.state.failures = [...failed.reverse(), ...HD.state.failures].slice(0, 20);
     HD.tell("failures", HD.state.failures);
   };

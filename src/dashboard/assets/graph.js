@@ -58,7 +58,7 @@
   const mount = (root, polls, params) => {
     const scene = h("g"), svg = h("svg.graph", { role: "group", "aria-label": "Groups of tasks and their dependencies" }, scene);
     if (params.plot) svg.style.height = "calc(100vh - 110px)";
-    const note = h("span.soft.small"), below = h("div");
+    const note = h("span.soft.small"), below = h("div"), none = HD.empty("no tasks yet");
     const view = { x: 0, y: 0, scale: 1, own: false };
     let shape = "", places = new Map(), nodes = new Map(), lines = [], chosen = params.group || null, groups = [];
     const place = () => scene.setAttribute("transform", `translate(${view.x} ${view.y}) scale(${view.scale})`);
@@ -91,7 +91,7 @@
     const middle = (factor) => { const box = svg.getBoundingClientRect(); zoom(factor, box.width / 2, box.height / 2); };
     const button = (text, title, f) => h("button", { type: "button", title, "aria-label": title, onclick: f }, text);
     root.append(HD.panel("Graph of groups", h("span.tools", {}, note, button("+", "zoom in", () => middle(1.3)), button("−", "zoom out", () => middle(1 / 1.3)),
-      button("Fit", "everything in view", fit)), svg, HD.keys(HD.STATES.map((s) => [HD.stateWord[s], HD.stateColour(s)]))), below);
+      button("Fit", "everything in view", fit)), none, svg, HD.keys(HD.STATES.map((s) => [HD.stateWord[s], HD.stateColour(s)]))), below);
 
     const short = (name, most) => { const clean = HD.name(name, 80); return clean.length > most ? `${clean.slice(0, most - 1)}…` : clean; };
     const node = (g) => {
@@ -108,14 +108,14 @@
     const tell = (g) => {
       const made = nodes.get(g.id);
       let x = 10;
-      HD.DONE_FIRST.forEach((state, k) => {
-        const w = ((g.counts[state] || 0) / (g.total || 1)) * (W - 20);
+      HD.groupParts(g).forEach(([count, colour], k) => {
+        const w = (count / (g.total || 1)) * (W - 20);
         made.bars[k].setAttribute("x", x);
         made.bars[k].setAttribute("width", Math.max(0, w));
-        made.bars[k].setAttribute("fill", HD.stateColour(state));
+        made.bars[k].setAttribute("fill", colour);
         x += w;
       });
-      const extra = g.counts.erred ? `, ${fmt.short(g.counts.erred)} failed` : g.counts.processing ? `, ${fmt.short(g.counts.processing)} running` : "";
+      const extra = g.counts.erred ? `, ${fmt.short(g.counts.erred)} failed` : g.counts.processing ? `, ${fmt.short(g.counts.processing)} processing` : "";
       HD.text(made.counts, `${fmt.short(g.done)} of ${fmt.short(g.total)}${extra}`);
       made.counts.setAttribute("class", g.counts.erred ? "bad" : "soft");
       HD.text(made.title, `${HD.name(g.name, 400)}: ${fmt.count(g.done)} of ${fmt.count(g.total)} done`);
@@ -123,6 +123,8 @@
     };
     const draw = (answer) => {
       groups = answer.groups;
+      HD.toggle(none, !groups.length);
+      svg.style.display = groups.length ? "" : "none";
       const edges = answer.edges || [];
       const now = JSON.stringify([groups.map((g) => [g.id, g.name]), edges.map((e) => [e.from, e.to]), HD.state.run]);
       if (now !== shape) {

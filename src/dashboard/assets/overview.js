@@ -6,20 +6,23 @@
   HD.runName = (run) => run.name || String(run.id).slice(0, 8);
   HD.runsTable = () => {
     const finished = (run) => Math.min(run.done || 0, run.tasks || 0);
-    return HD.table({
+    const table = HD.table({
       label: "Runs", id: (run) => run.id, empty: "no run yet", limit: 12,
       columns: [
         { title: "Run", class: "name", get: (r) => HD.runName(r), show: (r) => (r.calls ? h("span", {}, HD.name(HD.runName(r), 60), /call/.test(HD.runName(r)) ? null : h("span.soft", {}, " calls"))
           : h("a", { href: HD.link("progress", { run: r.id }), title: r.id }, HD.name(HD.runName(r), 80))) },
         { title: "State", get: (r) => r.state, show: (r) => HD.stateOf(r.state) },
         { title: "Progress", get: (r) => finished(r) / (r.tasks || 1), update: (cell, r) => HD.barCell(cell,
-          [[finished(r) - (r.failed || 0), HD.stateColour("memory"), "done"], [r.failed || 0, HD.stateColour("erred"), "failed"]], r.tasks, [],
+          [[finished(r), HD.stateColour("memory"), "done"], [r.failed || 0, HD.stateColour("erred"), "failed"]], r.tasks, [],
           `${fmt.count(r.done)} of ${fmt.count(r.tasks)} done, ${fmt.count(r.failed)} failed`) },
         { title: "Done", number: true, get: (r) => r.done, show: (r) => `${fmt.count(r.done)}\u202f/\u202f${fmt.count(r.tasks)}` },
         { title: "Failed", number: true, get: (r) => r.failed, show: (r) => (r.failed ? h("a.bad", { href: HD.link("events", { run: r.id }) }, fmt.count(r.failed)) : "0") },
         { title: "Left", number: true, get: (r) => r.eta, hint: "at the present rate", show: (r) => fmt.seconds(r.eta) },
       ],
     });
+    // The newest first; calls, which have no beginning, last.
+    const newest = (a, b) => (b.submitted ?? -1) - (a.submitted ?? -1);
+    return Object.assign(table, { runs: (runs) => table.show([...runs].sort(newest)) });
   };
 
   // What nearly every page wants to see of failures: the last ones, each a click from its stderr.
@@ -41,7 +44,7 @@
     const value = h("div.value"), canvas = h("canvas", { "aria-hidden": "true" });
     const element = h(link ? "a.tile" : "div.tile", { href: link ? HD.link(link) : null }, h("div.what", {}, what), value, canvas);
     element.show = (text, small, values, colour, most) => {
-      HD.fill(value, text, small ? h("small", {}, small) : null);
+      HD.fill(value, text, small ? [" ", h("small", {}, small)] : null);
       if (values) HD.spark(canvas, values, colour || HD.css("--accent"), most);
     };
     return element;
@@ -132,9 +135,9 @@
         bar.show(HD.stateParts(o.tasks), 0, [], HD.STATES.filter((s) => o.tasks[s]).map((s) => `${HD.stateWord[s]} ${fmt.count(o.tasks[s])}`).join(", "));
         HD.fill(legend, HD.stateLegend(o.tasks));
         if (!legend.firstChild.childElementCount) HD.fill(legend, h("span.soft", {}, "no tasks"));
-        HD.text(hold, o.hold ? `What holds it back: ${HD.name(o.hold, 600)}` : "");
+        HD.text(hold, o.hold && o.state !== "idle" ? `What holds it back: ${HD.name(o.hold, 600)}` : "");
         workers.show(o.workers);
-        runs.show(o.runs);
+        runs.runs(o.runs);
       };
       polls.on("overview", show);
       polls.on("theme", () => { show(); if (series) { drawThroughput(charts[0]); drawCpu(charts[1]); } });

@@ -10,7 +10,7 @@
   const columns = [
     { title: "Group", class: "name", get: (g) => g.name, show: (g) => h("span.state", {}, HD.swatch(HD.colour(g.name)),
       h("a", { href: HD.link("tasks", { group: g.name }), title: HD.name(g.name, 600) }, HD.name(g.name, 60))) },
-    { title: "Progress", get: (g) => g.done / (g.total || 1), update: (td, g) => HD.barCell(td, HD.stateParts(g.counts), g.total, [],
+    { title: "Progress", get: (g) => g.done / (g.total || 1), update: (td, g) => HD.barCell(td, HD.groupParts(g), g.total, [],
       HD.STATES.filter((s) => g.counts[s]).map((s) => `${HD.stateWord[s]} ${fmt.count(g.counts[s])}`).join(", ")) },
     { title: "", number: true, show: (g) => fmt.percent(g.total ? g.done / g.total : 0) },
     { title: "Done", number: true, get: (g) => g.done, show: (g) => `${fmt.count(g.done)}\u202f/\u202f${fmt.count(g.total)}` },
@@ -44,7 +44,7 @@
     };
     const showRuns = () => {
       const o = HD.state.overview;
-      if (o) runs.show(params.run ? o.runs.filter((r) => r.id === params.run) : o.runs);
+      if (o) runs.runs(params.run ? o.runs.filter((r) => r.id === params.run) : o.runs);
     };
     polls.on("overview", showRuns);
     polls.on("theme", () => { show(); showRuns(); });

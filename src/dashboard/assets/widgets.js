@@ -64,6 +64,11 @@
   HD.memoryLabel = (memory) => `results ${fmt.bytes(memory.managed)}, other memory ${fmt.bytes(memory.unmanaged)}, `
     + `on disk ${fmt.bytes(memory.spilled)}, limit ${fmt.bytes(memory.limit)}`;
   HD.stateParts = (counts) => HD.DONE_FIRST.map((state) => [counts[state] || 0, HD.stateColour(state), HD.stateWord[state]]);
+  // A group's tasks; those of runs that are forgotten were done.
+  HD.groupParts = (g) => {
+    const known = HD.STATES.reduce((sum, state) => sum + (g.counts[state] || 0), 0);
+    return HD.stateParts({ ...g.counts, released: (g.counts.released || 0) + Math.max(0, g.total - known) });
+  };
   HD.DONE_FIRST = ["released", "memory", "processing", "queued", "waiting", "delayed", "cancelled", "erred"];
   HD.stateLegend = (counts) => h("div.legend", {}, HD.STATES.filter((s) => counts[s]).map((state) =>
     h("span.key", {}, HD.swatch(HD.stateColour(state)), `${HD.stateWord[state]} `, h("b", { "data-state": state }, fmt.count(counts[state])))));

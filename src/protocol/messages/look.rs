@@ -231,8 +231,8 @@ pub enum Wanted {
     },
     /// Stacks of its Python tasks, merged by function.
     Profile {
-        /// Only of this run.
-        run: Option<RunId>,
+        /// Only of this run, by both its names.
+        run: Option<(RunId, RunUuid)>,
     },
 }
 
@@ -252,8 +252,30 @@ pub struct LastWords {
     pub incarnation: Incarnation,
     /// The end of its log.
     pub log: String,
-    /// What its last tasks have printed: standard output, standard error.
-    pub tasks: Vec<(TaskRef, String, String)>,
+    /// What its last tasks have printed.
+    pub tasks: Vec<Said>,
+}
+
+/// What a task has printed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Said {
+    /// The task.
+    pub task: TaskRef,
+    /// The number of the attempt at it.
+    pub attempt: u32,
+    /// Streams that are not empty.
+    pub parts: Vec<PrintedPart>,
+}
+
+/// The end of a stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PrintedPart {
+    /// `stdout`, `stderr`, or `output` for both in the order in which they came.
+    pub name: String,
+    /// The text.
+    pub text: String,
+    /// Bytes before it that are not kept, or were not asked for.
+    pub left_out: u64,
 }
 
 impl Payload for Look {}

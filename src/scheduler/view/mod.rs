@@ -4,6 +4,7 @@
 mod events;
 mod groups;
 mod hold;
+mod left;
 mod looks;
 pub(super) mod meter;
 mod overview;
@@ -34,14 +35,14 @@ const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 /// What is kept for those who look.
 #[derive(Debug, Default)]
 pub struct Views {
-    looks: Looks,
+    pub(super) looks: Looks,
+    pub(super) series: Series,
+    pub(super) stream: Stream,
+    pub(super) timings: Timings,
     events: Events,
     /// Attempts that succeeded, that failed.
     meter: Meter<2>,
     sample_at: Time,
-    pub(super) series: Series,
-    pub(super) stream: Stream,
-    pub(super) timings: Timings,
 }
 
 impl Views {

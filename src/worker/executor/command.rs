@@ -24,11 +24,12 @@ use super::streams::{PipeCapture, Pump, Tail, stdin_of};
 use super::variables::Env;
 use super::{Clock, Executor, Failure, FailureKind, Outcome};
 use crate::graph::template::quote;
+use crate::worker::printed::Which;
 use crate::worker::store::data::{Data, TaskResult};
 use crate::worker::store::memfile::MemWriter;
 use running::Running;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -116,16 +117,23 @@ impl Executor<CommandJob> for CommandExecutor {
         }
         job.shown = cut(std::mem::take(&mut job.shown), SHOWN_BYTES);
         let mut ended = match start(&mut job) {
-            Ok(started) => Running::new(self, &job, control, started).run(),
+            Ok(mut started) => {
+                started.stderr.record(control.stream(Which::Stderr));
+                Running::new(self, &job, control, started).run()
+            }
             Err(kind) => Ended::before_start(kind),
         };
         control.set_pid(0);
         control.set_capture(None);
+        ended.exit.iter().for_each(|exit| control.set_exit(*exit));
         let (cpu, rss) = ended.exit.map_or((Duration::ZERO, 0), |e| (e.cpu, e.max_rss_bytes));
         let stdout = ended.stdout.take();
         let result = match ended.verdict(&job.ok_exit) {
             None => finish_stdout(&job, stdout),
-            Some(kind) => Err(job.group.as_ref().and_then(Group::overrun).map_or(kind, FailureKind::Overrun)),
+            Some(kind) => {
+                keep_stdout(&job, stdout, control);
+                Err(job.group.as_ref().and_then(Group::overrun).map_or(kind, FailureKind::Overrun))
+            }
         };
         let result = result.map(TaskResult::of).map_err(|kind| Failure {
             kind,
@@ -179,6 +187,33 @@ fn finish_stdout(job: &CommandJob, stdout: Option<Stdout>) -> Result<Data, Failu
         Ok(data) if job.max_output.is_some_and(|max| data.len() > max) => Err(FailureKind::OutputTooLarge),
         Ok(data) => Ok(data),
         Err(error) => Err(FailureKind::Result(format!("cannot keep its stdout: {error}"))),
+    }
+}
+
+/// What a command printed that failed is no result: its end is kept for those who look for the reason.
+fn keep_stdout(job: &CommandJob, stdout: Option<Stdout>, control: &Control) {
+    let Some(mut book) = control.stream(Which::Stdout) else { return };
+    let data = match stdout {
+        Some(Stdout::File(writer)) => Data::of_writer(writer),
+        Some(Stdout::Pipe(pipe)) => pipe.finish(&job.key),
+        None => return,
+    };
+    let end = data.and_then(|data| {
+        let left_out = data.len().saturating_sub(book.bytes_max());
+        let mut end = Vec::new();
+        if let Data::Heap(bytes) = &data {
+            end.extend_from_slice(&bytes[usize::try_from(left_out).unwrap_or(0)..]);
+        } else {
+            let mut file = data.reopen()?;
+            file.seek(io::SeekFrom::Start(left_out))?;
+            file.take(book.bytes_max()).read_to_end(&mut end)?;
+        }
+        Ok((left_out, end))
+    });
+    match end {
+        Ok((_, end)) if end.is_empty() => {}
+        Ok((left_out, end)) => book.write_end(left_out, &end),
+        Err(error) => tracing::debug!(task = job.key, "its stdout cannot be read: {error}"),
     }
 }
 

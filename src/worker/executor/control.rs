@@ -2,12 +2,13 @@
 //! others may know about the job meanwhile. Owns no process and no thread.
 
 use super::FailureKind;
-use super::process::{Wake, poll, poll_fd};
+use super::process::{Exit, Wake, poll, poll_fd};
 use crate::base::failure::{Overrun, Shortage};
 use crate::base::ids::{Attempt, TaskRef};
+use crate::worker::printed::{Book, Stream, Which};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The control of one running job. The thread that runs the job looks at it; only that thread signals the
@@ -25,6 +26,10 @@ pub struct Control {
     capture: Mutex<Option<RawFd>>,
     announce: Mutex<Option<Announce>>,
     away: Option<(TaskRef, Attempt, Arc<AwayNews>)>,
+    /// Where what it prints is kept.
+    book: OnceLock<Arc<Book>>,
+    /// How its process ended, if it had one of its own.
+    exit: OnceLock<Exit>,
 }
 
 /// Jobs that wait for other tasks, or go on: news for whoever hands out slots.
@@ -76,6 +81,8 @@ impl Control {
             capture: Mutex::new(None),
             announce: Mutex::new(None),
             away: None,
+            book: OnceLock::new(),
+            exit: OnceLock::new(),
         }
     }
 
@@ -94,6 +101,29 @@ impl Control {
             lock(&news.list).push((*task, *attempt, away));
             (news.notify)();
         }
+    }
+
+    /// What the job prints is to be kept there.
+    pub(in crate::worker) fn set_book(&self, book: &Arc<Book>) {
+        // The first one stays.
+        let _ = self.book.set(book.clone());
+    }
+
+    /// Where one of its streams is kept, if it is.
+    pub(in crate::worker) fn stream(&self, which: Which) -> Option<Stream> {
+        let (task, attempt, _) = self.away.as_ref()?;
+        Some(self.book.get()?.stream((*task, *attempt), which))
+    }
+
+    /// Notes how the process ended that was the job's alone.
+    pub(super) fn set_exit(&self, exit: Exit) {
+        // The first one stays.
+        let _ = self.exit.set(exit);
+    }
+
+    /// How the process ended that was the job's alone.
+    pub(in crate::worker) fn exit(&self) -> Option<Exit> {
+        self.exit.get().copied()
     }
 
     /// Asks the job to stop. `why` becomes the failure's reason; only the first one counts.

@@ -8,7 +8,7 @@ pub mod command;
 pub mod control;
 pub mod native;
 pub mod pool;
-mod process;
+pub(in crate::worker) mod process;
 pub mod processes;
 pub(in crate::worker) mod program;
 mod spawn;

@@ -10,6 +10,9 @@ use std::time::Duration;
 /// Between two questions after a stuck process of somebody else.
 const ASK_PAUSE: Duration = Duration::from_millis(100);
 
+/// What the kernel counts a process's reads and writes in, bytes.
+const BLOCK: u64 = 512;
+
 /// How a process ended and what it used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::worker) struct Exit {
@@ -17,8 +20,12 @@ pub(in crate::worker) struct Exit {
     pub end: Result<i32, i32>,
     /// User and system time, its waited-for descendants included.
     pub cpu: Duration,
+    /// Of that, in the kernel.
+    pub system: Duration,
     /// Largest resident size of it or one of them, bytes.
     pub max_rss_bytes: u64,
+    /// Bytes that they have read from storage, and written there.
+    pub storage: (u64, u64),
 }
 
 impl std::fmt::Display for Exit {
@@ -111,7 +118,8 @@ impl Process {
             }
         };
         self.reaped = true;
-        Ok(Some(Exit { end, cpu: Duration::ZERO, max_rss_bytes: 0 }))
+        let (cpu, system) = (Duration::ZERO, Duration::ZERO);
+        Ok(Some(Exit { end, cpu, system, max_rss_bytes: 0, storage: (0, 0) }))
     }
 
     /// Whether it runs no more, if the kernel can tell.
@@ -153,7 +161,10 @@ impl Process {
                 + Duration::from_micros(u64::try_from(t.tv_usec).unwrap_or(0))
         };
         let max_rss_bytes = u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024;
-        Ok(Some(Exit { end, cpu: time(usage.ru_utime) + time(usage.ru_stime), max_rss_bytes }))
+        let blocks = |n: libc::c_long| u64::try_from(n).unwrap_or(0).saturating_mul(BLOCK);
+        let storage = (blocks(usage.ru_inblock), blocks(usage.ru_oublock));
+        let system = time(usage.ru_stime);
+        Ok(Some(Exit { end, cpu: time(usage.ru_utime) + system, system, max_rss_bytes, storage }))
     }
 
     /// Whether processes of the group are alive, or the main process not yet reaped.

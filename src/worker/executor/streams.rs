@@ -2,6 +2,7 @@
 //! into a result, the end of its stderr. Nothing here blocks; the waiting thread calls whatever `poll` says
 //! is ready.
 
+use crate::worker::printed::Stream;
 use crate::worker::store::data::Data;
 use crate::worker::store::memfile::{HEAP_BYTES_MAX, MemWriter};
 use bytes::{Buf, Bytes};
@@ -12,6 +13,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// How much of stderr is kept.
 pub(super) const TAIL_BYTES: usize = 4 << 10;
+
+/// How much is kept of what nobody can tell yet whose it is.
+const LATER_BYTES: usize = 256 << 10;
 
 /// Inputs of which all together have at most this many bytes are put into one file instead of being pumped.
 const JOINED_BYTES_MAX: u64 = 256 << 10;
@@ -238,6 +242,10 @@ pub(super) struct Tail {
     pipe: Option<PipeReader>,
     kept: Vec<u8>,
     cut: bool,
+    /// Where all of it is kept besides.
+    book: Option<Stream>,
+    /// Where nobody can tell yet whose it is, what was said since.
+    later: Option<Vec<u8>>,
 }
 
 impl Tail {
@@ -245,7 +253,7 @@ impl Tail {
     pub fn open() -> io::Result<(Tail, OwnedFd)> {
         let (read, write) = io::pipe()?;
         nonblocking(read.as_fd())?;
-        Ok((Tail { pipe: Some(read), kept: Vec::new(), cut: false }, write.into()))
+        Ok((Tail { pipe: Some(read), kept: Vec::new(), cut: false, book: None, later: None }, write.into()))
     }
 
     /// The pipe, until everybody has closed its other end.
@@ -261,6 +269,12 @@ impl Tail {
             Ok(0) => self.pipe = None,
             Ok(n) => {
                 self.kept.extend_from_slice(&buffer[..n]);
+                if let Some(book) = &mut self.book {
+                    book.write(&buffer[..n]);
+                } else if let Some(later) = &mut self.later {
+                    later.extend_from_slice(&buffer[..n]);
+                    later.drain(..later.len().saturating_sub(LATER_BYTES));
+                }
                 if self.kept.len() > 2 * TAIL_BYTES {
                     self.kept.drain(..self.kept.len() - TAIL_BYTES);
                     self.cut = true;
@@ -273,8 +287,31 @@ impl Tail {
         0
     }
 
+    /// What comes from now on is kept there besides, and what was said since `record_later`.
+    pub fn record(&mut self, mut book: Option<Stream>) {
+        let before = self.later.take().filter(|before| !before.is_empty());
+        if let (Some(book), Some(before)) = (&mut book, before) {
+            book.write(&before);
+        }
+        self.book = book;
+    }
+
+    /// It will be said later whose it is what comes from now on.
+    pub fn record_later(&mut self) {
+        self.later = Some(Vec::new());
+    }
+
+    /// The first bytes since `record_later`, as many as that.
+    pub fn take_later(&mut self, n: u64) -> Vec<u8> {
+        self.drain();
+        let Some(later) = &mut self.later else { return Vec::new() };
+        later.drain(..usize::try_from(n).unwrap_or(usize::MAX).min(later.len())).collect()
+    }
+
     /// Forgets what was said before a task begins.
     pub fn clear(&mut self) {
+        // It is not the next task's; whose it is nobody knows.
+        (self.book, self.later) = (None, None);
         self.drain();
         self.kept.clear();
         self.cut = false;

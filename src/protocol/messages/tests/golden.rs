@@ -11,7 +11,9 @@ use crate::protocol::framing::{Decoder, FRAME_BYTES_MAX, FrameError, encode_whol
 use crate::protocol::messages::calls::*;
 use crate::protocol::messages::client::*;
 use crate::protocol::messages::compute::Compute;
-use crate::protocol::messages::look::{LastWords, Look, Looked, Span, SpanKind, Spans, View, Wanted};
+use crate::protocol::messages::look::{
+    LastWords, Look, Looked, PrintedPart, Said, Span, SpanKind, Spans, View, Wanted,
+};
 use crate::protocol::messages::peer::{
     Begin, FromPeer, Get, PartHeader, PeerHello, PeerWelcome, Piece, Put, Stored, ToPeer,
 };
@@ -330,7 +332,11 @@ fn from_worker() -> Vec<FromWorker> {
         FromWorker::LastWords(LastWords {
             incarnation: uuid(),
             log: "worker ends".into(),
-            tasks: vec![(task(), "out".into(), "err".into())],
+            tasks: vec![Said {
+                task: task(),
+                attempt: 2,
+                parts: vec![PrintedPart { name: "stderr".into(), text: "err".into(), left_out: 3 }],
+            }],
         }),
     ]
 }

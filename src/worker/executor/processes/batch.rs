@@ -2,10 +2,11 @@
 //! ended, and asks for the others back when one turns out to be long: nobody else could run them meanwhile.
 
 use super::channel::Channel;
-use super::messages::{Away, Returned, Task, tag, take_done, take_dones};
+use super::messages::{Away, Returned, Said, Task, tag, take_done, take_dones};
 use super::warm::{Ran, Warm, has_gone, judge};
 use crate::worker::executor::FailureKind;
 use crate::worker::executor::control::Control;
+use crate::worker::printed::Which;
 use crate::worker::store::data::TaskResult;
 use std::io;
 use std::sync::Arc;
@@ -38,6 +39,8 @@ struct Batch<'a> {
     asked: Vec<bool>,
     rest: Rest,
     recalled: bool,
+    /// What is printed from now on is the last one's.
+    is_alone: bool,
     /// The last end.
     last: Instant,
 }
@@ -90,10 +93,12 @@ impl Warm {
             asked: vec![false; n],
             rest: Rest::default(),
             recalled: false,
+            is_alone: false,
             last: Instant::now(),
         };
         self.tasks += n as u64;
         self.stderr.clear();
+        self.stderr.record_later();
         match order(&self.channel, batch.first) {
             Ok(()) => self.follow_all(&mut batch, grace, tell),
             Err(error) if has_gone(&error) => batch.rest.is_gone = true,
@@ -115,6 +120,10 @@ impl Warm {
                 control.set_pid(self.pid());
             }
             let others = batch.over.iter().filter(|over| !**over).count() > 1;
+            if !others && !batch.is_alone {
+                batch.is_alone = true;
+                self.stderr.record(control.stream(Which::Output));
+            }
             for (place, control) in batch.controls.iter().enumerate() {
                 if !batch.over[place] && !batch.asked[place] && control.is_cancelled() {
                     batch.asked[place] = true;
@@ -186,6 +195,15 @@ impl Warm {
                         batch.place(task).ok_or_else(|| wrong("it gave back what it does not have"))?;
                     batch.end(place);
                     batch.rest.back.push(place);
+                }
+                Vec::new()
+            }
+            tag::SAID => {
+                let said: Said = frame.control()?;
+                if let Some(place) = batch.place(said.task).filter(|_| !batch.is_alone) {
+                    let text = self.stderr.take_later(said.bytes);
+                    let book = batch.controls[place].stream(Which::Output);
+                    book.into_iter().for_each(|mut book| book.write(&text));
                 }
                 Vec::new()
             }

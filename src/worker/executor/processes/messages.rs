@@ -53,6 +53,14 @@ pub(super) mod tag {
     pub const RECALL: u16 = 29;
     /// Executor: these were given back.
     pub const RETURNED: u16 = 30;
+    /// Executor: so much of what it prints is this task's, of several that came together.
+    pub const SAID: u16 = 31;
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Said {
+    pub task: u64,
+    pub bytes: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

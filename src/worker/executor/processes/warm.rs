@@ -10,6 +10,7 @@ use crate::worker::executor::FailureKind;
 use crate::worker::executor::control::Control;
 use crate::worker::executor::process::{Exit, Parent, Process, poll, poll_fd};
 use crate::worker::executor::streams::Tail;
+use crate::worker::printed::Which;
 use crate::worker::store::data::TaskResult;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -223,6 +224,7 @@ impl Warm {
     ) -> Ran {
         self.tasks += 1;
         self.stderr.clear();
+        self.stderr.record(control.stream(Which::Output));
         control.set_base(self.occupied);
         control.set_pid(self.pid());
         let mut capture = None;

@@ -1,0 +1,94 @@
+"""Profiles: what executors see of their tasks, how it is summed, and that it costs nothing to speak of."""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from types import CodeType, FrameType
+from typing import Any, NamedTuple
+
+import pytest
+
+from hpcdag import _profile
+
+
+class Task(NamedTuple):
+    key: str
+    run: bytes
+
+
+RUN = uuid.UUID(int=7)
+
+
+def outer(samples: _profile.Samples, task: Task) -> None:
+    inner(samples, task)
+
+
+def inner(samples: _profile.Samples, task: Task) -> None:
+    samples.take(task, sys._getframe(), RUNNING)
+
+
+def running(samples: _profile.Samples, task: Task) -> None:
+    outer(samples, task)
+
+
+RUNNING: CodeType = running.__code__
+
+
+def groups(samples: _profile.Samples) -> dict[tuple[str | None, str], Any]:
+    said = json.loads(samples.to_json())
+    return {(group["run"], group["name"]): (group["nodes"], said["frames"]) for group in said["groups"]}
+
+
+def test_stacks_are_summed_below_the_task() -> None:
+    samples = _profile.Samples(0.01)
+    for n in range(3):
+        running(samples, Task(f"inc-{n}", RUN.bytes))
+    ((nodes, frames),) = [groups(samples)[RUN.hex, "inc"]]
+    assert nodes == [[-1, 0, 0], [0, 1, 3]]
+    assert [frame[0] for frame in frames] == ["outer", "inner"]
+    assert frames[0][1] == __file__ and frames[0][2] == outer.__code__.co_firstlineno
+
+
+def test_runs_and_nodes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = _profile.Samples(0.01)
+    for n in range(200):
+        running(samples, Task("inc-1", uuid.UUID(int=n).bytes))
+    seen = groups(samples)
+    assert len(seen) <= _profile._RUNS_MAX + 1
+    total = sum(node[2] for nodes, _ in seen.values() for node in nodes)
+    assert total == 200 and seen[None, "inc"][0][1][2] >= 100
+
+    monkeypatch.setattr(_profile, "_NODES_MAX", 1)
+    samples = _profile.Samples(0.01)
+    running(samples, Task("a", RUN.bytes))
+    running(samples, Task("b", RUN.bytes))
+    assert sum(len(nodes) for nodes, _ in groups(samples).values()) <= 2
+
+    def deep(n: int, frame: FrameType | None = None) -> None:
+        if n:
+            deep(n - 1)
+        else:
+            samples.take(Task("deep", RUN.bytes), sys._getframe(), RUNNING)
+
+    monkeypatch.setattr(_profile, "_NODES_MAX", 1000)
+    deep(300)
+    assert len(groups(samples)[RUN.hex, "deep"][0]) == _profile._DEPTH_MAX
+
+
+@pytest.mark.parametrize(
+    ("key", "group"),
+    [
+        ("inc-0", "inc"),
+        ("inc-a1b2c3d4e5f60718293a4b5c6d7e8f90", "inc"),
+        ("read-parquet-fused-0123", "read-parquet-fused"),
+        ("('sum-aggregate-abcdefab', 3)", "sum-aggregate"),
+        ("('x-1', 2)", "x"),
+        ("0123456789abcdef0123456789abcdef", "data"),
+        ("", "?"),
+        ("_(", "_("),
+    ],
+)
+def test_groups_are_named_as_the_scheduler_does(key: str, group: str) -> None:
+    assert _profile.key_split(key) == group
