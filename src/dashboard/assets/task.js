@@ -66,6 +66,9 @@
       failure.stderr ? [h("p.soft.small", {}, "stderr, its end"), h("pre.output", { id: "failure-stderr", tabindex: "0" }, HD.harmless(failure.stderr.slice(-SHOWN)))] : null) : null;
     if (failed) failed.classList.add("failure");
     HD.fill(root, failed, HD.panel("What is with it", null, facts, reasons, e["more-workers"] ? h("p.soft", {}, `and ${fmt.count(e["more-workers"])} more workers`) : null));
+    // What it said last is why it failed.
+    const stderr = root.querySelector("#failure-stderr");
+    if (stderr) stderr.scrollTop = stderr.scrollHeight;
   };
 
   HD.page({
