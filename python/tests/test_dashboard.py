@@ -304,8 +304,9 @@ def test_python_calls_with_hostile_keys(at: Any, watched: Watched, browser: Brow
             browser.until(lambda: browser.text("#state") in ("idle", "running"))
             assert browser.run("return document.querySelectorAll('main img').length") == 0
         at("overview")
+        failed = str(watched.status()["tasks"]["erred"])
+        browser.until(lambda: browser.text("[data-state=erred]") == failed)
         browser.until(lambda: browser.text("[data-state=processing]") == "")
-        assert browser.text("[data-state=erred]") == str(watched.status()["tasks"]["erred"])
 
 
 def test_a_report_opens_from_disk(watched: Watched, browser: Browser) -> None:
