@@ -22,7 +22,8 @@ fn thread_name(lane: u64) -> String {
     match lane {
         0..TRANSFERS => format!("slot {lane}"),
         TRANSFERS..DISKS => format!("transfers {}", lane - TRANSFERS),
-        _ => format!("disk {}", lane - DISKS),
+        DISKS => "disk, written".into(),
+        _ => "disk, read".into(),
     }
 }
 
