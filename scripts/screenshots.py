@@ -1,4 +1,4 @@
-"""Pictures of the dashboard's pages over a run: what scripts/screenshots calls. Writes PNG files to a directory."""
+"""Pictures of the dashboard's pages over a run, as PNG files in a directory: for scripts/screenshots."""
 
 from __future__ import annotations
 

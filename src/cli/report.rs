@@ -153,7 +153,7 @@ async fn data(client: &Client, run: Option<RunUuid>, all: bool) -> Result<Value>
         None => runs.last(),
     };
     let chosen = chosen.cloned().unwrap_or_default();
-    gather(client, chosen).await
+    gather(client, status, chosen).await
 }
 
 /// What is known of a run that has just ended.
@@ -162,7 +162,7 @@ pub(super) async fn of_run(client: &Client, run: RunUuid) -> Result<Value> {
 }
 
 /// Asks for everything; what is not to be had is left out, and so are the pages that need it.
-async fn gather(client: &Client, run: Value) -> Result<Value> {
+async fn gather(client: &Client, status: Value, run: Value) -> Result<Value> {
     let id: Option<RunUuid> = run["id"].as_str().and_then(|id| id.parse().ok());
     await_spans(client, id, &run).await?;
     let mut all = Map::new();
@@ -190,6 +190,9 @@ async fn gather(client: &Client, run: Value) -> Result<Value> {
     let mut data = Value::Object(all);
     narrow(&mut data, &run);
     data["run"] = run;
+    data["status"] = status;
+    // A report is handed on; what opens the dashboard is its owner's.
+    data["status"]["dashboard"] = Value::Null;
     data["version"] = json!(env!("CARGO_PKG_VERSION"));
     data["generated"] = json!(seconds(SystemTime::now()));
     let advice = advice::advise(&data);

@@ -111,7 +111,7 @@ window.HD = (() => {
   // ---- colours ------------------------------------------------------------------------------------------------
 
   HD.STATES = ["processing", "queued", "waiting", "delayed", "memory", "released", "erred", "cancelled"];
-  HD.stateWord = { processing: "running", queued: "queued", waiting: "waiting", delayed: "delayed", memory: "in memory",
+  HD.stateWord = { processing: "processing", queued: "queued", waiting: "waiting", delayed: "delayed", memory: "in memory",
     released: "done, released", erred: "failed", cancelled: "cancelled" };
   let cache = new Map();
   HD.css = (name) => {

@@ -62,7 +62,7 @@
       { title: "Worker", class: "name", show: (w) => worker(w.worker) }, { title: "Why it does not run there", class: "text", show: (w) => HD.name(w.why, 400) }] }) : null;
     if (reasons) reasons.show(e.workers);
     const failed = failure ? HD.panel(`${HD.name(failure.what || "failed", 300)} on ${HD.name(failure.host || "?", 60)}`, null,
-      failure.command ? [h("p.soft.small", {}, "command"), h("pre.output", {}, HD.harmless(failure.command.slice(0, 4000)))] : null,
+      failure.command && failure.command !== e.key ? [h("p.soft.small", {}, "command"), h("pre.output", {}, HD.harmless(failure.command.slice(0, 4000)))] : null,
       failure.stderr ? [h("p.soft.small", {}, "stderr, its end"), h("pre.output", { id: "failure-stderr", tabindex: "0" }, HD.harmless(failure.stderr.slice(-SHOWN)))] : null) : null;
     if (failed) failed.classList.add("failure");
     HD.fill(root, failed, HD.panel("What is with it", null, facts, reasons, e["more-workers"] ? h("p.soft", {}, `and ${fmt.count(e["more-workers"])} more workers`) : null));

@@ -21,6 +21,9 @@ const POINTS_MAX: usize = 3600;
 /// So many workers have as many points each; with more there are fewer for each.
 const WORKERS_FULL: usize = 100;
 
+/// Points of workers in one answer, of all together. With more, some are left out everywhere.
+const ANSWERED_MAX: usize = 30_000;
+
 /// Gone workers whose points are kept.
 const GONE_MAX: usize = 100;
 
@@ -80,10 +83,13 @@ impl<const N: usize> Points<N> {
         self.0.push_back(point);
     }
 
-    /// The columns from a time on.
-    fn columns(&self, names: [&str; N], after: f64) -> (Value, Map<String, Value>) {
+    /// The columns from a time on, `most` points at most, the last one among them.
+    fn columns(&self, names: [&str; N], after: f64, most: usize) -> (Value, Map<String, Value>) {
         let from = self.0.partition_point(|p| p.0 <= after);
-        let new = || self.0.range(from..);
+        let n = self.0.len() - from;
+        let step = n.div_ceil(most.max(1)).max(1);
+        let first = from + n.saturating_sub(1) % step;
+        let new = || self.0.range(first.min(self.0.len())..).step_by(step);
         let column = |k: usize| new().map(|p| number(p.1[k])).collect::<Value>();
         let columns = names.iter().enumerate().map(|(k, name)| ((*name).to_owned(), column(k))).collect();
         (new().map(|p| json!(p.0)).collect(), columns)
@@ -243,12 +249,13 @@ impl Driver {
     /// What was measured over time.
     pub(super) fn series_view(&self, after: f64, workers: bool) -> Reply {
         let series = &self.views.series;
-        let (time, total) = series.total.columns(TOTAL, after);
+        let (time, total) = series.total.columns(TOTAL, after, POINTS_MAX);
         let mut answer = json!({ "time": time, "total": total });
         if workers {
             let mut by_name = Map::new();
+            let most = ANSWERED_MAX / (series.gone.len() + series.workers.len()).max(1);
             for worker in series.gone.iter().chain(series.workers.values()) {
-                let (time, mut columns) = worker.points.columns(WORKER, after);
+                let (time, mut columns) = worker.points.columns(WORKER, after, most.max(2));
                 if time.as_array().is_some_and(|t| !t.is_empty()) {
                     columns.insert("time".into(), time);
                     by_name.insert(worker.name.clone(), Value::Object(columns));
@@ -270,13 +277,16 @@ mod tests {
         for (at, x) in [(1.0, 5.0), (2.0, 5.0), (3.0, 5.0), (4.0, 6.0), (5.0, f64::INFINITY), (6.0, 7.5)] {
             points.push((at, [x]), 10);
         }
-        let (time, columns) = points.columns(["x"], 0.5);
+        let (time, columns) = points.columns(["x"], 0.5, 99);
         assert_eq!(time, json!([1.0, 3.0, 4.0, 5.0, 6.0]));
         assert_eq!(columns["x"], json!([5, 5, 6, null, 7.5]));
-        assert_eq!(points.columns(["x"], 4.0).0, json!([5.0, 6.0]));
+        assert_eq!(points.columns(["x"], 4.0, 99).0, json!([5.0, 6.0]));
+        assert_eq!(points.columns(["x"], 0.5, 2).0, json!([3.0, 6.0]));
+        assert_eq!(points.columns(["x"], 0.5, 4).0, json!([1.0, 4.0, 6.0]));
+        assert_eq!(points.columns(["x"], 9.0, 4).0, json!([]));
         // The clock was set back.
         points.push((3.5, [1.0]), 10);
-        assert_eq!(points.columns(["x"], 0.0).0, json!([1.0, 3.0, 3.5]));
+        assert_eq!(points.columns(["x"], 0.0, 99).0, json!([1.0, 3.0, 3.5]));
         (0..9).for_each(|n| points.push((10.0 + f64::from(n), [f64::from(n)]), 4));
         assert_eq!(points.0.len(), 4);
     }

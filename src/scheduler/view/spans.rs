@@ -60,7 +60,11 @@ struct Names {
 impl Names {
     /// The number of a name.
     fn number(&mut self, name: &str) -> u32 {
-        let name = &name[..name.floor_char_boundary(NAME_BYTES_MAX)];
+        let mut end = name.len().min(NAME_BYTES_MAX);
+        while !name.is_char_boundary(end) {
+            end -= 1;
+        }
+        let name = &name[..end];
         if let Some(number) = self.numbers.get(name) {
             return *number;
         }
