@@ -55,6 +55,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_pages_open_from_disk_and_ask_nobody(report: Path, tmp_path: Path) -> None:
     browser = Browser(tmp_path)
     try:
+        browser.open("about:blank")
+        # What the browser's own first page has asked for.
+        browser.requests()
         for page, wanted in PAGES.items():
             browser.open(f"{report.as_uri()}#/{page}")
             browser.until(lambda wanted=wanted: wanted in browser.text("main"))
