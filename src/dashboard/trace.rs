@@ -131,8 +131,8 @@ impl<W: Write> Events<'_, W> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::raw::tests::data;
     use super::*;
+    use crate::dashboard::raw::tests::data;
 
     fn trace(data: &Value) -> Vec<Value> {
         let mut out = Vec::new();
