@@ -203,7 +203,9 @@ def _look_for_ever(executor: Watched, outermost: CodeType, interval: float, path
     while True:
         if is_new and (not executor.busy.is_set() or time.monotonic() - written > write_pause):
             begin = time.thread_time()
-            _write(path, samples)
+            # Without room, or in the moment in which the worker ends, there is none until the next time.
+            with contextlib.suppress(OSError):
+                _write(path, samples)
             write_pause = max(_WRITE_SECONDS, (time.thread_time() - begin) / _SHARE)
             is_new, written = False, time.monotonic()
         executor.busy.wait()
@@ -221,7 +223,9 @@ def _look_for_ever(executor: Watched, outermost: CodeType, interval: float, path
 
 
 def _write(path: str, samples: Samples) -> None:
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    # Not the directory around it, which the worker removes at its end.
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(os.path.dirname(path), 0o700)
     with open(path + ".new", "w", encoding="utf-8") as file:
         file.write(samples.to_json())
     os.replace(path + ".new", path)

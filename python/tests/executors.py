@@ -49,7 +49,7 @@ class Executor:
         assert number == 5
         self.channel = _channel.Channel(mine)
         oldest, newest, kind, pid = receive(self.channel, _executor.HELLO).control
-        assert (oldest, newest, kind, pid) == (1, 1, "python", self.pid)
+        assert (oldest, newest, kind, pid) == (*_executor.VERSIONS, "python", self.pid)
         self.channel.send(_executor.WELCOME, [1])
         self.numbers = itertools.count(1)
 
