@@ -1,16 +1,16 @@
 //! The cluster in figures, a bar for each worker. Owns the names in that answer; what holds the work back is
 //! found in `hold`.
 
-use super::super::core::state::State;
-use super::super::core::{Status, WorkerView};
-use super::super::driver::Driver;
-use super::super::peers::WorkerPeer;
-use super::super::runs::RunEntry;
 use super::events::{is_idle, seconds};
 use crate::base::ids::RunId;
 use crate::base::units::ByteSize;
 use crate::graph::layer::SLOT;
 use crate::protocol::messages::worker::Heartbeat;
+use crate::scheduler::core::state::State;
+use crate::scheduler::core::{Status, WorkerView};
+use crate::scheduler::driver::Driver;
+use crate::scheduler::peers::WorkerPeer;
+use crate::scheduler::runs::RunEntry;
 use serde_json::{Value, json};
 use std::time::SystemTime;
 

@@ -1,13 +1,13 @@
 //! What was measured over time: figures of the whole cluster each second while work is going on, and what
 //! each worker has sent. Owns what is kept of it and how it is thinned.
 
-use super::super::driver::Driver;
-use super::super::peers::WorkerPeer;
-use super::super::waits::Reply;
 use crate::base::ids::WorkerId;
 use crate::base::time::Time;
 use crate::graph::layer::SLOT;
 use crate::protocol::messages::worker::Heartbeat;
+use crate::scheduler::driver::Driver;
+use crate::scheduler::peers::WorkerPeer;
+use crate::scheduler::waits::Reply;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -208,15 +208,15 @@ impl Driver {
         let series = &self.views.series;
         let figures = |w: WorkerId| self.workers.get(&w).map(|peer: &WorkerPeer| &peer.figures);
         let all = |of: fn(&Heartbeat) -> u64| sum(workers.iter().filter_map(|w| figures(w.worker)).map(of));
-        let threads = |w: &super::super::core::WorkerView| f64::from(w.spec.slots) / f64::from(SLOT);
+        let threads = |w: &crate::scheduler::core::WorkerView| f64::from(w.spec.slots) / f64::from(SLOT);
         // Short tasks are over when the scheduler hears of them: then the heartbeat knows better.
-        let executing = |w: &super::super::core::WorkerView| {
+        let executing = |w: &crate::scheduler::core::WorkerView| {
             let told = figures(w.worker).map_or(0.0, |f| f64::from(f.executing));
             f64::from(w.executing).max(told.min(threads(w)))
         };
         let limits: Option<Vec<u64>> = workers.iter().map(|w| w.spec.memory_limit).collect();
         let queued = {
-            use super::super::core::state::State;
+            use crate::scheduler::core::state::State;
             totals.counts[State::Queued as usize]
         };
         let mut moves = series.moved;

@@ -1,11 +1,11 @@
 //! The task stream: what workers' slots, transfers and disks did, as rectangles. Owns the ring of the latest
 //! ones and the names that they have, which outlive runs and workers.
 
-use super::super::answers::not_found;
-use super::super::driver::Driver;
-use super::super::waits::Reply;
 use crate::base::ids::{RunId, RunUuid, TaskRef, WorkerId};
 use crate::protocol::messages::look::{Span, SpanKind};
+use crate::scheduler::answers::not_found;
+use crate::scheduler::driver::Driver;
+use crate::scheduler::waits::Reply;
 use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
