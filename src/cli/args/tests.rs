@@ -73,6 +73,7 @@ fn letters_mean_what_they_mean_in_sbatch() {
         ('v', "verbose"),
         ('Q', "quiet"),
         ('h', "help"),
+        ('f', "follow"),
     ];
     for (name, command) in leaves() {
         for arg in command.get_arguments() {

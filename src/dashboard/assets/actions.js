@@ -89,7 +89,7 @@
   };
   HD.page({
     id: "actions", title: "Time per action", group: "Now", needs: ["overview"],
-    plots: { "time-per-action": byWorker, "time-per-group": byGroup, scheduler },
+    plots: { "time-per-action": byWorker, "time-per-group": byGroup, "scheduler": scheduler },
     mount(root, polls, params) {
       byWorker.mount(root, polls, params);
       if (HD.has("groups")) byGroup.mount(root, polls, params);
