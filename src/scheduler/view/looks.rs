@@ -1,11 +1,6 @@
 //! What only workers have, or had: logs and profiles. Owns the questions that are on their way to workers,
 //! and how their answers become one.
 
-use super::super::answers::not_found;
-use super::super::driver::Driver;
-use super::super::input::WorkerOrder;
-use super::super::requests::SMALL_MESSAGE_BYTES;
-use super::super::waits::Reply;
 use super::left::Leavings;
 use crate::base::ids::{ClientId, Incarnation, RunUuid, TaskRef, WorkerId};
 use crate::base::own_log;
@@ -13,6 +8,11 @@ use crate::base::time::Time;
 use crate::protocol::messages::look::{LastWords, Look, Looked, Said, View, Wanted};
 use crate::protocol::messages::worker::ToWorker;
 use crate::protocol::profile::{Merged, Profile};
+use crate::scheduler::answers::not_found;
+use crate::scheduler::driver::Driver;
+use crate::scheduler::input::WorkerOrder;
+use crate::scheduler::requests::SMALL_MESSAGE_BYTES;
+use crate::scheduler::waits::Reply;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;

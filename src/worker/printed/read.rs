@@ -124,9 +124,9 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Book;
     use super::*;
     use crate::base::ids::RunId;
+    use crate::worker::printed::Book;
     use std::sync::Arc;
 
     const EPOCH: u32 = 5;
@@ -213,7 +213,7 @@ mod tests {
     }
 
     fn size(directory: &Path) -> u64 {
-        let logs = std::fs::read_dir(directory.join(super::super::DIRECTORY)).unwrap();
+        let logs = std::fs::read_dir(directory.join(crate::worker::printed::DIRECTORY)).unwrap();
         logs.map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
     }
 }
