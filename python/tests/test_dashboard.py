@@ -27,7 +27,6 @@ PAGES = {
     "logs": "Log",
     "task": "Name a task by its key",
 }
-SHOWN = {"processing": "running", "memory": "in memory", "released": "done, released", "erred": "failed"}
 
 
 @pytest.fixture(scope="module")
@@ -136,12 +135,12 @@ def test_groups_their_tasks_and_one_task(at: Any, watched: Watched) -> None:
     rows = browser.until(lambda: {row["Group"]: row for row in browser.rows("Groups of tasks")})
     assert (rows["quick"]["Done"], rows["slow"]["Done"], rows["bad"]["failed"]) == ("20 / 20", "0 / 9", "1")
     running = watched.status()["tasks"]["processing"]
-    assert rows["slow"]["running"] == str(running)
+    assert rows["slow"]["processing"] == str(running)
     browser.type("#filter", "slo")
     browser.until(lambda: [row["Group"] for row in browser.rows("Groups of tasks")] == ["slow"])
     browser.click("main a[href*='state=processing']")
     browser.until(lambda: len(browser.rows("Tasks")) == running)
-    assert {row["State"] for row in browser.rows("Tasks")} == {"running"}
+    assert {row["State"] for row in browser.rows("Tasks")} == {"processing"}
     assert {row["Group"] for row in browser.rows("Tasks")} == {"slow"}
     browser.type("#filter", "quick[7]")
     for label in ("state", "group"):
@@ -202,7 +201,8 @@ def test_the_stream_is_drawn_moved_and_clicked(at: Any) -> None:
     browser.until(
         lambda: browser.run("return document.querySelector('button[title^=stay]').ariaPressed") == "false"
     )
-    # Everything is in view now: a click on the widest rectangle leads to its task.
+    # A click on the longest leads to its task.
+    browser.keys("#stream", "l")
     place = browser.until(lambda: browser.run("return document.querySelector('.stage').widest()"))
     from selenium.webdriver import ActionChains
 
@@ -273,7 +273,7 @@ def test_colours_pause_and_keys(at: Any) -> None:
 
 def test_what_is_not_there(at: Any) -> None:
     browser = at("task?key=none%5B1%5D")
-    browser.until(lambda: browser.text(".notice"))
+    browser.until(lambda: browser.text("main .notice:not([hidden])"))
     browser = at("nowhere")
     browser.until(lambda: "no such page" in browser.text("main"))
 
@@ -304,5 +304,33 @@ def test_python_calls_with_hostile_keys(at: Any, watched: Watched, browser: Brow
             browser.until(lambda: browser.text("#state") in ("idle", "running"))
             assert browser.run("return document.querySelectorAll('main img').length") == 0
         at("overview")
+        failed = str(watched.status()["tasks"]["erred"])
+        browser.until(lambda: browser.text("[data-state=erred]") == failed)
         browser.until(lambda: browser.text("[data-state=processing]") == "")
-        assert browser.text("[data-state=erred]") == str(watched.status()["tasks"]["erred"])
+
+
+def test_a_report_opens_from_disk(watched: Watched, browser: Browser) -> None:
+    watched.let_go()
+    run = next(run["id"] for run in watched.status()["runs"] if run["name"] == "watched")
+    file = watched.directory / "report.html"
+    watched.run("report", str(file), "--run", run)
+    browser.complaints()
+    browser.requests()
+    browser.open(file.as_uri())
+    browser.until(lambda: [row["Done"] for row in browser.rows("Runs")] == ["30 / 32"])
+    assert browser.text("[data-state=erred]") == "2"
+    rows = {}
+    browser.open(f"{file.as_uri()}#/progress")
+    rows = browser.until(lambda: {row["Group"]: row for row in browser.rows("Groups of tasks")})
+    assert (rows["slow"]["Done"], rows["bad"]["failed"]) == ("9 / 9", "1")
+    browser.open(f"{file.as_uri()}#/stream")
+    browser.until(
+        lambda: [row for row in browser.rows("Longest in view") if row["Longest in view"].startswith("slow")]
+    )
+    browser.open(f"{file.as_uri()}#/task?key=bad")
+    assert HOSTILE in browser.until(lambda: browser.text("#failure-stderr"))
+    browser.open(f"{file.as_uri()}#/advice")
+    browser.until(lambda: "Advice" in browser.text("main"))
+    # Data in addresses are pictures that are written into the page.
+    assert places(browser.requests()) <= {"file", "data"}
+    assert browser.complaints() == [] and browser.run("return window.owned ?? null") is None

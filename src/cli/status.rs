@@ -292,7 +292,7 @@ mod tests {
         let text = screen(&seen(2, 1), 80, 40);
         for wanted in [
             "cluster ab at tls://h:1, up 1m15s (running)\n",
-            "dashboard: http://h:8787/?token=x\n",
+            "dashboard: http://h:8787/",
             "all 4 threads are busy\n",
             "tasks    [###############!!!!!!.........] 5 done, 3 waiting, 2 failed",
             "threads  [#######################.......] 3 of 4 busy, CPU 2.5",

@@ -35,3 +35,20 @@ pub fn list() -> String {
 pub fn is_plot(path: &str) -> bool {
     path.strip_prefix(PREFIX).is_some_and(|name| PLOTS.iter().any(|(_, known)| *known == name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dashboard::assets::ASSETS;
+
+    #[test]
+    fn every_plot_is_drawn() {
+        let scripts: String = ASSETS.iter().filter(|a| a.name.ends_with(".js")).map(|a| a.text).collect();
+        for (_, name) in PLOTS {
+            let keys = [format!("\"{name}\": "), format!(" {name}: ")];
+            assert!(keys.iter().any(|key| scripts.contains(key)), "no page draws {name}");
+            assert!(is_plot(&format!("individual-{name}")), "{name}");
+        }
+        assert!(!is_plot("individual-") && !is_plot("task-stream"));
+    }
+}

@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn the_dashboards_own_pages_become_one_file() {
-        let assets: Vec<_> = super::super::assets::ASSETS.iter().map(|a| (a.name, a.text)).collect();
+        let assets: Vec<_> = crate::dashboard::assets::ASSETS.iter().map(|a| (a.name, a.text)).collect();
         let page = html(&assets, &json!({})).unwrap();
         let index = assets[0].1;
         assert_eq!(page.matches("<script>").count(), index.matches("<script").count() + 1);

@@ -22,7 +22,8 @@ fn thread_name(lane: u64) -> String {
     match lane {
         0..TRANSFERS => format!("slot {lane}"),
         TRANSFERS..DISKS => format!("transfers {}", lane - TRANSFERS),
-        _ => format!("disk {}", lane - DISKS),
+        DISKS => "disk, written".into(),
+        _ => "disk, read".into(),
     }
 }
 
@@ -130,8 +131,8 @@ impl<W: Write> Events<'_, W> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::raw::tests::data;
     use super::*;
+    use crate::dashboard::raw::tests::data;
 
     fn trace(data: &Value) -> Vec<Value> {
         let mut out = Vec::new();

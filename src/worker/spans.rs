@@ -31,6 +31,9 @@ const JOINED_NS_MIN: u64 = 20_000_000;
 /// A slot that does nothing for less than this is not said to wait, nanoseconds.
 const WAIT_NS_MIN: u64 = 5_000_000;
 
+/// By so much at most is a rectangle moved behind the one before, nanoseconds.
+const SHIFT_NS_MAX: u64 = 60_000_000_000;
+
 /// Times of waiting that are kept for slots that have not begun again.
 const WAITS_MAX: usize = 64;
 
@@ -270,13 +273,19 @@ impl Collector {
 
 impl Lane {
     /// Takes the next rectangle. Returns the one before if they are not one.
-    fn push(&mut self, kin: Kin, span: Span, joined_ns: u64) -> Option<Span> {
+    fn push(&mut self, kin: Kin, mut span: Span, joined_ns: u64) -> Option<Span> {
+        // Nothing begins before what was there has ended: it was one of several that are timed as one. If
+        // that is long ago, the clock was set back.
+        if span.start_ns < self.until && self.until - span.start_ns <= SHIFT_NS_MAX {
+            span.start_ns = self.until;
+        }
         let end = span.start_ns.saturating_add(span.ns);
         let gap = span.start_ns.saturating_sub(self.until);
-        self.until = self.until.max(end);
+        self.until = end;
         if let Some((k, open)) = &mut self.open
             && (*k, open.kind) == (kin, span.kind)
             && gap <= joined_ns / 10
+            && span.start_ns >= open.start_ns
             && end.saturating_sub(open.start_ns) <= joined_ns
         {
             open.ns = end.saturating_sub(open.start_ns).max(open.ns);
@@ -340,6 +349,17 @@ mod tests {
         assert_eq!((left_out, rows.as_slice()), (0, &wanted[..]));
         assert_eq!((spans[0].bytes, c.is_empty()), (10, true));
         assert_eq!(c.seconds(Instant::now()).0, 0.212);
+    }
+
+    #[test]
+    fn what_was_timed_together_follows_one_another() {
+        let mut c = Collector::new(SLOT);
+        (0..4).for_each(|k| run(&mut c, 0, u64::from(k), k, 1000, 30));
+        run(&mut c, 1, 1, 4, 500_000, 10);
+        run(&mut c, 1, 1, 5, 1000, 10);
+        let (_, spans) = taken(&mut c);
+        let rows: Vec<_> = spans.iter().map(|s| (s.lane, s.start_ns / MS)).collect();
+        assert_eq!(rows, [(0, 1000), (1, 1000), (0, 1030), (0, 1060), (0, 1090), (1, 500_000)]);
     }
 
     #[test]

@@ -33,6 +33,7 @@ fn a_run_of_its_own_leaves_a_report_a_trace_and_events() {
     let page = site.read("r.html");
     // Nothing is fetched from anywhere.
     assert!(!page.contains(" src=") && !page.contains("href=\"http"), "{page}");
+    assert!(!page.contains("token="), "it is mailed");
     let data = data_of(&page);
     assert_eq!((&data["run"]["state"], &data["run"]["summary"]["failed"]), (&"failed".into(), &1.into()));
     assert_eq!(data["overview"]["runs"].as_array().map(Vec::len), Some(1), "{}", data["overview"]);

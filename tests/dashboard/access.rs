@@ -95,6 +95,10 @@ fn the_token_is_told_to_its_owner_and_written_nowhere() {
 
     let text = site.ok(&["status", "--scheduler-file", "s.json"]);
     assert!(text.contains(&format!("dashboard: http://{place}/\n")) && !text.contains(&token), "{text}");
+    site.ok(&["submit", "--scheduler-file", "s.json", "--", "true"]);
+    site.ok(&["report", "--scheduler-file", "s.json", "r.html"]);
+    let report = site.read("r.html");
+    assert!(report.contains("HPCDAG_DATA") && !report.contains(&token), "it is handed on to others");
     let file: serde_json::Value = serde_json::from_str(&site.read("s.json")).expect("JSON");
     assert_eq!(format!("127.0.0.1:{}", file["services"]["dashboard"]), place);
 

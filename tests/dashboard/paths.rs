@@ -42,7 +42,7 @@ impl Viewer {
 fn every_path_answers_in_json() {
     let site = Site::new();
     let _cluster = site.cluster(2);
-    let graph = "version = 1\n[task.hello]\ncommand = [\"echo\", \"<b>hi</b>\"]\n";
+    let graph = "version = 1\n[task.hello]\nargv = [\"echo\", \"<b>hi</b>\"]\n";
     site.write("g.toml", graph);
     site.ok(&["submit", "--scheduler-file", "s.json", "g.toml", "--detach"]);
     site.ok(&["wait", "--scheduler-file", "s.json"]);
@@ -190,8 +190,10 @@ fn it_goes_where_the_user_is() {
         process.code();
     }
     wait_until("it says that the scheduler is gone", || get(&place, "/health", &[]).status == 503);
-    let gone = get(&place, "/api/v1/status", &[("authorization", &bearer)]);
-    assert_eq!((gone.status, &gone.json()["error"]["kind"]), (503, &"no-scheduler".into()));
+    let gone = || get(&place, "/api/v1/status", &[("authorization", &bearer)]);
+    // What was answered before is good for a moment.
+    wait_until("nothing is answered any more", || gone().status == 503);
+    assert_eq!(gone().json()["error"]["kind"], "no-scheduler");
     ours.signal(nix::sys::signal::Signal::SIGINT);
     assert_eq!(ours.code(), Some(0));
 }

@@ -94,7 +94,7 @@ fn tabs_line(screen: &Screen) -> Line<'static> {
 fn keys_line(screen: &Screen) -> Line<'static> {
     let of_page = match (screen.detail.is_some(), screen.page, &screen.listed) {
         (true, ..) => "↑↓ scroll  Esc back",
-        (_, Page::Stream, _) => "+- zoom  ←→ earlier, later  Esc now  ↑↓ rows",
+        (_, Page::Stream, _) => "+- zoom  ←→ pan  Esc now  ↑↓ rows",
         (_, Page::Tasks, Listed::Groups) => "↑↓ choose  Enter its tasks  f failed",
         (_, Page::Tasks, _) => "↑↓ choose  Enter what it said  Esc back",
         (_, Page::Overview, _) => "↑↓ choose  f failed tasks",

@@ -130,13 +130,9 @@ async fn show(
                         data.take(slot, answer);
                     }
                 }
-                Some(Update::Detail(detail)) => {
-                    // Unless it was left in the meantime.
-                    if screen.detail.as_ref().is_some_and(|shown| shown.title == detail.title) {
-                        screen.detail = Some(detail);
-                    }
-                }
-                None => {}
+                // Unless it was left in the meantime.
+                Some(Update::Detail(detail)) if screen.shows(&detail) => screen.detail = Some(detail),
+                Some(Update::Detail(_)) | None => {}
             },
             _ = ticks.tick() => ask_again |= !screen.paused,
             _ = requests.next() => return Ok(()),

@@ -81,6 +81,11 @@ pub(super) struct Screen {
 }
 
 impl Screen {
+    /// Whether what is shown beside the page is this task or worker.
+    pub fn shows(&self, detail: &Detail) -> bool {
+        self.detail.as_ref().is_some_and(|shown| shown.title == detail.title)
+    }
+
     pub fn new() -> Screen {
         Screen {
             page: Page::Overview,
@@ -243,7 +248,7 @@ mod tests {
     fn failed_tasks_are_one_key_away_and_the_way_back_ends_at_the_group() {
         let mut screen = Screen::new();
         screen.page = Page::Tasks;
-        (0..3).for_each(|_| drop(press(&mut screen, KeyCode::Down)));
+        (0..3).for_each(|_| _ = press(&mut screen, KeyCode::Down));
         assert_eq!(screen.open_group("day"), Act::Ask);
         assert_eq!((screen.chosen(), &screen.listed), (0, &Listed::Group("day".into())));
         assert_eq!((press(&mut screen, KeyCode::Char('f')), &screen.listed), (Act::Ask, &Listed::Failed));
@@ -258,13 +263,13 @@ mod tests {
     #[test]
     fn the_stream_zooms_and_pans_within_bounds() {
         let mut screen = Screen::new();
-        (0..20).for_each(|_| drop(press(&mut screen, KeyCode::Char('+'))));
+        (0..20).for_each(|_| _ = press(&mut screen, KeyCode::Char('+')));
         assert_eq!(screen.window(), WINDOWS[0]);
         press(&mut screen, KeyCode::Left);
         assert_eq!(screen.back, 0.5);
-        (0..5).for_each(|_| drop(press(&mut screen, KeyCode::Right)));
+        (0..5).for_each(|_| _ = press(&mut screen, KeyCode::Right));
         assert_eq!(screen.back, 0.0);
-        (0..20).for_each(|_| drop(press(&mut screen, KeyCode::Char('-'))));
+        (0..20).for_each(|_| _ = press(&mut screen, KeyCode::Char('-')));
         assert_eq!(screen.window(), WINDOWS[8]);
     }
 }

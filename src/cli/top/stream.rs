@@ -88,7 +88,8 @@ fn label(worker: &str, lane: u64) -> String {
     match lane {
         0..TRANSFERS => format!("{worker} {lane}"),
         TRANSFERS..DISKS => format!("{worker} net"),
-        _ => format!("{worker} disk"),
+        DISKS => format!("{worker} write"),
+        _ => format!("{worker} read"),
     }
 }
 

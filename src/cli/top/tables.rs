@@ -14,6 +14,9 @@ use serde_json::Value;
 
 const CHOSEN: Style = Style::new().add_modifier(Modifier::REVERSED);
 
+/// Headings of narrow columns that are no numbers.
+const WORDS: [&str; 5] = ["state", "memory", "job", "time (UTC)", ""];
+
 /// A column: its heading, its width, and from which width of the window on it is shown.
 type Column = (&'static str, Constraint, u16);
 
@@ -21,7 +24,11 @@ type Column = (&'static str, Constraint, u16);
 fn table(frame: &mut Frame, area: Rect, columns: &[Column], rows: Vec<Vec<Cell>>, chosen: Option<usize>) {
     let shown = |(_, _, from): &Column| area.width >= *from;
     let widths: Vec<Constraint> = columns.iter().filter(|c| shown(c)).map(|c| c.1).collect();
-    let heads: Vec<Cell> = columns.iter().filter(|c| shown(c)).map(|c| Cell::from(c.0)).collect();
+    let heads = columns.iter().filter(|c| shown(c)).map(|(name, width, _)| match width {
+        Constraint::Length(_) if !WORDS.contains(name) => right(*name),
+        _ => Cell::from(*name),
+    });
+    let heads: Vec<Cell> = heads.collect();
     let rows = rows.into_iter().map(|cells| {
         let cells = cells.into_iter().zip(columns).filter(|(_, c)| shown(c)).map(|(cell, _)| cell);
         Row::new(cells.collect::<Vec<_>>())

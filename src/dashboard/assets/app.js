@@ -3,7 +3,7 @@
 (() => {
   const { h, fmt } = HD;
   const SUMMARY = 1000;
-  let polls = null, shown = null, failuresAfter = 0;
+  let polls = null, shown = null, failuresAfter = -1;
   HD.state.failures = [];
   const order = ["overview", "stream", "progress", "workers", "memory", "actions", "events", "tasks", "graph", "profile", "logs", "task", "advice"];
   HD.pages.sort((a, b) => order.indexOf(a.id) - order.indexOf(b.id));
@@ -75,9 +75,10 @@
     HD.tell("overview", o);
   };
   const failures = async () => {
-    const answer = await HD.get("events", { after: failuresAfter, limit: 1000 });
-    failuresAfter = Math.max(failuresAfter, answer.next ? answer.next - 1 : 0, ...answer.events.map((e) => e.number));
-    const failed = answer.events.filter((e) => e.kind === "task-failed" || (e.level === "error" && e.kind !== "run-failed"));
+    const answer = await HD.get("events", { after: Math.max(0, failuresAfter), limit: 1000 });
+    const fresh = answer.events.filter((e) => e.number > failuresAfter);
+    failuresAfter = Math.max(failuresAfter, ...fresh.map((e) => e.number));
+    const failed = fresh.filter((e) => e.kind === "task-failed" || (e.level === "error" && e.kind !== "run-failed"));
     if (failed.length) HD.state.failures = [...failed.reverse(), ...HD.state.failures].slice(0, 20);
     HD.tell("failures", HD.state.failures);
   };

@@ -111,7 +111,7 @@ window.HD = (() => {
   // ---- colours ------------------------------------------------------------------------------------------------
 
   HD.STATES = ["processing", "queued", "waiting", "delayed", "memory", "released", "erred", "cancelled"];
-  HD.stateWord = { processing: "running", queued: "queued", waiting: "waiting", delayed: "delayed", memory: "in memory",
+  HD.stateWord = { processing: "processing", queued: "queued", waiting: "waiting", delayed: "delayed", memory: "in memory",
     released: "done, released", erred: "failed", cancelled: "cancelled" };
   let cache = new Map();
   HD.css = (name) => {
@@ -124,12 +124,17 @@ window.HD = (() => {
   const PALETTE = ["#4a86c5", "#3f9d6b", "#c9a227", "#7a6fc9", "#33a1a8", "#8a9a3b", "#6fa8dc", "#9c7a5b", "#2f6f9f", "#86bf7f",
     "#a99be0", "#5f7f8f", "#d9c46a", "#2e7d5b", "#5b57a6", "#7fc6c4", "#8fa8b8", "#b9a08a"];
   const taken = new Map(), used = new Set();
+  const hashed = (name) => {
+    let hash = 2166136261;
+    for (let i = 0; i < name.length; i += 1) hash = Math.imul(hash ^ name.charCodeAt(i), 16777619) >>> 0;
+    return hash % PALETTE.length;
+  };
+  // The colour of what takes none away from groups.
+  HD.anyColour = (name) => PALETTE[hashed(name)];
   // A group's colour: by its name; the next free one if another group that is shown has it.
   HD.colour = (name) => {
     if (taken.has(name)) return taken.get(name);
-    let hash = 2166136261;
-    for (let i = 0; i < name.length; i += 1) hash = Math.imul(hash ^ name.charCodeAt(i), 16777619) >>> 0;
-    let slot = hash % PALETTE.length;
+    let slot = hashed(name);
     if (used.size < PALETTE.length) while (used.has(slot)) slot = (slot + 5) % PALETTE.length;
     used.add(slot);
     if (taken.size > 5000) taken.clear();

@@ -108,7 +108,9 @@
       if (!data || !canvas.isConnected) return;
       const { g, width } = HD.canvas(canvas, height);
       const { time, lines, stacked, marks = [] } = data;
-      const end = data.end ?? (time.length ? time[time.length - 1] : 0), begin = data.begin ?? (HD.report ? time[0] || 0 : end - element.seconds);
+      const end = time.length ? time[time.length - 1] : 0;
+      // A young cluster fills the width; a minute is the least.
+      const begin = HD.report ? time[0] || 0 : Math.max(end - element.seconds, Math.min(end - 60, time[0] ?? 0));
       let first = 0;
       while (first < time.length - 1 && time[first + 1] < begin) first += 1;
       let most = data.most || 0;

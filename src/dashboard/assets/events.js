@@ -3,9 +3,9 @@
 (() => {
   const { h, fmt } = HD;
   const KEPT = 10000;
-  const store = { after: 0, events: [], number: 0 };
+  const store = { after: -1, events: [] };
   const load = async () => {
-    const answer = await HD.get("events", { after: store.after, limit: store.after ? 1000 : KEPT });
+    const answer = await HD.get("events", { after: Math.max(0, store.after), limit: store.after < 0 ? KEPT : 1000 });
     const fresh = answer.events.filter((e) => e.number > store.after);
     for (const e of fresh) store.after = Math.max(store.after, e.number);
     if (!fresh.length) return false;

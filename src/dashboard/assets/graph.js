@@ -115,7 +115,7 @@
         made.bars[k].setAttribute("fill", colour);
         x += w;
       });
-      const extra = g.counts.erred ? `, ${fmt.short(g.counts.erred)} failed` : g.counts.processing ? `, ${fmt.short(g.counts.processing)} running` : "";
+      const extra = g.counts.erred ? `, ${fmt.short(g.counts.erred)} failed` : g.counts.processing ? `, ${fmt.short(g.counts.processing)} processing` : "";
       HD.text(made.counts, `${fmt.short(g.done)} of ${fmt.short(g.total)}${extra}`);
       made.counts.setAttribute("class", g.counts.erred ? "bad" : "soft");
       HD.text(made.title, `${HD.name(g.name, 400)}: ${fmt.count(g.done)} of ${fmt.count(g.total)} done`);

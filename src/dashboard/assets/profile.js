@@ -65,7 +65,7 @@
         const name = box.node.name || "all";
         const hit = text && `${name} ${box.node.file || ""}`.toLowerCase().includes(text);
         g.globalAlpha = text && !hit ? 0.35 : 1;
-        const colour = hit ? "#f2c14e" : HD.colour(box.node.file || name);
+        const colour = hit ? "#f2c14e" : HD.anyColour(`${name} ${box.node.file || ""}`);
         g.fillStyle = box.node === root_ ? HD.css("--track") : colour;
         g.fillRect(x, y, Math.max(w - 0.7, 0.5), ROW - 1);
         if (w > 34) {

@@ -350,7 +350,7 @@
     };
     canvas.addEventListener("keydown", (event) => {
       const acts = { ArrowLeft: () => pan(-0.2), ArrowRight: () => pan(0.2), "+": () => zoom(0.6), "=": () => zoom(0.6), "-": () => zoom(1 / 0.6), 0: whole,
-        f: () => setFollow(!view.follow), End: () => setFollow(true), Home: () => pan((spans.begin - view.from) / (view.to - view.from)) };
+        f: () => setFollow(!view.follow), l: toWidest, End: () => setFollow(true), Home: () => pan((spans.begin - view.from) / (view.to - view.from)) };
       if (!acts[event.key] || event.ctrlKey || event.metaKey) return;
       event.preventDefault();
       event.stopPropagation();
@@ -364,13 +364,28 @@
     polls.on("paused", later);
     polls.on("overview", (o) => { skew = Date.now() / 1000 - o.time; });
     polls.every(1000, async () => { await spans.load(run); describe(); later(); longest(); });
-    // For who tests it: where the widest rectangle is that leads somewhere.
-    stage.widest = () => {
+    // The longest task in view, and where it is.
+    const widest = () => {
       let best = -1;
-      for (let k = 0; k < spans.count; k += 1) if (spans.keys[k] && places[spans.row[k]] && !(spans.seconds[k] <= spans.seconds[best])) best = k;
-      if (best < 0) return null;
-      const scale = (stage.clientWidth - GUTTER - RIGHT) / (view.to - view.from), place = places[spans.row[best]];
-      return { key: spans.keys[best], x: GUTTER + (spans.start[best] + spans.seconds[best] / 2 - view.from) * scale, y: place.top + place.height / 2 - stage.scrollTop };
+      for (let k = 0; k < spans.count; k += 1) {
+        const inside = spans.start[k] < view.to && spans.start[k] + spans.seconds[k] > view.from && places[spans.row[k]];
+        if (inside && spans.keys[k] && spans.rows[spans.row[k]].what === "slot" && !(spans.seconds[k] <= spans.seconds[best])) best = k;
+      }
+      return best;
+    };
+    const toWidest = () => {
+      const k = widest();
+      if (k < 0) return;
+      setFollow(false);
+      const seconds = Math.max(spans.seconds[k], 1e-5);
+      Object.assign(view, { from: spans.start[k] - seconds, to: spans.start[k] + 2 * seconds });
+    };
+    // For who tests it: the key and the middle of what is longest in view.
+    stage.widest = () => {
+      const k = widest(), scale = (stage.clientWidth - GUTTER - RIGHT) / (view.to - view.from);
+      if (k < 0) return null;
+      const place = places[spans.row[k]];
+      return { key: spans.keys[k], x: GUTTER + (spans.start[k] + spans.seconds[k] / 2 - view.from) * scale, y: place.top + place.height / 2 - stage.scrollTop };
     };
     // For who measures how it draws: milliseconds for a picture of everything.
     stage.measure = (n) => { whole(); draw(); const t = performance.now(); for (let k = 0; k < n; k += 1) draw(); return (performance.now() - t) / n; };

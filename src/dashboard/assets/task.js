@@ -56,16 +56,19 @@
       fact("tried again in", fmt.known(e["retry-in"]) ? fmt.seconds(e["retry-in"]) : null), fact("failed on", listed(e["failed-hosts"] || [], (x) => HD.name(x, 60))),
       fact("because of", e.blame ? (typeof e.blame === "string" ? task(e.blame) : HD.name(JSON.stringify(e.blame), 200)) : null),
       fact("workers lost while it ran", listed(e["workers-lost"] || [], (x) => HD.name(x, 60))), fact("result", e.bytes ? fmt.bytes(e.bytes) : null),
-      fact("held by", listed(e.holders || [], worker)), fact("inputs missing", missing.count ? [fmt.count(missing.count), ": ", listed(missing.first || [], task)] : null),
+      fact("held by", listed(e.holders || [], worker)), fact("inputs missing", missing.count && e.state === "waiting" ? [fmt.count(missing.count), ": ", listed(missing.first || [], task)] : null),
       fact("needed by", fmt.plural(e["needed-by"] || 0, "task")));
     const reasons = (e.workers || []).length ? HD.table({ label: "Why not there", id: (w) => w.worker, limit: 50, columns: [
       { title: "Worker", class: "name", show: (w) => worker(w.worker) }, { title: "Why it does not run there", class: "text", show: (w) => HD.name(w.why, 400) }] }) : null;
     if (reasons) reasons.show(e.workers);
     const failed = failure ? HD.panel(`${HD.name(failure.what || "failed", 300)} on ${HD.name(failure.host || "?", 60)}`, null,
-      failure.command ? [h("p.soft.small", {}, "command"), h("pre.output", {}, HD.harmless(failure.command.slice(0, 4000)))] : null,
+      failure.command && failure.command !== e.key ? [h("p.soft.small", {}, "command"), h("pre.output", {}, HD.harmless(failure.command.slice(0, 4000)))] : null,
       failure.stderr ? [h("p.soft.small", {}, "stderr, its end"), h("pre.output", { id: "failure-stderr", tabindex: "0" }, HD.harmless(failure.stderr.slice(-SHOWN)))] : null) : null;
     if (failed) failed.classList.add("failure");
     HD.fill(root, failed, HD.panel("What is with it", null, facts, reasons, e["more-workers"] ? h("p.soft", {}, `and ${fmt.count(e["more-workers"])} more workers`) : null));
+    // What it said last is why it failed.
+    const stderr = root.querySelector("#failure-stderr");
+    if (stderr) stderr.scrollTop = stderr.scrollHeight;
   };
 
   HD.page({

@@ -347,7 +347,7 @@ impl Run {
 
     /// The tasks of each family by state, where it has a group.
     fn each_count(&self, mut visit: impl FnMut(u32, State, u64)) {
-        for (tasks, f, _) in self.stretches() {
+        for (tasks, f) in self.stretches() {
             let id = self.families[f.index()].group;
             if id == NO_GROUP {
                 continue;

@@ -10,6 +10,9 @@ use std::ops::ControlFlow;
 /// Runs among which one is looked for that may have no more in hand, the newest.
 const RUNS_LOOKED_AT: usize = 10_000;
 
+/// A run with more families is not asked how long it will take.
+const FAMILIES_LOOKED_AT: usize = 1000;
+
 /// A task as shown in a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TaskRow {
@@ -67,7 +70,7 @@ impl Core {
         if wanted.state.is_some_and(|state| run.count(state) == 0) {
             return ControlFlow::Continue(());
         }
-        for (tasks, f, _) in run.stretches() {
+        for (tasks, f) in run.stretches() {
             *budget = budget.saturating_sub(1);
             let group = run.families[f.index()].group;
             let is_other = |name: &str| self.group_name(group) != Some(name);
@@ -85,6 +88,21 @@ impl Core {
             }
         }
         ControlFlow::Continue(())
+    }
+
+    /// How long what is left of a run would take on one thread, seconds, as far as its durations are known.
+    pub fn work_left(&self, run: RunId) -> Option<f64> {
+        let run = self.run(run).filter(|run| run.families.len() <= FAMILIES_LOOKED_AT)?;
+        let mut ns = 0.0;
+        for family in &run.families {
+            let left = family.shape.map_or(0, |s| s.total).saturating_sub(family.done);
+            if left > 0 {
+                let each = family.duration_ns.or(run.stats.duration_ns)? as f64;
+                let threads = f64::from(family.layer.slots) / f64::from(crate::graph::layer::SLOT);
+                ns += f64::from(left) * each * threads * f64::from(family.layer.nodes.max(1));
+            }
+        }
+        Some(ns / 1e9)
     }
 
     /// Why ready tasks are not handed out although there are free threads, as far as a few looks tell.

@@ -303,11 +303,10 @@ impl Run {
         }
     }
 
-    /// Its tasks in stretches of one family: indices, family, element of the first.
-    pub(super) fn stretches(&self) -> impl DoubleEndedIterator<Item = (Range<u32>, FamilyIx, u32)> {
+    /// Its tasks in stretches of one family each.
+    pub(super) fn stretches(&self) -> impl Iterator<Item = (Range<u32>, FamilyIx)> {
         let ends = self.segments.iter().skip(1).map(|s| s.0).chain([self.state.len() as u32]);
-        let ends: Vec<u32> = ends.collect();
-        self.segments.iter().zip(ends).map(|(&(first, f, element), end)| (first..end, f, element))
+        self.segments.iter().zip(ends).map(|(&(first, f, _), end)| (first..end, f))
     }
 
     /// How many of its tasks may be handed out at a time.

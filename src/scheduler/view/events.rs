@@ -1,13 +1,13 @@
 //! What happened on the cluster: workers and clients that came and went, runs, failures. Owns the ring of
 //! events and its bounds.
 
-use super::super::core::explain::RunProgress;
-use super::super::driver::{Driver, shorten};
-use super::super::waits::Reply;
 use super::hold::tasks;
 use crate::base::failure::Failure;
 use crate::base::ids::{ClientId, RunId, RunUuid, TaskRef, WorkerId};
 use crate::protocol::messages::client::Summary;
+use crate::scheduler::core::explain::RunProgress;
+use crate::scheduler::driver::{Driver, shorten};
+use crate::scheduler::waits::Reply;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::time::SystemTime;

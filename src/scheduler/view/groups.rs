@@ -1,12 +1,12 @@
 //! Groups of tasks and how they depend on each other. Owns the names in these answers; the counting is the
 //! core's.
 
-use super::super::answers::not_found;
-use super::super::core::groups::TaskGroup;
-use super::super::driver::Driver;
-use super::super::waits::Reply;
 use super::overview::by_state;
 use crate::base::ids::{RunId, RunUuid};
+use crate::scheduler::answers::not_found;
+use crate::scheduler::core::groups::TaskGroup;
+use crate::scheduler::driver::Driver;
+use crate::scheduler::waits::Reply;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 

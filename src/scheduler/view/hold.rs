@@ -1,10 +1,10 @@
 //! What holds the work back, in one sentence. Owns the order in which reasons are looked for: what somebody
 //! could change comes first.
 
-use super::super::core::state::State;
-use super::super::core::{Status, WorkerView};
-use super::super::driver::Driver;
 use super::overview::threads;
+use crate::scheduler::core::state::State;
+use crate::scheduler::core::{Status, WorkerView};
+use crate::scheduler::driver::Driver;
 
 /// Runs that are asked why nothing of theirs runs, the newest.
 const RUNS_ASKED: usize = 20;

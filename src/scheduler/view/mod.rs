@@ -19,30 +19,30 @@ use super::waits::Reply;
 use crate::base::ids::{ClientId, WorkerId};
 use crate::base::time::Time;
 use crate::protocol::messages::look::View;
+use crate::protocol::messages::worker::Heartbeat;
 use events::Events;
 use looks::Looks;
 use meter::Meter;
+use series::Series;
+use spans::Stream;
 use std::time::Duration;
+use timings::Timings;
+pub(super) use timings::{Phase, count};
 
 /// How often the figures of all tasks are noted.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
-use crate::protocol::messages::worker::Heartbeat;
-use series::Series;
-use spans::Stream;
-use timings::Timings;
-pub(super) use timings::{Phase, count};
 
 /// What is kept for those who look.
 #[derive(Debug, Default)]
 pub struct Views {
     pub(super) looks: Looks,
+    pub(super) series: Series,
+    pub(super) stream: Stream,
+    pub(super) timings: Timings,
     events: Events,
     /// Attempts that succeeded, that failed.
     meter: Meter<2>,
     sample_at: Time,
-    pub(super) series: Series,
-    pub(super) stream: Stream,
-    pub(super) timings: Timings,
 }
 
 impl Views {

@@ -1,21 +1,24 @@
 //! The cluster in figures, a bar for each worker. Owns the names in that answer; what holds the work back is
 //! found in `hold`.
 
-use super::super::core::state::State;
-use super::super::core::{Status, WorkerView};
-use super::super::driver::Driver;
-use super::super::peers::WorkerPeer;
-use super::super::runs::RunEntry;
 use super::events::{is_idle, seconds};
 use crate::base::ids::RunId;
 use crate::base::units::ByteSize;
 use crate::graph::layer::SLOT;
 use crate::protocol::messages::worker::Heartbeat;
+use crate::scheduler::core::state::State;
+use crate::scheduler::core::{Status, WorkerView};
+use crate::scheduler::driver::Driver;
+use crate::scheduler::peers::WorkerPeer;
+use crate::scheduler::runs::RunEntry;
 use serde_json::{Value, json};
 use std::time::SystemTime;
 
 /// Runs in the answer, the newest.
 const RUNS_MAX: usize = 100;
+
+/// Tasks a second from which on the time that is left follows from that.
+const STEADY_RATE: f64 = 2.0;
 
 /// Sums over workers.
 #[derive(Default)]
@@ -144,7 +147,13 @@ impl Driver {
         let failed = progress.map_or(0, |p| p.counts[State::Erred as usize]);
         let [rate] = entry.meter.rates();
         let left = progress.filter(|p| !p.growing && !is_idle(Some(*p))).map(|p| p.unfinished as f64);
-        let eta = left.filter(|_| summary.is_none() && rate > 0.0).map(|left| left / rate);
+        // By how fast it goes, if enough ends for that to be steady; else by how long tasks have taken.
+        let slow = || {
+            let (_, slots) = self.core.capacity();
+            self.core.work_left(run).filter(|_| slots > 0).map(|work| work / threads(slots))
+        };
+        let steady = |left| if rate >= STEADY_RATE { Some(left / rate) } else { slow() };
+        let eta = left.filter(|_| summary.is_none()).and_then(steady);
         json!({
             "id": entry.info.uuid,
             "name": entry.name,

@@ -1,13 +1,13 @@
 //! What was measured over time: figures of the whole cluster each second while work is going on, and what
 //! each worker has sent. Owns what is kept of it and how it is thinned.
 
-use super::super::driver::Driver;
-use super::super::peers::WorkerPeer;
-use super::super::waits::Reply;
 use crate::base::ids::WorkerId;
 use crate::base::time::Time;
 use crate::graph::layer::SLOT;
 use crate::protocol::messages::worker::Heartbeat;
+use crate::scheduler::driver::Driver;
+use crate::scheduler::peers::WorkerPeer;
+use crate::scheduler::waits::Reply;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,6 +20,9 @@ const POINTS_MAX: usize = 3600;
 
 /// So many workers have as many points each; with more there are fewer for each.
 const WORKERS_FULL: usize = 100;
+
+/// Points of workers in one answer, of all together. With more, some are left out everywhere.
+const ANSWERED_MAX: usize = 30_000;
 
 /// Gone workers whose points are kept.
 const GONE_MAX: usize = 100;
@@ -80,10 +83,13 @@ impl<const N: usize> Points<N> {
         self.0.push_back(point);
     }
 
-    /// The columns from a time on.
-    fn columns(&self, names: [&str; N], after: f64) -> (Value, Map<String, Value>) {
+    /// The columns from a time on, `most` points at most, the last one among them.
+    fn columns(&self, names: [&str; N], after: f64, most: usize) -> (Value, Map<String, Value>) {
         let from = self.0.partition_point(|p| p.0 <= after);
-        let new = || self.0.range(from..);
+        let n = self.0.len() - from;
+        let step = n.div_ceil(most.max(1)).max(1);
+        let first = from + n.saturating_sub(1) % step;
+        let new = || self.0.range(first.min(self.0.len())..).step_by(step);
         let column = |k: usize| new().map(|p| number(p.1[k])).collect::<Value>();
         let columns = names.iter().enumerate().map(|(k, name)| ((*name).to_owned(), column(k))).collect();
         (new().map(|p| json!(p.0)).collect(), columns)
@@ -202,15 +208,15 @@ impl Driver {
         let series = &self.views.series;
         let figures = |w: WorkerId| self.workers.get(&w).map(|peer: &WorkerPeer| &peer.figures);
         let all = |of: fn(&Heartbeat) -> u64| sum(workers.iter().filter_map(|w| figures(w.worker)).map(of));
-        let threads = |w: &super::super::core::WorkerView| f64::from(w.spec.slots) / f64::from(SLOT);
+        let threads = |w: &crate::scheduler::core::WorkerView| f64::from(w.spec.slots) / f64::from(SLOT);
         // Short tasks are over when the scheduler hears of them: then the heartbeat knows better.
-        let executing = |w: &super::super::core::WorkerView| {
+        let executing = |w: &crate::scheduler::core::WorkerView| {
             let told = figures(w.worker).map_or(0.0, |f| f64::from(f.executing));
             f64::from(w.executing).max(told.min(threads(w)))
         };
         let limits: Option<Vec<u64>> = workers.iter().map(|w| w.spec.memory_limit).collect();
         let queued = {
-            use super::super::core::state::State;
+            use crate::scheduler::core::state::State;
             totals.counts[State::Queued as usize]
         };
         let mut moves = series.moved;
@@ -243,12 +249,13 @@ impl Driver {
     /// What was measured over time.
     pub(super) fn series_view(&self, after: f64, workers: bool) -> Reply {
         let series = &self.views.series;
-        let (time, total) = series.total.columns(TOTAL, after);
+        let (time, total) = series.total.columns(TOTAL, after, POINTS_MAX);
         let mut answer = json!({ "time": time, "total": total });
         if workers {
             let mut by_name = Map::new();
+            let most = ANSWERED_MAX / (series.gone.len() + series.workers.len()).max(1);
             for worker in series.gone.iter().chain(series.workers.values()) {
-                let (time, mut columns) = worker.points.columns(WORKER, after);
+                let (time, mut columns) = worker.points.columns(WORKER, after, most.max(2));
                 if time.as_array().is_some_and(|t| !t.is_empty()) {
                     columns.insert("time".into(), time);
                     by_name.insert(worker.name.clone(), Value::Object(columns));
@@ -270,13 +277,16 @@ mod tests {
         for (at, x) in [(1.0, 5.0), (2.0, 5.0), (3.0, 5.0), (4.0, 6.0), (5.0, f64::INFINITY), (6.0, 7.5)] {
             points.push((at, [x]), 10);
         }
-        let (time, columns) = points.columns(["x"], 0.5);
+        let (time, columns) = points.columns(["x"], 0.5, 99);
         assert_eq!(time, json!([1.0, 3.0, 4.0, 5.0, 6.0]));
         assert_eq!(columns["x"], json!([5, 5, 6, null, 7.5]));
-        assert_eq!(points.columns(["x"], 4.0).0, json!([5.0, 6.0]));
+        assert_eq!(points.columns(["x"], 4.0, 99).0, json!([5.0, 6.0]));
+        assert_eq!(points.columns(["x"], 0.5, 2).0, json!([3.0, 6.0]));
+        assert_eq!(points.columns(["x"], 0.5, 4).0, json!([1.0, 4.0, 6.0]));
+        assert_eq!(points.columns(["x"], 9.0, 4).0, json!([]));
         // The clock was set back.
         points.push((3.5, [1.0]), 10);
-        assert_eq!(points.columns(["x"], 0.0).0, json!([1.0, 3.0, 3.5]));
+        assert_eq!(points.columns(["x"], 0.0, 99).0, json!([1.0, 3.0, 3.5]));
         (0..9).for_each(|n| points.push((10.0 + f64::from(n), [f64::from(n)]), 4));
         assert_eq!(points.0.len(), 4);
     }

@@ -1,11 +1,11 @@
 //! The task stream: what workers' slots, transfers and disks did, as rectangles. Owns the ring of the latest
 //! ones and the names that they have, which outlive runs and workers.
 
-use super::super::answers::not_found;
-use super::super::driver::Driver;
-use super::super::waits::Reply;
 use crate::base::ids::{RunId, RunUuid, TaskRef, WorkerId};
 use crate::protocol::messages::look::{Span, SpanKind};
+use crate::scheduler::answers::not_found;
+use crate::scheduler::driver::Driver;
+use crate::scheduler::waits::Reply;
 use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -60,7 +60,11 @@ struct Names {
 impl Names {
     /// The number of a name.
     fn number(&mut self, name: &str) -> u32 {
-        let name = &name[..name.floor_char_boundary(NAME_BYTES_MAX)];
+        let mut end = name.len().min(NAME_BYTES_MAX);
+        while !name.is_char_boundary(end) {
+            end -= 1;
+        }
+        let name = &name[..end];
         if let Some(number) = self.numbers.get(name) {
             return *number;
         }

@@ -1,12 +1,12 @@
 //! Single tasks that match what somebody looks for. Owns how far is looked, for whoever looks at tasks keeps
 //! the scheduler from its work.
 
-use super::super::core::look::{TaskRow, Wanted};
-use super::super::core::state::State;
-use super::super::driver::Driver;
-use super::super::waits::Reply;
 use crate::base::ids::{RunId, TaskRef};
 use crate::protocol::messages::look::TaskFilter;
+use crate::scheduler::core::look::{TaskRow, Wanted};
+use crate::scheduler::core::state::State;
+use crate::scheduler::driver::Driver;
+use crate::scheduler::waits::Reply;
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
 

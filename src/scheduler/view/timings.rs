@@ -1,8 +1,8 @@
 //! The scheduler's own time by kind of event. Owns the sums, and how the time of a batch is shared out among
 //! the kinds in it.
 
-use super::super::core::event::Event;
-use super::super::driver::Driver;
+use crate::scheduler::core::event::Event;
+use crate::scheduler::driver::Driver;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 

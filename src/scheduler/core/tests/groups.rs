@@ -86,6 +86,7 @@ fn a_group_knows_what_its_tasks_took_and_made() {
     s.worker(0, "a", 2).named(0, vec![Layer { retries: 1, ..family(2) }], &["day"], &[0]);
     let ((first, attempt), (second, other)) = (s.attempt(0), s.attempt(1));
     s.given.clear();
+    assert_eq!(s.core.work_left(RUN), None, "nothing is known");
     s.report(0, |r| {
         let duration = Duration::from_secs(3);
         r.finished.push(Finished { task: first, attempt, nbytes: 10, duration });
@@ -96,6 +97,7 @@ fn a_group_knows_what_its_tasks_took_and_made() {
         _ => None,
     });
     assert_eq!(told, Some((second, Some(WorkerId(0)), true)));
+    assert_eq!(s.core.work_left(RUN), Some(3.0));
     s.pass(Duration::from_secs(2));
     let (_, attempt) = s.attempt(1);
     let duration = Duration::from_secs(1);
@@ -104,6 +106,7 @@ fn a_group_knows_what_its_tasks_took_and_made() {
     assert_eq!((g.done, g.failed_attempts, g.ns, g.longest_ns), (2, 1, 4_000_000_000, 3_000_000_000));
     assert_eq!((g.bytes, g.bytes_max), (40, 30));
     assert_eq!((s.core.totals().done, s.core.totals().failed), (2, 1));
+    assert_eq!(s.core.work_left(RUN), Some(0.0));
     assert_eq!(s.core.workers()[0].done, 2);
 }
 

@@ -29,7 +29,7 @@ impl Python {
             && (options.memory.is_none() || !self.facts.enforce)
             && job.inputs.len() <= INPUTS_MAX
             && job.inputs.iter().map(|input| input.result.nbytes()).sum::<u64>() <= INPUT_BYTES_MAX;
-        is_plain.then(|| Arc::as_ptr(&job.call.run) as usize ^ options.slots as usize)
+        is_plain.then_some(Arc::as_ptr(&job.call.run) as usize ^ options.slots as usize)
     }
 
     /// Runs calls that go together. Those that come back, with their positions, were not begun.
