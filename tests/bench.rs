@@ -88,6 +88,9 @@ fn tasks_on_a_worker() {
     check(&bench(&sandbox, &["tasks", "--tasks", "1000"]), "tasks", 1000);
     let options = ["tasks", "--tasks", "127", "--shape", "tree", "--keys", "individual", "--nworkers", "2"];
     check(&bench(&sandbox, &options), "tasks", 127);
+    let watched = bench(&sandbox, &["tasks", "--tasks", "1000", "--viewers", "2"]);
+    check(&watched, "tasks", 1000);
+    assert!(number(&watched, "views_answered") >= 10.0, "{watched}");
 }
 
 /// All are let in, though the process may open few files to begin with: it raises its limit itself.

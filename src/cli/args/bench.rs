@@ -220,6 +220,7 @@ pub struct BenchZeroWorkerArgs {
 #[command(after_help = "Examples:
   hpcdag bench tasks
   hpcdag bench tasks --shape stencil --nworkers 2 --json
+  hpcdag bench tasks --tasks 2000000 --viewers 3
 
 A scheduler process, worker processes, and this one as the client; the tasks are native functions that do \
 nothing.")]
@@ -233,6 +234,9 @@ pub struct BenchTasksArgs {
     /// Threads of each
     #[arg(short = 'c', long, value_name = "N", default_value_t = 1, value_parser = positive())]
     pub nthreads: u32,
+    /// How many look at the cluster meanwhile: each asks every second for what the dashboard's pages show
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub viewers: u32,
     /// What is done with the figures.
     #[command(flatten)]
     pub record: RecordOptions,

@@ -17,6 +17,7 @@ mod start;
 mod stencil;
 mod submit;
 mod usage;
+mod viewers;
 mod workload;
 
 use super::args::{BenchArgs, BenchCommand};

@@ -112,6 +112,11 @@ impl Parts {
         Ok(Parts { workers: Vec::new(), scheduler, client, requests, file, directory })
     }
 
+    /// How the scheduler is reached.
+    pub fn scheduler(&self) -> &scheduler_file::SchedulerFile {
+        self.client.scheduler()
+    }
+
     /// Starts worker processes; all have registered when this returns.
     ///
     /// # Errors

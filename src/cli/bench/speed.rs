@@ -4,6 +4,7 @@
 use super::figures::Figures;
 use super::parts::{Parts, Registered, Run};
 use super::shapes::{self, Work};
+use super::viewers::Viewers;
 use crate::base::error::Result;
 use crate::cli::args::{BenchConnectionsArgs, BenchTasksArgs, BenchZeroWorkerArgs, GraphOptions};
 use crate::cli::context::{Context, run_long};
@@ -30,11 +31,18 @@ pub fn tasks(context: &Context, args: &BenchTasksArgs) -> Result<u8> {
         let graph = shapes::graph(&args.graph, &Work::none())?;
         let mut parts = Parts::start(&context.config()).await?;
         parts.start_workers(args.nworkers, args.nthreads).await?;
+        let viewers = Viewers::start(&parts, &context.config(), args.viewers).await?;
         let run = parts.run(graph).await?;
+        let answers = viewers.end().await;
         parts.stop().await?;
-        Ok(run)
+        Ok((run, answers))
     })?;
-    figures("tasks", &run, &args.graph, args.nworkers).with("nthreads", args.nthreads).finish(&args.record)
+    let (run, answers) = run;
+    figures("tasks", &run, &args.graph, args.nworkers)
+        .with("nthreads", args.nthreads)
+        .with("viewers", args.viewers)
+        .say("views_answered", answers)
+        .finish(&args.record)
 }
 
 /// Runs `connections`; returns the exit code.
