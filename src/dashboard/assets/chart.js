@@ -89,9 +89,10 @@
   };
   const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400];
   HD.timeStep = (span, count) => {
-    const raw = span / count;
+    // Times since 1970 have room for no less than a microsecond: what is added to them must not vanish.
+    const raw = Math.max(span / Math.max(count, 1), 1e-6);
     if (raw < 1) {
-      const power = 10 ** Math.floor(Math.log10(Math.max(raw, 1e-7)));
+      const power = 10 ** Math.floor(Math.log10(raw));
       return [1, 2, 5, 10].map((f) => f * power).find((s) => s >= raw);
     }
     return STEPS.find((s) => s >= raw) || 86400 * Math.ceil(raw / 86400);
@@ -110,7 +111,7 @@
       const { time, lines, stacked, marks = [] } = data;
       const end = time.length ? time[time.length - 1] : 0;
       // A young cluster fills the width; a minute is the least.
-      const begin = HD.report ? time[0] || 0 : Math.max(end - element.seconds, Math.min(end - 60, time[0] ?? 0));
+      const begin = HD.report ? Math.min(time[0] || 0, end - 1) : Math.max(end - element.seconds, Math.min(end - 60, time[0] ?? 0));
       let first = 0;
       while (first < time.length - 1 && time[first + 1] < begin) first += 1;
       let most = data.most || 0;
