@@ -30,7 +30,7 @@ def isolate(directory: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setenv("HPCDAG_WORKER__HOST", "127.0.0.1")
 
 
-def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     """Waits until `condition()` is true."""
     end = time.monotonic() + seconds
     while not condition():
