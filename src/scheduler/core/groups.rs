@@ -29,6 +29,9 @@ const OTHERS: &str = "(others)";
 /// Groups before one that are noted.
 const INPUTS_MAX: usize = 64;
 
+/// In a graph of more families than this, tasks of their own that are numbered (`t1`, `t2`) are one group.
+const FAMILIES_MANY: usize = 200;
+
 /// The longest name, bytes.
 const NAME_MAX: usize = 200;
 
@@ -45,7 +48,7 @@ pub struct TaskGroup {
     /// The run, if all of its tasks are of one.
     pub run: Option<RunUuid>,
     /// Tasks by state, of runs that are known.
-    pub counts: Counts,
+    pub counts: [u32; State::ALL.len()],
     /// How many tasks there have ever been.
     pub total: u64,
     /// How many of them have succeeded, each once.
@@ -63,7 +66,7 @@ pub struct TaskGroup {
     /// Bytes of its results that workers have fetched from one another.
     pub moved: u64,
     /// Groups that its tasks depend on, and how many pairs of tasks.
-    pub inputs: Vec<(u32, u64)>,
+    pub inputs: SmallVec<[(u32, u32); 1]>,
     /// Runs that have such tasks.
     runs: u32,
     /// Its place among those of forgotten runs.
@@ -192,8 +195,8 @@ impl Groups {
     /// New tasks.
     pub(super) fn add(&mut self, run: &RunGroups, id: u32, state: State, n: u32) {
         let Some(group) = self.get_mut(id) else { return };
-        let n = u64::from(n);
         group.counts[state as usize] += n;
+        let n = u64::from(n);
         group.total += n;
         self.totals.counts[state as usize] += n;
         if let Some(client) = run.of_client(&mut self.clients) {
@@ -258,9 +261,9 @@ impl Groups {
         }
         let Some(group) = self.get_mut(to) else { return };
         if let Some((_, n)) = group.inputs.iter_mut().find(|(input, _)| *input == from) {
-            *n = n.saturating_add(pairs);
+            *n = n.saturating_add(u32::try_from(pairs).unwrap_or(u32::MAX));
         } else if group.inputs.len() < INPUTS_MAX {
-            group.inputs.push((from, pairs));
+            group.inputs.push((from, u32::try_from(pairs).unwrap_or(u32::MAX)));
         }
     }
 
@@ -289,21 +292,27 @@ impl RunGroups {
     }
 }
 
+/// A name without the number at its end, unless it is nothing else.
+fn without_number(name: &str) -> &str {
+    let short = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    if short.is_empty() { name } else { short }
+}
+
 impl Run {
     /// Finds the group of each family, before there are tasks.
     pub(super) fn join_groups(&mut self, groups: &mut Groups) {
         let calls = self.calls.as_ref();
         let imports = calls.map_or(0, |c| c.imports.len());
         let is_calls = calls.is_some();
+        let is_many = !is_calls && self.families.len() > FAMILIES_MANY;
         let names = self.names.clone();
         let mut known: FxHashMap<&str, u32> = FxHashMap::default();
         let mut last = ("", NO_GROUP);
         for (f, family) in self.families.iter_mut().enumerate().skip(imports) {
             let name = names.get(FamilyIx(f as u32)).unwrap_or_default();
-            let name = match is_calls || family.layer.size == Size::Fixed(1) {
-                true => key_split(name),
-                false => name,
-            };
+            let is_one = family.layer.size == Size::Fixed(1);
+            let name = if is_calls || is_one { key_split(name) } else { name };
+            let name = if is_many && is_one { without_number(name) } else { name };
             let name = cut(name);
             if last.1 == NO_GROUP || last.0 != name {
                 let id = known.get(name).copied().unwrap_or_else(|| {
@@ -328,7 +337,7 @@ impl Run {
     pub(super) fn leave_groups(&self, groups: &mut Groups) {
         self.each_count(|id, state, n| {
             let Some(group) = groups.get_mut(id) else { return };
-            group.counts[state as usize] -= n;
+            group.counts[state as usize] -= n as u32;
             groups.totals.counts[state as usize] -= n;
             if let Some(client) = self.groups.of_client(&mut groups.clients) {
                 client.counts[state as usize] -= n;
@@ -456,7 +465,7 @@ impl Core {
         let mut live = 0;
         for group in groups.list.iter().flatten() {
             let right = right.remove(&group.id).unwrap_or_default();
-            if (group.counts, group.runs) != right {
+            if (group.counts.map(u64::from), group.runs) != right {
                 return Err(format!("group {group:?} should have {right:?}"));
             }
             live += usize::from(group.runs > 0);

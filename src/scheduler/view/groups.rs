@@ -31,7 +31,7 @@ impl Driver {
         if edges {
             let shown: BTreeSet<u32> = groups.iter().map(|g| g.id).collect();
             let edges = groups.iter().flat_map(|g| g.inputs.iter().map(|(from, n)| (*from, g.id, *n)));
-            let edge = |(from, to, n): (u32, u32, u64)| {
+            let edge = |(from, to, n): (u32, u32, u32)| {
                 let n = (n > 0).then_some(n);
                 json!({ "from": from, "to": to, "tasks": n, "bytes": null })
             };
@@ -47,7 +47,7 @@ fn row(g: &TaskGroup) -> Value {
         "name": g.name,
         "id": g.id,
         "run": g.run,
-        "counts": by_state(&g.counts),
+        "counts": by_state(&g.counts.map(u64::from)),
         "total": g.total,
         "done": g.done,
         "failed-attempts": g.failed_attempts,

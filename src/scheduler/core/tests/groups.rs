@@ -70,7 +70,8 @@ fn families_have_a_group_each_and_single_tasks_by_name() {
     let seen: Vec<(&str, u64)> = groups.iter().map(|g| (&*g.name, g.total)).collect();
     assert_eq!(seen, [("day-1", 4), ("mean", 4), ("plot", 2), ("sum", 1), ("day-2", 2)]);
     assert!(groups.iter().all(|g| g.run == Some(uuid(0))));
-    let inputs = |g: &TaskGroup| g.inputs.iter().map(|(id, n)| (id - groups[0].id, *n)).collect::<Vec<_>>();
+    let inputs =
+        |g: &TaskGroup| g.inputs.iter().map(|(id, n)| (id - groups[0].id, u64::from(*n))).collect::<Vec<_>>();
     assert_eq!(inputs(&groups[1]), [(0, 4)]);
     // All of both families, one task each.
     assert_eq!(inputs(&groups[2]), [(0, 4), (1, 4)]);
@@ -130,7 +131,7 @@ fn calls_of_one_function_are_one_group_whatever_the_run() {
     assert_eq!((s.group("inc").done, totals(&s)), (1, vec![(3, 1)]));
     s.tell(Event::RunForgotten { run: RunId(1) }).tell(Event::RunForgotten { run: RunId(0) });
     let inc = s.group("inc");
-    assert_eq!((inc.counts.iter().sum::<u64>(), inc.total, inc.done), (0, 2, 1));
+    assert_eq!((inc.counts.iter().sum::<u32>(), inc.total, inc.done), (0, 2, 1));
     assert_eq!(totals(&s), [(3, 1)]);
     s.tell(Event::ClientEnded { client: CLIENT });
     assert_eq!(totals(&s), []);
