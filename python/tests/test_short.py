@@ -75,9 +75,11 @@ def test_one_that_is_long_holds_up_nobody(client: hpcdag.Client, tmp_path: Path)
 
 
 def test_one_that_dies_takes_nobody_along(client: hpcdag.Client) -> None:
-    futures = client.map(dies, range(N), pure=False)
-    hpcdag.wait(futures, timeout=100)
-    assert [f.status for f in futures].count("error") == 1
+    # Often, for where in its batch it stands differs.
+    for _ in range(5):
+        futures = client.map(dies, range(N), pure=False)
+        hpcdag.wait(futures, timeout=100)
+        assert [i for i, f in enumerate(futures) if f.status == "error"] == [ODD]
     with pytest.raises(Exception, match="exit"):
         futures[ODD].result()
     rest = futures[:ODD] + futures[ODD + 1 :]

@@ -168,7 +168,7 @@ struct Finished {
 }
 
 impl Executor<Job> for Finisher {
-    fn together(&self, job: &Job) -> Option<usize> {
+    fn together(&self, job: &Job) -> Option<(usize, u32)> {
         match &job.kind {
             Runnable::Call(call) if job.on_disk.is_empty() => self.python.together(call),
             _ => None,

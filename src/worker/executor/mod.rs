@@ -30,12 +30,12 @@ pub trait Executor<J>: Send + Sync {
     fn run(&self, job: J, control: &Control) -> Outcome;
 
     /// Which short jobs may be run by one `run_all`: those for which this is the same.
-    fn together(&self, _job: &J) -> Option<usize> {
+    fn together(&self, _job: &J) -> Option<(usize, u32)> {
         None
     }
 
     /// Runs jobs one after the other. `tell` hears how they ended, by position; those that are returned, with
-    /// their positions, were not begun.
+    /// their positions, are to be run alone: they were not begun, or went down with another.
     fn run_all(
         &self,
         jobs: Vec<J>,

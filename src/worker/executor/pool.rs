@@ -268,7 +268,7 @@ impl<J: Identified> Shared<J> {
         self.left.notify_all();
     }
 
-    /// Runs several. Those that were not begun go back to where they came from.
+    /// Runs several. Those that come back are queued again, to be run alone.
     fn run_all(
         &self,
         jobs: Vec<J>,

@@ -21,7 +21,7 @@ pub(in crate::worker) type End = (usize, Result<TaskResult, FailureKind>, Durati
 /// What became of those that have not ended in order.
 #[derive(Debug, Default)]
 pub(in crate::worker) struct Rest {
-    /// Positions of those that nobody has begun, in order.
+    /// Positions of those that are to be run anew, each alone, in order.
     pub back: Vec<usize>,
     /// The executor ended with this one: what it fails with, and whether it was the executor that failed.
     pub died: Option<(usize, FailureKind, bool)>,
@@ -62,7 +62,7 @@ impl Batch<'_> {
         self.last = Instant::now();
     }
 
-    /// What is left was not begun.
+    /// What is left has not been told to have ended.
     fn give_back(&mut self) {
         for place in 0..self.over.len() {
             if !self.over[place] {
@@ -224,10 +224,14 @@ impl Warm {
 }
 
 impl Batch<'_> {
-    /// The process has ended with the one that was running.
+    /// The process has ended with the one that was running. By itself and with several of them, nobody knows
+    /// which that was, for ends that could wait for the next ones went with it: alone each of them will show.
     fn died(&mut self, ran: Ran) {
         self.rest.is_gone = true;
         let (Ran::Died { kind, unasked }, Some(place)) = (ran, self.running()) else { return };
+        if unasked && self.over.iter().filter(|over| !**over).count() > 1 {
+            return;
+        }
         self.end(place);
         self.rest.died = Some((place, kind, unasked));
     }

@@ -23,16 +23,16 @@ const INPUT_BYTES_MAX: u64 = 64 << 10;
 impl Python {
     /// Which calls may be handed over at once: those of one run, with small inputs and without limits of
     /// their own.
-    pub(in crate::worker) fn together(&self, job: &CallJob) -> Option<usize> {
+    pub(in crate::worker) fn together(&self, job: &CallJob) -> Option<(usize, u32)> {
         let options = job.call.options();
         let is_plain = options.time_limit_ms.is_none()
             && (options.memory.is_none() || !self.facts.enforce)
             && job.inputs.len() <= INPUTS_MAX
             && job.inputs.iter().map(|input| input.result.nbytes()).sum::<u64>() <= INPUT_BYTES_MAX;
-        is_plain.then_some(Arc::as_ptr(&job.call.run) as usize ^ options.slots as usize)
+        is_plain.then_some((Arc::as_ptr(&job.call.run) as usize, options.slots))
     }
 
-    /// Runs calls that go together. Those that come back, with their positions, were not begun.
+    /// Runs calls that go together. Those that come back, with their positions, are to be run alone.
     pub(in crate::worker) fn run_all(
         &self,
         jobs: Vec<CallJob>,
