@@ -238,6 +238,11 @@ impl Calls {
         true
     }
 
+    /// A number for calls of the same name, if the task is a call.
+    pub(in crate::worker) fn kin(&self, task: TaskRef) -> Option<u64> {
+        self.find(task).map(|call| call.kin())
+    }
+
     fn find(&self, task: TaskRef) -> Option<Call> {
         let known = self.runs.get(&task.run)?;
         let (_, batch) = known.batches.range(..=task.index).next_back()?;

@@ -227,3 +227,20 @@ fn why_ready_tasks_wait_though_threads_are_free() {
     s.worker(0, "a", 4).submit(vec![family(3)], &[]);
     assert_eq!(s.core.ready_but(20), None);
 }
+
+#[test]
+fn what_is_known_of_a_group_says_what_the_next_of_it_comes_to() {
+    let mut s = Story::new();
+    let names: Vec<String> =
+        ["load-0".to_string()].into_iter().chain((0..40).map(|i| format!("part-{i}"))).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    s.worker_of(0, 2, 1000).called(0, &names, &[], &vec![&[][..]; names.len()]);
+    for (i, nbytes) in [(1, 1), (0, 300)] {
+        let (task, attempt) = s.attempt(i);
+        s.given.remove(&task);
+        let finished = Finished { task, attempt, nbytes, duration: Duration::from_micros(5) };
+        s.report(0, |r| r.finished.push(finished));
+    }
+    let given = s.given_to(0);
+    assert!(given > 5, "parts are small though one load was large: {given}");
+}
