@@ -106,17 +106,20 @@ pub enum SpanKind {
     SpillRead = 4,
     /// A slot that waits for inputs or for room.
     Wait = 5,
+    /// A task that has begun and not ended; the next message says anew which these are.
+    Running = 6,
 }
 
 impl SpanKind {
     /// All, in the order of their numbers.
-    pub const ALL: [SpanKind; 6] = [
+    pub const ALL: [SpanKind; 7] = [
         SpanKind::Compute,
         SpanKind::Failed,
         SpanKind::Fetch,
         SpanKind::SpillWrite,
         SpanKind::SpillRead,
         SpanKind::Wait,
+        SpanKind::Running,
     ];
 
     /// The word for it in JSON.
@@ -128,6 +131,7 @@ impl SpanKind {
             SpanKind::SpillWrite => "spill-write",
             SpanKind::SpillRead => "spill-read",
             SpanKind::Wait => "wait",
+            SpanKind::Running => "running",
         }
     }
 }

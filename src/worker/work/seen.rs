@@ -64,7 +64,8 @@ impl Work {
             self.spans.disk(SpanKind::SpillWrite, written);
             self.spans.disk(SpanKind::SpillRead, read);
         }
-        self.spans.take(last)
+        let running = self.pool.running();
+        self.spans.take(last, running.iter().map(|(task, _, control)| (*task, control.begun())))
     }
 
     /// Seconds so far in which tasks executed, in which inputs were fetched, and of slots that waited.
