@@ -154,7 +154,7 @@ impl Collector {
         let waits: Vec<(u64, u64)> = self.waits.iter().copied().chain(open).map(overlap).collect();
         for (from, to) in waits.into_iter().filter(|(from, to)| to.saturating_sub(*from) >= WAIT_NS_MIN) {
             let (kind, ns) = (SpanKind::Wait, to - from);
-            self.push(Span { kind, start_ns: from, ns, bytes: 0, ..*next });
+            self.push(Span { kind, start_ns: from, ns, bytes: 0, peak: 0, ..*next });
         }
     }
 
@@ -198,7 +198,16 @@ impl Collector {
         let took = since.elapsed();
         self.fetch += took;
         let (kind, lane, start_ns) = (SpanKind::Fetch, FETCH_LANE + lane, self.at(since));
-        self.push(Span { kind, lane, task: first, count: count.max(1), start_ns, ns: ns(took), bytes });
+        self.push(Span {
+            kind,
+            lane,
+            task: first,
+            count: count.max(1),
+            start_ns,
+            ns: ns(took),
+            bytes,
+            peak: 0,
+        });
     }
 
     /// The disk was written to, or read, in these times.
@@ -206,7 +215,7 @@ impl Collector {
         let n = usize::from(kind == SpanKind::SpillRead);
         for Period { since, time, bytes } in periods {
             let (lane, start_ns) = (DISK_LANE + n as u32, self.at(since));
-            let span = Span { kind, lane, task: None, count: 1, start_ns, ns: ns(time), bytes };
+            let span = Span { kind, lane, task: None, count: 1, start_ns, ns: ns(time), bytes, peak: 0 };
             if let Some(closed) = self.disk[n].push(0, span, JOINED_NS_MIN) {
                 self.push(closed);
             }
@@ -326,6 +335,7 @@ impl Lane {
             open.ns = end.saturating_sub(open.start_ns).max(open.ns);
             open.count = open.count.saturating_add(span.count);
             open.bytes = open.bytes.saturating_add(span.bytes);
+            open.peak = open.peak.max(span.peak);
             return None;
         }
         self.open.replace((kin, span)).map(|(_, before)| before)
@@ -351,7 +361,7 @@ mod tests {
             Some(slot),
             kin,
             started,
-            Span { task: task(index), ns: ms * MS, bytes: 1, ..Span::default() },
+            Span { task: task(index), ns: ms * MS, bytes: 1, peak: index.into(), ..Span::default() },
         );
     }
 
@@ -382,7 +392,7 @@ mod tests {
             (0, 11, 1, 1500, 1),
         ];
         assert_eq!((left_out, rows.as_slice()), (0, &wanted[..]));
-        assert_eq!((spans[0].bytes, c.is_empty()), (10, true));
+        assert_eq!((spans[0].bytes, spans[0].peak, c.is_empty()), (10, 9, true));
         assert_eq!(c.seconds(Instant::now()).0, 0.212);
     }
 

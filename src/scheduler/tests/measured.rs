@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::base::ids::RunId;
-use crate::protocol::messages::look::{Span, SpanKind, Spans, View};
+use crate::protocol::messages::look::{Span, SpanKind, Spans, TaskFilter, View};
 use crate::protocol::messages::worker::Heartbeat;
 use serde_json::{Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -44,7 +44,7 @@ async fn rectangles_have_keys_groups_and_the_schedulers_time() {
     // Its clock is an hour behind.
     let (clock, task) = (now_ns() - 3600 * S, Some(days.tasks[1].task));
     let spans = [
-        Span { task, count: 2, start_ns: clock - 3 * S, ns: S, bytes: 9, ..Span::default() },
+        Span { task, count: 2, start_ns: clock - 3 * S, ns: S, bytes: 9, peak: 77, ..Span::default() },
         Span { kind: SpanKind::Fetch, lane: 100_000, start_ns: clock - S, ns: S / 2, ..Span::default() },
         // What cannot be is brought within bounds, and a task that nobody knows has no name.
         Span {
@@ -90,6 +90,13 @@ async fn rectangles_have_keys_groups_and_the_schedulers_time() {
     let (start, took) = (&open["open"]["start"][0], &open["open"]["seconds"][0]);
     let ends = start.as_f64().unwrap() + took.as_f64().unwrap();
     assert!((ends - open["time"].as_f64().unwrap()).abs() < 1e-5, "{open}");
+    // How long it runs is known, and what one of its group has occupied.
+    let listed = view(&mut client, View::Tasks(TaskFilter { limit: 9, ..TaskFilter::default() })).await;
+    let took = |k: usize| listed["tasks"][k]["seconds"].as_f64();
+    assert!(took(0).is_none() && took(1) >= Some(0.0) && took(2).is_none(), "{listed}");
+    let groups = view(&mut client, View::Groups { run: Some(run) }).await;
+    let peak = |k: usize| &groups["groups"][k]["memory-peak-max"];
+    assert_eq!((peak(0), peak(1)), (&json!(77), &json!(null)));
     worker.sender.send(FromWorker::Spans(Spans::pack(0, clock, &[]))).await.unwrap();
     seen(&mut client, of_run(None, 3), |answer| answer["open"]["key"] == json!([])).await;
     worker.sender.send(FromWorker::Spans(Spans::pack(0, clock, &two))).await.unwrap();

@@ -6,13 +6,16 @@ use crate::base::ids::{RunId, RunUuid, TaskRef, WorkerId};
 use crate::protocol::messages::look::{Span, SpanKind};
 use crate::scheduler::answers::not_found;
 use crate::scheduler::driver::Driver;
-use rustc_hash::FxHashMap;
-use std::collections::VecDeque;
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Rectangles that are kept: 48 MiB of them, and as much again for a moment while room is made.
 const KEPT_MAX: usize = 1 << 20;
+
+/// Rectangles among which a task's is looked for.
+const LOOKED_AT: usize = 100_000;
 
 /// Tasks of a worker that have not ended, at most.
 const OPEN_MAX: usize = 256;
@@ -94,6 +97,8 @@ pub(in crate::scheduler) struct Stream {
     workers: Names,
     /// How far the clocks of workers are behind, nanoseconds, with the shortest way of a message.
     clocks: FxHashMap<WorkerId, i64>,
+    /// The most memory that a task of a group was seen to occupy.
+    peaks: BTreeMap<u32, u64>,
     /// What had begun and not ended when a worker last told: the worker's number here, and which.
     open: FxHashMap<WorkerId, (u32, Vec<Open>)>,
 }
@@ -179,6 +184,39 @@ impl Stream {
         of_run.take(OPEN_ANSWERED_MAX).map(row).collect()
     }
 
+    /// A task of a group was seen to occupy so much.
+    fn note_peak(&mut self, group: u32, bytes: u64) {
+        let known = self.peaks.entry(group).or_default();
+        *known = bytes.max(*known);
+        if self.peaks.len() > NAMES_MAX {
+            // Of the oldest group.
+            self.peaks.pop_first();
+        }
+    }
+
+    /// The most memory that a task of a group was seen to occupy.
+    pub(super) fn peak(&self, group: u32) -> Option<u64> {
+        self.peaks.get(&group).copied()
+    }
+
+    /// How long tasks executed, as far as the latest rectangles tell: those that have one of their own, and
+    /// those that run.
+    pub(super) fn seconds_of(&self, tasks: &[TaskRef]) -> FxHashMap<TaskRef, f64> {
+        let mut found: FxHashMap<TaskRef, f64> = FxHashMap::default();
+        let mut missing: FxHashSet<TaskRef> = tasks.iter().copied().collect();
+        for row in self.open(None, epoch_ns()).iter().chain(self.rows.iter().rev().take(LOOKED_AT)) {
+            if missing.is_empty() {
+                break;
+            }
+            let kind = SpanKind::ALL.get((row.lane >> 24) as usize);
+            let tells = matches!(kind, Some(SpanKind::Compute | SpanKind::Failed | SpanKind::Running));
+            if tells && missing.remove(&row.task) && row.count == 1 {
+                found.insert(row.task, Duration::from_nanos(row.ns).as_secs_f64());
+            }
+        }
+        found
+    }
+
     /// Names of workers and of groups.
     pub(super) fn names(&self) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
         (self.workers.list.clone(), self.groups.list.clone())
@@ -208,7 +246,7 @@ impl Driver {
         let (name, now) = (stream.workers.number(&peer.name), epoch_ns());
         let behind = stream.clock(worker, its_ns, now);
         stream.left_out = stream.left_out.saturating_add(left_out);
-        let mut known: FxHashMap<TaskRef, u32> = FxHashMap::default();
+        let mut known: FxHashMap<TaskRef, (u32, u32)> = FxHashMap::default();
         let start = |span: &Span| within(span.start_ns, behind, now);
         let is_open = |span: &&Span| span.kind == SpanKind::Running;
         let begun = |span: &Span| {
@@ -220,10 +258,17 @@ impl Driver {
         for span in spans.iter().filter(|span| !is_open(span)) {
             let group = match span.task {
                 None => NONE,
-                Some(task) => *known.entry(task).or_insert_with(|| {
-                    let name = self.core.group_of(task).and_then(|id| self.core.group_name(id));
-                    name.map_or(NONE, |name| stream.groups.number(name))
-                }),
+                Some(task) => {
+                    let (id, group) = *known.entry(task).or_insert_with(|| {
+                        let id = self.core.group_of(task);
+                        let name = id.and_then(|id| self.core.group_name(id));
+                        (id.unwrap_or(NONE), name.map_or(NONE, |name| stream.groups.number(name)))
+                    });
+                    if span.peak > 0 && id != NONE {
+                        stream.note_peak(id, span.peak);
+                    }
+                    group
+                }
             };
             stream.push(span, behind, now, name, group);
         }
@@ -298,6 +343,34 @@ mod tests {
         assert_eq!(starts(0, usize::MAX, None).len(), ANSWERED_MAX);
         let newest = stream.after(0, 2, None);
         assert!(newest[0].start_ns <= newest[1].start_ns);
+    }
+
+    #[test]
+    fn how_long_a_task_took_is_found_if_it_is_told() {
+        let mut stream = Stream::default();
+        let task = |index| TaskRef { run: RunId(1), index };
+        let mut push = |index, kind, ns, count| {
+            let span =
+                Span { kind, task: Some(task(index)), start_ns: NOW - ns, ns, count, ..Span::default() };
+            stream.push(&span, 0, NOW, 0, NONE);
+        };
+        push(1, SpanKind::Failed, 7_000_000_000, 1);
+        push(1, SpanKind::Compute, 2_000_000_000, 1);
+        push(1, SpanKind::Wait, 9_000_000_000, 1);
+        push(2, SpanKind::Compute, 1_000_000_000, 5);
+        push(3, SpanKind::Failed, 4_000_000_000, 1);
+        stream.set_open(WorkerId(1), vec![Open { task: task(4), lane: 0, start_ns: 0 }], 0);
+        let found = stream.seconds_of(&[task(1), task(2), task(3), task(4), task(5)]);
+        assert_eq!((found.get(&task(1)), found.get(&task(3))), (Some(&2.0), Some(&4.0)));
+        assert!(found.len() == 3 && found[&task(4)] > 1e9, "{found:?}");
+    }
+
+    #[test]
+    fn peaks_are_bounded() {
+        let mut stream = Stream::default();
+        (0..NAMES_MAX as u32 + 5).for_each(|group| stream.note_peak(group, 9));
+        stream.note_peak(7, 3);
+        assert_eq!((stream.peaks.len(), stream.peak(7), stream.peak(4)), (NAMES_MAX, Some(9), None));
     }
 
     #[test]
