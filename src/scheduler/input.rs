@@ -284,6 +284,22 @@ pub enum ClientOrder {
     },
     /// Send this.
     Message(ToClient),
+    /// Answer a question with JSON that is not made yet.
+    Answer {
+        /// The question's number.
+        id: u32,
+        /// Makes it. That may take a while, and is done where others do not wait for it.
+        json: MadeLater,
+    },
     /// Send this and end the connection.
     End(ToClient),
+}
+
+/// JSON that is made by who sends it.
+pub struct MadeLater(pub Box<dyn FnOnce() -> serde_json::Value + Send>);
+
+impl std::fmt::Debug for MadeLater {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MadeLater")
+    }
 }

@@ -292,8 +292,9 @@ impl Work {
     fn done(&mut self, finished: Finished) -> Done {
         let Finished { task, attempt, slot, outcome } = finished;
         let origin = self.running.remove(&(task, attempt));
-        self.note_span(task, origin.as_ref().map_or(0, Origin::kin), slot, &outcome);
-        if let Some(peak) = self.memory.take_peak((task, attempt))
+        let (kin, peak) = (origin.as_ref().map_or(0, Origin::kin), self.memory.take_peak((task, attempt)));
+        self.note_span(task, kin, slot, &outcome, peak.unwrap_or(0));
+        if let Some(peak) = peak
             && let (Some(origin), Ok(_)) = (&origin, &outcome.result)
         {
             origin.learn_peak(peak);

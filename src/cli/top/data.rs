@@ -34,6 +34,9 @@ pub(super) struct Rectangle {
     pub group: Option<usize>,
 }
 
+/// A worker and its lane.
+type Place = (String, u64);
+
 /// The rows of the task stream.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stream {
@@ -43,12 +46,35 @@ pub(super) struct Stream {
     pub groups: Vec<String>,
     numbers: BTreeMap<String, usize>,
     /// By worker and lane.
-    pub rows: BTreeMap<(String, u64), VecDeque<Rectangle>>,
+    pub rows: BTreeMap<Place, VecDeque<Rectangle>>,
+    /// What has not ended, of these rows.
+    pub open: BTreeMap<Place, Rectangle>,
     count: usize,
     /// The latest end.
     pub latest: f64,
     /// Rectangles that nobody has because there were too many.
     pub left_out: u64,
+}
+
+/// The rectangles of an answer, or of its part about what has not ended. What makes no sense is passed over.
+fn rectangles(
+    part: &Value,
+    workers: &[String],
+    kinds: &[String],
+    groups: &[usize],
+) -> Vec<(Place, Rectangle)> {
+    let index = |column: &str, k: usize| part[column][k].as_u64().and_then(|n| usize::try_from(n).ok());
+    let float = |column: &str, k: usize| part[column][k].as_f64().filter(|n| n.is_finite());
+    let one = |k: usize| {
+        let word = kinds.get(index("kind", k)?)?;
+        let kind = SpanKind::ALL.into_iter().find(|kind| kind.name() == word)?;
+        let worker = workers.get(index("worker", k)?)?;
+        let (start, seconds) = (float("start", k)?, float("seconds", k)?);
+        let group = index("group", k).and_then(|n| groups.get(n)).copied();
+        let lane = part["lane"][k].as_u64().unwrap_or(0);
+        Some(((worker.clone(), lane), Rectangle { start, end: start + seconds.max(0.0), kind, group }))
+    };
+    (0..list(&part["start"]).len()).filter_map(one).collect()
 }
 
 impl Stream {
@@ -61,7 +87,7 @@ impl Stream {
         self.groups.len() - 1
     }
 
-    /// Adds an answer. Rows of it that make no sense are passed over.
+    /// Adds an answer.
     pub fn add(&mut self, answer: &Value) {
         let next = answer["next"].as_u64().unwrap_or(0);
         if next < self.next {
@@ -75,21 +101,15 @@ impl Stream {
         };
         let (workers, kinds) = (words("workers"), words("kinds"));
         let groups: Vec<usize> = words("groups").iter().map(|name| self.group(name)).collect();
-        let index = |column: &str, k: usize| answer[column][k].as_u64().and_then(|n| usize::try_from(n).ok());
-        let float = |column: &str, k: usize| answer[column][k].as_f64().filter(|n| n.is_finite());
-        for k in 0..list(&answer["start"]).len() {
-            let kind = index("kind", k).and_then(|n| kinds.get(n));
-            let kind = kind.and_then(|word| SpanKind::ALL.into_iter().find(|kind| kind.name() == word));
-            let worker = index("worker", k).and_then(|n| workers.get(n));
-            let (Some(start), Some(seconds)) = (float("start", k), float("seconds", k)) else { continue };
-            let (Some(kind), Some(worker)) = (kind, worker) else { continue };
-            let group = index("group", k).and_then(|n| groups.get(n)).copied();
-            let lane = answer["lane"][k].as_u64().unwrap_or(0);
-            let end = start + seconds.max(0.0);
-            self.latest = self.latest.max(end);
-            let row = self.rows.entry((worker.clone(), lane)).or_default();
-            row.push_back(Rectangle { start, end, kind, group });
+        for (place, r) in rectangles(answer, &workers, &kinds, &groups) {
+            self.latest = self.latest.max(r.end);
+            self.rows.entry(place).or_default().push_back(r);
             self.count += 1;
+        }
+        self.open.clear();
+        for (place, r) in rectangles(&answer["open"], &workers, &kinds, &groups) {
+            self.rows.entry(place.clone()).or_default();
+            self.open.insert(place, r);
         }
         self.forget();
     }
@@ -259,6 +279,19 @@ mod tests {
         stream.add(&spans(10, &["w1"], 1.0, 3));
         stream.add(&spans(1, &["w9"], 1.0, 1));
         assert_eq!(stream.rows.keys().map(|(w, _)| w.as_str()).collect::<Vec<_>>(), ["w9"]);
+    }
+
+    #[test]
+    fn what_has_not_ended_is_what_the_last_answer_says() {
+        let mut stream = Stream::default();
+        let mut answer = spans(2, &["w1"], 10.0, 2);
+        answer["open"] = spans(0, &[], 12.0, 1);
+        answer["open"]["lane"] = json!([7]);
+        stream.add(&answer);
+        let place = ("w1".to_owned(), 7);
+        assert_eq!((stream.open[&place].start, stream.rows[&place].len(), stream.count), (12.0, 0, 2));
+        stream.add(&spans(2, &["w1"], 14.0, 0));
+        assert!(stream.open.is_empty());
     }
 
     #[test]

@@ -202,6 +202,19 @@ fn the_stream_has_a_row_for_each_slot() {
 }
 
 #[test]
+fn what_runs_is_drawn_until_now() {
+    let mut data = data();
+    let mut answer = spans();
+    answer["kinds"] = json!(SpanKind::ALL.map(SpanKind::name));
+    answer["open"] = json!({ "worker": [0], "lane": [2], "kind": [6], "group": [0], "key": ["day[9]"],
+        "count": [1], "start": [1789999985.0], "seconds": [0.5], "bytes": [0] });
+    data.take(Slot::Spans, Ok(answer));
+    let lines = drawn(&data, &mut page(Page::Stream), 80, 24);
+    let row = lines.iter().find(|line| line.contains("w1 2")).unwrap();
+    assert!(row.ends_with('█') && row.matches('█').count() > 20, "{lines:?}");
+}
+
+#[test]
 fn cells_show_what_took_most_of_them_and_failures_always() {
     let mut data = data();
     data.take(Slot::Spans, Ok(spans()));

@@ -9,12 +9,13 @@ mod looks;
 pub(super) mod meter;
 mod overview;
 mod series;
+mod shown;
 mod spans;
 mod tasks;
 mod timings;
 
 use super::driver::Driver;
-use super::input::Seen;
+use super::input::{ClientOrder, MadeLater, Seen};
 use super::waits::Reply;
 use crate::base::ids::{ClientId, WorkerId};
 use crate::base::time::Time;
@@ -64,7 +65,15 @@ impl Driver {
             View::Tasks(filter) => self.view_tasks(&filter),
             View::Events { after, limit } => self.view_events(after, limit),
             View::Series { after, workers } => self.series_view(after, workers),
-            View::Spans { after, limit, run } => self.spans_view(after, limit, run),
+            View::Spans { after, limit, run } => match self.shown(after, limit, run) {
+                Ok(shown) => {
+                    let (bytes, json) = (shown.bytes(), Box::new(move || shown.json()));
+                    let order = ClientOrder::Answer { id, json: MadeLater(json) };
+                    self.order_client(client, order, bytes);
+                    return None;
+                }
+                Err(error) => Err(error),
+            },
             View::Timings => Ok(self.timings_view()),
         })
     }
