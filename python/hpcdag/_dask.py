@@ -43,8 +43,7 @@ def get(client: Any, dsk: Any, keys: Any, finalize: bool = True, sync: bool = Tr
         sync: whether to wait; otherwise there are futures in place of values.
         kwargs: options (priority, retries, resources, ...); unknown ones are ignored: libraries pass theirs.
 
-    Returns: the value of a key; for lists lists, and tuples within.
-    """
+    Returns: the value of a key; for lists lists, and tuples within."""
     port = port_of(client)
     wanted = list(flatten(keys))
     if not sync:
