@@ -156,7 +156,7 @@ impl Finisher {
     fn recall(&self, job: &mut Job) -> io::Result<()> {
         for (task, edge, n) in std::mem::take(&mut job.on_disk) {
             let result = job.input(edge, n);
-            if self.memory.has_room(result.spilled_bytes()) {
+            if self.memory.has_room(result.spilled_bytes(), !result.is_readable_on_disk()) {
                 let recalled = Arc::new(result.recall()?);
                 let store = &self.memory.store;
                 let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);

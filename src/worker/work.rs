@@ -435,7 +435,7 @@ impl Work {
         self.shed();
         let (results, idle) = (self.results(), self.core.executing() == 0);
         let (pool, running) = (&self.pool, &self.running);
-        let due = self.memory.act(results, idle, || {
+        let due = self.memory.act(results, measured, idle, || {
             let all = pool.running().into_iter();
             let known = all.filter_map(|(task, attempt, control)| {
                 let origin = running.get(&(task, attempt))?;

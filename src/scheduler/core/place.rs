@@ -62,6 +62,7 @@ impl Core {
         changed.iter().for_each(|w| self.serve_local(*w, false));
         self.share_local();
         self.retry_held();
+        self.feed_idle();
         if self.cx.in_hand == 0 {
             // They let others go before, and there was nothing.
             self.serve_gangs();
@@ -431,6 +432,7 @@ impl Run {
         };
         if let Some(worker) = cx.workers.get_mut(w.index()).and_then(|x| x.as_mut()) {
             worker.give(task, hand, &family.layer.resources);
+            worker.is_fed &= demand.adds <= demand.frees;
             if known_ns.is_none() {
                 worker.guessed.push(task);
             }

@@ -54,6 +54,7 @@ impl Core {
             worker.last_seen = now;
             if let Some(memory) = memory {
                 worker.memory = memory;
+                self.cx.spills |= memory.spilled > 0;
                 self.cx.relief = true;
             }
         }

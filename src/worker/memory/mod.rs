@@ -131,11 +131,15 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Whether results of so many bytes can come back from disk without others having to go there.
-    pub fn has_room(&self, bytes: u64) -> bool {
-        let bound = self.thresholds.and_then(|t| t.admission_bound());
+    /// Whether results of so many bytes should come back from disk. Those that `must` do so as long as no
+    /// others have to go there for it; what can be read there as well only if much is free: it would be read
+    /// as a whole, often for a small part of it, and be the first to leave again.
+    pub fn has_room(&self, bytes: u64, must: bool) -> bool {
+        let Some(bound) = self.thresholds.and_then(|t| t.admission_bound()) else { return true };
+        let unmanaged = if must { 0 } else { self.gauge.read().unmanaged(std::iter::empty()) };
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        bound.is_none_or(|bound| store.managed_bytes().saturating_add(bytes) <= bound)
+        let then = store.managed_bytes().saturating_add(unmanaged).saturating_add(bytes);
+        then <= if must { bound } else { bound / 2 }
     }
 }
 
@@ -154,6 +158,11 @@ pub(super) struct Memory {
     /// Processes whose memory is enforced by looking at it, and what they may have with those below them.
     bounds: Vec<(i32, u64)>,
     unmanaged: u64,
+    /// Whether that counts once what processes share.
+    exact: bool,
+    /// The least that results had since the last look: what a task has just made may be among its processes'
+    /// bytes still.
+    least: u64,
     /// What the scheduler was told last: bytes on disk, bytes that are no results.
     told: (u64, u64),
 }
@@ -230,6 +239,8 @@ impl Memory {
             peaks,
             bounds: Vec::new(),
             unmanaged: 0,
+            exact: false,
+            least: u64::MAX,
             told: (0, 0),
         }
     }
@@ -288,6 +299,8 @@ impl Memory {
             self.bounds = bounds;
         }
         self.unmanaged = reading.unmanaged(pids().map(|(_, pid)| pid));
+        // Workers that share a process share the bound from which on it is counted exactly.
+        self.exact = reading.sample.exact || reading.sharers > 1;
         reading
     }
 
@@ -301,10 +314,12 @@ impl Memory {
         self.parts.thresholds.and_then(|t| t.target)
     }
 
-    /// Does what is due with these results. `running` is asked when a task has to end.
+    /// Does what is due with these results. `measured`: right after a look; no task is ended otherwise.
+    /// `running` is asked when one has to be.
     pub(super) fn act(
         &mut self,
         results: Results,
+        measured: bool,
         idle: bool,
         running: impl FnOnce() -> Vec<Running>,
     ) -> Due {
@@ -316,8 +331,14 @@ impl Memory {
         let usage = Usage { managed, unmanaged: self.unmanaged, expected, disk_fails: fault.is_some() };
         let verdict = pressure.assess(usage);
         let limit = pressure.thresholds().limit;
-        if let Some(first) = pressure.thresholds().first_of_all() {
+        if let Some(first) = pressure.thresholds().admission_bound() {
+            // The scheduler goes by it too: what forks share would keep it from handing out work for ever.
             self.parts.gauge.be_exact_above(first.saturating_sub(managed));
+        }
+        self.least = self.least.min(managed);
+        let certain = measured && self.exact && pressure.is_terminal(self.least, self.unmanaged);
+        if measured {
+            self.least = managed;
         }
         if let Some(spiller) = &self.parts.spiller {
             // What is being made or fetched cannot go to disk: the rest has to make room for it.
@@ -331,7 +352,7 @@ impl Memory {
             self.paused_since = verdict.paused.then(Instant::now);
             self.say(verdict.paused, usage, limit, fault.as_deref());
         }
-        if verdict.terminate {
+        if verdict.terminate && certain {
             self.end_one(usage, limit, running);
         }
         if let Some(since) = &mut self.paused_since {
@@ -450,6 +471,37 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_task_is_ended_on_a_guess() {
+        const ALL: Thresholds = Thresholds {
+            limit: 100,
+            target: Some(60),
+            spill: Some(70),
+            pause: Some(80),
+            terminate: Some(95),
+        };
+        let gauge = Gauge::start().unwrap();
+        let (store, executors) = (Arc::default(), Arc::default());
+        let parts = Parts { gauge, spiller: None, thresholds: Some(ALL), store, executors };
+        // Whether anybody was looked for who should end.
+        let ends = |memory: &mut Memory, managed, measured| {
+            let (results, mut asked) = (Results { managed, ..Results::default() }, false);
+            let _ = memory.act(results, measured, false, || {
+                asked = true;
+                Vec::new()
+            });
+            asked
+        };
+        let mut memory = Memory { unmanaged: 50, exact: true, ..Memory::new(parts) };
+        assert!(!ends(&mut memory, 20, true));
+        assert!(!ends(&mut memory, 50, false), "since the last look only results have grown");
+        assert!(!ends(&mut memory, 50, true), "what was just made may be counted in its process too");
+        memory.exact = false;
+        assert!(!ends(&mut memory, 50, true), "processes may share half of that");
+        memory.exact = true;
+        assert!(ends(&mut memory, 50, true));
+    }
 
     #[test]
     fn a_task_waits_for_what_is_dropped_soon_but_not_for_long() {
