@@ -5,6 +5,7 @@
 pub mod busy;
 pub mod data;
 pub mod memfile;
+pub mod pool;
 pub mod spill;
 pub mod transfer;
 

@@ -501,7 +501,7 @@ impl Extent {
             })?;
             return Ok(Data::Heap(content.into()));
         }
-        let writer = super::memfile::MemWriter::create("recalled result")?;
+        let writer = super::memfile::MemWriter::sized("recalled result", self.len)?;
         self.pieces(|piece| io::Write::write_all(&mut writer.file(), piece))?;
         Data::of_writer(writer)
     }

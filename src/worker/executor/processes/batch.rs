@@ -2,7 +2,7 @@
 //! ended, and asks for the others back when one turns out to be long: nobody else could run them meanwhile.
 
 use super::channel::Channel;
-use super::messages::{Away, Returned, Said, Task, tag, take_done, take_dones};
+use super::messages::{Away, Returned, Said, Task, send_room, tag, take_done, take_dones};
 use super::warm::{Ran, Warm, has_gone, judge};
 use crate::worker::executor::FailureKind;
 use crate::worker::executor::control::Control;
@@ -186,6 +186,10 @@ impl Warm {
                         let _ = self.channel.send(tag::RECALL, &(), &[], &[]);
                     }
                 }
+                Vec::new()
+            }
+            tag::ROOM => {
+                send_room(&self.channel, &frame)?;
                 Vec::new()
             }
             tag::RETURNED => {
