@@ -9,6 +9,7 @@ bytes for the same client, so that a worker needs one zygote for it:
     cwd       the current directory
     packages  versions of those packages whose objects travel
     preload   modules to import before executors are forked, beyond the usual ones
+    loaded    of the usual ones, those that the client has imported
     env       environment variables to set
     files     {name: bytes} of modules, eggs and archives that the client brings (`upload_file`)
     compat    whether the stand-in for `distributed` is wanted
@@ -28,7 +29,7 @@ from typing import Any
 
 from . import _msgpack
 
-#: Imported by zygotes where installed.
+#: Imported by zygotes where installed: what the client has imported at once, the rest when there is time.
 PRELOAD = ("cloudpickle", "numpy", "pandas", "pyarrow", "dask", "dask.array", "dask.dataframe", "xarray")
 
 _PACKAGES = ("cloudpickle", "dask", "numpy", "pandas", "pyarrow", "xarray")
@@ -52,6 +53,7 @@ def describe(
         "cwd": _cwd(),
         "packages": _versions(),
         "preload": list(preload),
+        "loaded": _loaded(),
         "env": {str(k): str(v) for k, v in sorted((env or {}).items())},
         "files": {os.path.basename(k): bytes(v) for k, v in sorted((files or {}).items())},
         "compat": bool(compat),
@@ -61,6 +63,13 @@ def describe(
 def packed(**kwargs: Any) -> bytes:
     """`describe(...)` as bytes."""
     return _msgpack.pack(describe(**kwargs))
+
+
+def _loaded() -> list[str]:
+    """What this process has imported of what zygotes import."""
+    # The client imports dask itself, which says nothing of what tasks will need.
+    users_dask = any(f"dask.{part}" in sys.modules for part in ("array", "bag", "dataframe"))
+    return [name for name in PRELOAD if name in sys.modules and (name != "dask" or users_dask)]
 
 
 def _cwd() -> str:
@@ -171,23 +180,32 @@ def worker_directory() -> str:
     return directory if directory and os.path.isdir(directory) else tempfile.gettempdir()
 
 
-def preload(environment: Mapping[str, Any], notes: list[str]) -> None:
+def preload(environment: Mapping[str, Any], notes: list[str]) -> list[str]:
     """Imports what executors will need: the usual, the worker's (HPCDAG_PYTHON_PRELOAD), the client's.
 
-    What fails is noted, unless it is something usual that is not installed. With HPCDAG_PYTHON_BARE, the
-    usual is left to those who need it.
+    Of the usual, what the client has not imported is left for later and returned. What fails is noted, unless
+    it is something usual that is not installed. With HPCDAG_PYTHON_BARE, the usual is left to those who need
+    it.
     """
     usual = () if os.environ.get("HPCDAG_PYTHON_BARE") else PRELOAD
+    loaded = environment.get("loaded")
+    first = usual if loaded is None else ("cloudpickle", *(name for name in usual if name in loaded))
     here = [name.strip() for name in os.environ.get("HPCDAG_PYTHON_PRELOAD", "").split(",")]
-    for name in [*usual, *filter(None, here), *(environment.get("preload") or ())]:
-        try:
-            importlib.import_module(name)
-        except BaseException as error:
-            missing = isinstance(error, ModuleNotFoundError) and name in PRELOAD
-            if not missing:
-                notes.append(f"preloading {name} failed: {type(error).__name__}: {error}")
+    for name in [*first, *filter(None, here), *(environment.get("preload") or ())]:
+        preload_one(name, notes)
     if environment.get("compat"):
         try:
             importlib.import_module("hpcdag.compat")
         except ImportError as error:
             notes.append(f"the stand-in for distributed: {error}")
+    return [name for name in usual if name not in first]
+
+
+def preload_one(name: str, notes: list[str]) -> None:
+    """Imports a module; notes it if that fails, unless it is something usual that is not installed."""
+    try:
+        importlib.import_module(name)
+    except BaseException as error:
+        missing = isinstance(error, ModuleNotFoundError) and name in PRELOAD
+        if not missing:
+            notes.append(f"preloading {name} failed: {type(error).__name__}: {error}")

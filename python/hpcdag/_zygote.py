@@ -2,6 +2,10 @@
 
 Imports once what executors need, forks one for each FORK, tells of their ends, and kills those that are left
 when its connection ends. Owns no task. One thread, so that forking is safe.
+
+What the client has not imported takes longer to import than most clients want to wait for a first result: it
+is imported between messages, after the first executors are forked. Those import what they need themselves;
+all others wait, since the imports of many processes are a burden for a shared file system.
 """
 
 from __future__ import annotations
@@ -26,6 +30,9 @@ VERSIONS = (1, 1)
 
 HELLO, WELCOME = 1, 2
 FORK, FORKED, EXITED, LOAD = 20, 21, 22, 24
+
+# So many executors at most are forked before all is imported.
+_EARLY_MAX = 2
 
 _PR_SET_PDEATHSIG = 1
 
@@ -60,6 +67,9 @@ class Zygote:
         self.channel = channel
         self.children: set[int] = set()
         self.environment: dict[str, Any] | None = None
+        # Modules that are still to be imported, the next one last.
+        self.later: list[str] = []
+        self.forks = 0
         self.wake_read, self.wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
@@ -72,7 +82,11 @@ class Zygote:
         poll.register(self.channel, select.POLLIN)
         poll.register(self.wake_read, select.POLLIN)
         while True:
-            ready = [] if self.channel.has_frame() else [fd for fd, _ in poll.poll()]
+            # Before the first fork somebody waits for that.
+            wait = 0 if self.later and self.forks else None
+            ready = [] if self.channel.has_frame() else [fd for fd, _ in poll.poll(wait)]
+            if wait == 0 and not ready and not self.channel.has_frame():
+                self.import_next()
             if self.wake_read in ready:
                 self.reap()
             if self.channel.fileno() in ready or self.channel.has_frame():
@@ -102,18 +116,33 @@ class Zygote:
         self.environment = environment
         notes: list[str] = []
         _environment.apply(environment, notes)
-        _environment.preload(environment, notes)
-        threads = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
-        if threads:
-            notes.append(f"preloading started threads, which executors will not have: {', '.join(threads)}")
+        self.later = _environment.preload(environment, notes)[::-1]
+        importlib.import_module("hpcdag._executor")
+        self.imported(notes)
+
+    def import_next(self) -> None:
+        """Imports one of the modules that are left."""
+        notes: list[str] = []
+        _environment.preload_one(self.later.pop(), notes)
+        self.imported(notes)
+
+    def imported(self, notes: list[str]) -> None:
+        """Says what there is to say of imports; when all are done, makes memory ready for being shared."""
+        if not self.later:
+            threads = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+            if threads:
+                names = ", ".join(threads)
+                notes.append(f"preloading started threads, which executors will not have: {names}")
         for note in notes:
             _note(note)
-        importlib.import_module("hpcdag._executor")
         gc.collect()
         gc.freeze()
 
     def fork(self, number: int, connection: int, output: int) -> None:
         """Starts an executor; its number 0 as a process says that it could not be."""
+        while self.later and self.forks >= _EARLY_MAX:
+            self.import_next()
+        self.forks += 1
         sys.stdout.flush()
         sys.stderr.flush()
         try:

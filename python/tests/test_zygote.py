@@ -63,6 +63,22 @@ def test_an_environment_is_taken_over(tmp_path):
     assert not os.path.exists(path[0])
 
 
+def test_what_the_client_has_not_imported_does_not_delay_the_first_executors():
+    pytest.importorskip("numpy")
+    pytest.importorskip("dask.array")
+    zygote = Zygote(loaded=["numpy"])
+    usual = ("cloudpickle", "numpy", "dask.array")
+
+    def look():
+        return [name for name in usual if name in sys.modules]
+
+    executors = [zygote.executor() for _ in range(_zygote._EARLY_MAX + 1)]
+    found = [executor.run(look) for executor in executors]
+    assert found[0] == ["cloudpickle", "numpy"]
+    assert found[-1] == list(usual), "those that come later have all"
+    zygote.close()
+
+
 def test_a_directory_that_is_not_there_is_said():
     zygote = Zygote(cwd="/no/such/directory", path=["/no/such", *_environment.describe()["path"]])
     assert zygote.executor().run(lambda: 1) == 1
@@ -85,6 +101,18 @@ def test_what_a_client_says_of_itself(tmp_path, monkeypatch):
     assert "cloudpickle" in said["packages"]
     assert (said["env"], said["files"], said["preload"]) == ({"B": "1"}, {"b.py": b"x"}, ["m"])
     assert _environment.packed(env={"B": "1"}) == _environment.packed(env={"B": "1"})
+
+
+def test_a_client_says_what_it_has_imported_but_not_what_only_this_package_has(monkeypatch):
+    for name in _environment.PRELOAD:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delitem(sys.modules, "dask.bag", raising=False)
+    assert _environment.describe()["loaded"] == []
+    for name in ("dask", "xarray", "numpy"):
+        monkeypatch.setitem(sys.modules, name, sys)
+    assert _environment.describe()["loaded"] == ["numpy", "xarray"]
+    monkeypatch.setitem(sys.modules, "dask.bag", sys)
+    assert _environment.describe()["loaded"] == ["numpy", "dask", "xarray"]
 
 
 @pytest.mark.parametrize("how", ["closed", "killed", "terminated"])

@@ -5,7 +5,7 @@ mod seen;
 
 use super::checkpoint::{Counts, Order, Saver};
 use super::core::Core;
-use super::core::event::{Action, Assigned, Done, Event, Fetched, Input, Start};
+use super::core::event::{Action, Assigned, Done, Event, Fetched, Input, Kin, Start};
 use super::executor::Identified;
 use super::executor::pool::{Finished, Pool};
 use super::families::Families;
@@ -203,6 +203,7 @@ impl Work {
                 tries: t.tries,
                 family: t.family,
                 element: t.element,
+                kin: self.calls.kin(t.task).map_or(Kin::Family(t.task.run, t.family), Kin::Calls),
                 priority: t.priority,
                 slots: t.slots,
                 keep: t.keep,

@@ -6,7 +6,7 @@
 use super::Core;
 use super::cx::Cx;
 use super::ready::{Class, Entry, Pile};
-use super::run::Run;
+use super::run::{Run, Usual};
 use super::state::State;
 use super::workers::{Status, Worker};
 use crate::base::failure::{Failure, FailureKind};
@@ -38,7 +38,19 @@ impl Run {
     /// Size of an element's result, as far as is known or declared.
     pub(super) fn expected_bytes(&self, f: FamilyIx) -> Option<u64> {
         let family = &self.families[f.index()];
-        family.result_bytes.or(family.layer.output_size).or(self.stats.result_bytes)
+        let usual = || self.usual(f).map(|usual| usual.result_bytes);
+        family.result_bytes.or(family.layer.output_size).or_else(usual).or(self.stats.result_bytes)
+    }
+
+    /// What others of its group came to, for a task that is a family by itself.
+    fn usual(&self, f: FamilyIx) -> Option<&Usual> {
+        self.usual.get(&self.families[f.index()].group)
+    }
+
+    /// How long an element of a family executes, as far as its like have been seen.
+    pub(super) fn known_ns(&self, f: FamilyIx) -> Option<u64> {
+        let usual = || self.usual(f).map(|usual| usual.duration_ns);
+        self.families[f.index()].duration_ns.or_else(usual)
     }
 
     /// What element `element` does to the memory of worker `w`.
@@ -118,7 +130,7 @@ impl Run {
     /// twice as long as they took, if that is less. `None` if nothing is known.
     pub(super) fn time_needed(&self, f: FamilyIx) -> Option<Duration> {
         let family = &self.families[f.index()];
-        let usual = family.duration_ns.map(|ns| Duration::from_nanos(ns.saturating_mul(2)));
+        let usual = self.known_ns(f).map(|ns| Duration::from_nanos(ns.saturating_mul(2)));
         let limit = family.layer.time_limit_ms.map(Duration::from_millis);
         usual.into_iter().chain(limit).min()
     }

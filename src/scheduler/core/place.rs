@@ -399,7 +399,7 @@ impl Run {
 
     /// How long an element of a family executes, as far as is known.
     pub(super) fn expected_ns(&self, f: FamilyIx) -> Option<u64> {
-        self.families[f.index()].duration_ns.or(self.stats.duration_ns)
+        self.known_ns(f).or(self.stats.duration_ns)
     }
 
     /// Hands a queued task to a worker.

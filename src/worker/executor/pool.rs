@@ -6,6 +6,7 @@ use super::process::Wake;
 use super::{Executor, Failure, FailureKind, Identified, Outcome};
 use crate::base::ids::{Attempt, TaskRef};
 use rustc_hash::FxHashMap;
+use smallvec::{SmallVec, smallvec};
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,9 +35,9 @@ type Id = (TaskRef, Attempt);
 
 /// Jobs that a thread runs one after the other, mostly one, and how each is stopped.
 struct Taken<J> {
-    jobs: Vec<J>,
-    ids: Vec<Id>,
-    controls: Vec<Arc<Control>>,
+    jobs: SmallVec<[J; 1]>,
+    ids: SmallVec<[Id; 1]>,
+    controls: SmallVec<[Arc<Control>; 1]>,
 }
 
 struct Shared<J> {
@@ -254,7 +255,7 @@ impl<J: Identified> Shared<J> {
         while let Some(Taken { mut jobs, ids, controls }) = next {
             let last = if jobs.len() == 1 { jobs.pop() } else { None };
             let Some(job) = last else {
-                self.run_all(jobs, &ids, &controls, (slot, wake), panicked);
+                self.run_all(jobs.into_vec(), &ids, &controls, (slot, wake), panicked);
                 next = self.next((slot, wake), None);
                 continue;
             };
@@ -368,7 +369,7 @@ impl<J: Identified> Shared<J> {
 
     fn take(&self, state: &mut State<J>, (slot, wake): (u32, &Arc<Wake>)) -> Option<Taken<J>> {
         let job = state.queue.pop_front()?;
-        let mut jobs = vec![job];
+        let mut jobs: SmallVec<[J; 1]> = smallvec![job];
         if jobs[0].is_short()
             && let Some(mark) = self.executor.together(&jobs[0])
         {
@@ -379,7 +380,7 @@ impl<J: Identified> Shared<J> {
                 jobs.extend(state.queue.pop_front());
             }
         }
-        let ids: Vec<Id> = jobs.iter().map(Identified::id).collect();
+        let ids: SmallVec<[Id; 1]> = jobs.iter().map(Identified::id).collect();
         let begun = (slot, Instant::now());
         let control = |id: &Id| {
             let control = Arc::new(Control::of_job(*id, wake.clone(), begun, self.away.clone()));
