@@ -337,6 +337,7 @@ fn from_worker() -> Vec<FromWorker> {
                 attempt: 2,
                 parts: vec![PrintedPart { name: "stderr".into(), text: "err".into(), left_out: 3 }],
             }],
+            profile: "{}".into(),
         }),
     ]
 }
