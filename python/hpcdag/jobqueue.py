@@ -67,8 +67,8 @@ class Cluster(ClusterBase):
         death_timeout: how long a worker looks for the scheduler: seconds, or a text such as `"5m"`.
         worker_extra_args: further options of `hpcdag workers start`, such as `["--lifetime", "55m"]`.
         submit_command_extra: options of the submitting command itself.
-        scheduler_options: `interface`, `host`, `port`, `dashboard_address` (as for `LocalCluster`), and settings of
-            `[scheduler]`.
+        scheduler_options: `interface`, `host`, `port`, `dashboard_address` (as for `LocalCluster`), and
+            settings of `[scheduler]`.
         worker_options: settings of `[worker]`, such as `{"memory.spill": False}`.
         n_workers: `scale(n_workers)` at once.
         name: how the cluster is called when it is shown.

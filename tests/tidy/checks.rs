@@ -152,7 +152,7 @@ fn check_core(source: &Source, faults: &mut Vec<String>) {
 }
 
 /// How many `.unwrap()` and `.expect(` the code outside of tests has.
-fn unwraps(source: &Source) -> usize {
+pub fn unwraps(source: &Source) -> usize {
     source.live.matches(".unwrap()").count() + source.live.matches(".expect(").count()
 }
 

@@ -1,7 +1,7 @@
 //! That the checks can fail: what they find in bad snippets, and that they let good ones pass.
 
-use crate::checks::{Source, check, check_unwraps, missing_codes, uncommented};
-use crate::rust::{paths, words};
+use crate::checks::{Source, check, check_unwraps, missing_codes, uncommented, unwraps};
+use crate::{CORE_LINTS, LINES_MAX, WIDTH_MAX};
 
 fn faults_of(path: &str, code: &str) -> Vec<String> {
     check(&Source::new(path, &format!("//! Header.\n{code}")))
