@@ -19,7 +19,7 @@ import weakref
 from collections import deque
 from typing import Any
 
-from . import _channel, _errors, _profile, _result, _said, _tasks
+from . import _channel, _errors, _pinned, _profile, _result, _said, _tasks
 from ._loaded import Call, Loaded, Parts, open_unchanged
 from ._tasks import Current, current
 
@@ -29,7 +29,7 @@ VERSIONS = (1, 2)
 
 HELLO, WELCOME, INPUTS, CANCEL, DONE, TRIM, TRIMMED = 1, 2, 3, 5, 7, 8, 9
 CALL, LOAD, DROP, AWAY = 23, 24, 25, 26
-CALLS, DONES, RECALL, RETURNED, SAID = 27, 28, 29, 30, 31
+CALLS, DONES, RECALL, RETURNED, SAID, LET_GO = 27, 28, 29, 30, 31, 32
 
 # A task that still runs after one to two of these is watched.
 _TICK_SECONDS = 0.02
@@ -118,6 +118,8 @@ class Executor:
             self.loaded.load(kind, ident, frame.body)
         elif tag == DROP:
             self.loaded.drop(control[0])
+        elif tag == LET_GO:
+            _pinned.let_go(control[0])
         elif tag == CANCEL:
             self._cancel(control[0])
         elif tag == TRIM:
@@ -281,7 +283,7 @@ class Executor:
             self.channel.send(AWAY, [task, away])
 
     def _attempt(self, call: Call) -> tuple[Any, Parts]:
-        def work() -> Parts:
+        def work() -> tuple[str, Parts]:
             batch = self.loaded.batch(call.batch)
             for parts in call.inputs:
                 for _, data in parts:
@@ -289,12 +291,14 @@ class Executor:
                         raise data
             inputs = [_result.loads(parts) for parts in call.inputs]
             call.inputs.clear()  # So that nothing but the task holds them.
-            return _result.dumps(_result.settle(batch.run(call.index, inputs)))
+            value = _result.settle(batch.run(call.index, inputs))
+            try:
+                return "Succeeded", _result.dumps(value)
+            except _result.Unpicklable as error:
+                return "Pinned", _pinned.keep(call.task, value, str(error))
 
         try:
-            parts = self.stop.run(call.task, work)
-        except _result.Unpicklable as error:
-            return {"Unkept": str(error)}, []
+            end, parts = self.stop.run(call.task, work)
         except BaseException as error:
             why = self.stop.reason(call.task)
             if why is not None:
@@ -306,7 +310,7 @@ class Executor:
         size = _result.size(parts)
         if call.max_output is not None and size > call.max_output:
             return {"Unkept": f"the result has {size} bytes, more than the {call.max_output} allowed"}, []
-        return "Succeeded", parts
+        return end, parts
 
     def _send_dones(self) -> None:
         """Sends the ends that wait; by any thread."""

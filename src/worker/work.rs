@@ -6,8 +6,8 @@ mod seen;
 use super::checkpoint::{Counts, Order, Saver};
 use super::core::Core;
 use super::core::event::{Action, Assigned, Done, Event, Fetched, Input, Start};
-use super::executor::Identified;
 use super::executor::pool::{Finished, Pool};
+use super::executor::{FailureKind, Identified};
 use super::families::Families;
 use super::finish::{Job, Runnable, to_wire};
 use super::memory::monitor::Gauge;
@@ -84,6 +84,8 @@ pub(super) struct Work {
     client: Client,
     fetches: JoinSet<Arrived>,
     asked: FxHashMap<tokio::task::Id, (WorkerId, Vec<TaskRef>, Fetching)>,
+    /// Attempts that have ended since the last report with results that cannot leave their processes.
+    pinned: Vec<Id>,
     /// For those who look.
     spans: Collector,
     /// Results have come since memory was last looked at.
@@ -127,6 +129,7 @@ impl Work {
             client,
             fetches: JoinSet::new(),
             asked: FxHashMap::default(),
+            pinned: Vec::new(),
             spans: Collector::new(slots),
             grown: false,
             prompt: false,
@@ -280,12 +283,31 @@ impl Work {
         for (task, attempt, away) in self.pool.take_away() {
             self.handle(Event::Away { task, attempt, away });
         }
-        if finished.is_empty() {
-            return;
-        }
         self.ended += finished.len() as u64;
-        let done = finished.into_iter().map(|f| self.done(f)).collect();
-        self.handle(Event::Done(done));
+        // Whose process has died with it is to blame; whose input was in another's is not.
+        let without_input = |f: &Finished| {
+            let failure = f.outcome.result.as_ref().err();
+            failure.is_some_and(|failure| matches!(failure.kind, FailureKind::Inputs(_)))
+        };
+        let (waited, finished): (Vec<_>, Vec<_>) = finished.into_iter().partition(without_input);
+        self.end_all(finished);
+        self.lose_pinned();
+        self.end_all(waited);
+    }
+
+    fn end_all(&mut self, finished: Vec<Finished>) {
+        if !finished.is_empty() {
+            let done = finished.into_iter().map(|f| self.done(f)).collect();
+            self.handle(Event::Done(done));
+        }
+    }
+
+    /// Results that were in processes which have ended are lost.
+    fn lose_pinned(&mut self) {
+        if self.python.take_lost() {
+            let tasks = self.store().take_ended();
+            self.handle(Event::Lost { tasks, here: self.here });
+        }
     }
 
     fn done(&mut self, finished: Finished) -> Done {
@@ -304,6 +326,9 @@ impl Work {
             Ok(result) => {
                 let nbytes = result.nbytes();
                 memory = result.memory_bytes();
+                if result.pinned.is_some() {
+                    self.pinned.push((task, attempt));
+                }
                 self.pending.insert((task, attempt), Arc::new(result));
                 Ok(nbytes)
             }
@@ -426,6 +451,7 @@ impl Work {
     /// Looks at memory and does what is due. `measured`: the monitor has looked anew.
     pub(super) fn on_memory(&mut self, measured: bool) {
         if measured {
+            self.lose_pinned();
             self.memory.look(&self.pool.running());
         }
         let moved = self.store().take_moved();
@@ -460,7 +486,7 @@ impl Work {
 
     /// Does what the core wants; what comes of it at once goes to `events`.
     fn perform(&mut self, actions: Vec<Action>, events: &mut VecDeque<Event>) {
-        let (mut jobs, mut undone) = (Vec::new(), Vec::new());
+        let (mut jobs, mut undone, mut released) = (Vec::new(), Vec::new(), false);
         let mut grown = self.core.next_bytes() >= LARGE_BYTES
             && actions.iter().any(|action| matches!(action, Action::Start(_)));
         for action in actions {
@@ -486,14 +512,19 @@ impl Work {
                         grown = true;
                     }
                 }
-                Action::Discard { task, attempt } => drop(self.pending.remove(&(task, attempt))),
+                Action::Discard { task, attempt } => {
+                    let result = self.pending.remove(&(task, attempt));
+                    released |= result.is_some_and(|result| result.pinned.is_some());
+                }
                 Action::Own(tasks) => {
                     let mut store = self.store();
                     tasks.iter().for_each(|task| store.set_replica(*task, false));
                 }
                 Action::Drop(tasks) => {
                     let mut store = self.store();
-                    tasks.iter().for_each(|task| drop(store.remove(*task)));
+                    for task in &tasks {
+                        released |= store.remove(*task).is_some_and(|result| result.pinned.is_some());
+                    }
                 }
             }
         }
@@ -501,6 +532,9 @@ impl Work {
             events.push_back(Event::Done(undone));
         }
         self.submit(jobs);
+        if released {
+            self.python.tidy();
+        }
         self.grown |= grown;
     }
 
@@ -589,8 +623,10 @@ impl Work {
         }
         report.missing.iter().for_each(|(task, attempt, _)| self.forget_extras(&(*task, *attempt)));
         let ns = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+        self.pinned.retain(|id| report.finished.iter().any(|(t, a, ..)| (*t, *a) == *id));
         let finished = report.finished.into_iter().map(|(t, a, bytes, d)| (t, a, bytes, ns(d)));
         let mut failed = report.failed.into_iter().map(|(t, a, f)| (t, a, Arc::unwrap_or_clone(f)));
+        let pinned = std::mem::take(&mut self.pinned).into_iter().map(|(task, _)| task).collect();
         let first = News {
             started: report.started,
             finished: finished.collect(),
@@ -603,6 +639,7 @@ impl Work {
                 uncopied: report.uncopied,
                 away: report.away,
                 stored: report.stored,
+                pinned,
                 paused,
             },
         };
