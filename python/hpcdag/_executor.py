@@ -1,7 +1,7 @@
 """The process that runs tasks, one at a time: forked by `_zygote`, spoken to over a socket of its own.
 
-Owns the loop and the order of things on the connection. The main thread runs tasks and reads the socket between
-them. While one takes long, a second thread reads, to cancel it and to notice the end. See `docs/protocol.md`.
+Owns the loop and the order of things on the connection. The main thread runs tasks and reads the socket
+between them. While one takes long, a second thread reads, to cancel it and to notice the connection's end.
 """
 
 from __future__ import annotations
