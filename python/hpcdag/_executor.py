@@ -1,8 +1,7 @@
 """The process that runs tasks, one at a time: forked by `_zygote`, spoken to over a socket of its own.
 
 Owns the loop and the order of things on the connection. The main thread runs tasks and reads the socket
-between them. While a task takes long, a second thread reads instead, so that tasks can be cancelled and the
-end of the connection is noticed. `docs/protocol.md` has the messages.
+between them. While one takes long, a second thread reads, to cancel it and to notice the connection's end.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import weakref
 from collections import deque
 from typing import Any
 
-from . import _channel, _errors, _outputs, _profile, _result, _said, _tasks
+from . import _channel, _errors, _outputs, _pinned, _profile, _result, _said, _tasks
 from ._loaded import Call, Loaded, Parts, open_unchanged
 from ._tasks import Current, current
 
@@ -28,8 +27,7 @@ VERSIONS = (1, 3)
 
 HELLO, WELCOME, INPUTS, CANCEL, DONE, TRIM, TRIMMED = 1, 2, 3, 5, 7, 8, 9
 CALL, LOAD, DROP, AWAY = 23, 24, 25, 26
-CALLS, DONES, RECALL, RETURNED, SAID = 27, 28, 29, 30, 31
-ROOM, LENT = 34, 35
+CALLS, DONES, RECALL, RETURNED, SAID, LET_GO, ROOM, LENT = 27, 28, 29, 30, 31, 32, 34, 35
 
 # A task that still runs after one to two of these is watched.
 _TICK_SECONDS = 0.02
@@ -128,6 +126,8 @@ class Executor:
             self.loaded.load(kind, ident, frame.body)
         elif tag == DROP:
             self.loaded.drop(control[0])
+        elif tag == LET_GO:
+            _pinned.let_go(control[0])
         elif tag == CANCEL:
             self._cancel(control[0])
         elif tag == TRIM:
@@ -294,7 +294,7 @@ class Executor:
             self.channel.send(AWAY, [task, away])
 
     def _attempt(self, call: Call) -> tuple[Any, Parts]:
-        def work() -> Parts:
+        def work() -> tuple[str, Parts]:
             batch = self.loaded.batch(call.batch)
             for parts in call.inputs:
                 for _, data in parts:
@@ -302,12 +302,14 @@ class Executor:
                         raise data
             inputs = [_result.loads(parts) for parts in call.inputs]
             call.inputs.clear()  # So that nothing but the task holds them.
-            return _result.dumps(_result.settle(batch.run(call.index, inputs)))
+            value = _result.settle(batch.run(call.index, inputs))
+            try:
+                return "Succeeded", _result.dumps(value)
+            except _result.Unpicklable as error:
+                return "Pinned", _pinned.keep(call.task, value, str(error))
 
         try:
-            parts = self.stop.run(call.task, work)
-        except _result.Unpicklable as error:
-            return {"Unkept": str(error)}, []
+            end, parts = self.stop.run(call.task, work)
         except BaseException as error:
             why = self.stop.reason(call.task)
             if why is not None:
@@ -319,7 +321,7 @@ class Executor:
         size = _result.size(parts)
         if call.max_output is not None and size > call.max_output:
             return {"Unkept": f"the result has {size} bytes, more than the {call.max_output} allowed"}, []
-        return "Succeeded", parts
+        return end, parts
 
     def _send_dones(self) -> None:
         """Sends the ends that wait; by any thread."""

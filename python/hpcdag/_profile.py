@@ -205,21 +205,21 @@ def _look_for_ever(executor: Watched, outermost: CodeType, interval: float, path
     samples = Samples(interval)
     main = threading.main_thread().ident
     pause, write_pause, due = pause_after(interval, 0.0), _WRITE_SECONDS, 0.0
-    is_new, written = False, 0.0
+    is_new, written, used = False, 0.0, time.thread_time()
     while True:
         if is_new and (not executor.busy.is_set() or time.monotonic() - written > write_pause):
             begin = time.thread_time()
             # Without room, or in the moment in which the worker ends, there is none until the next time.
             with contextlib.suppress(OSError):
                 _write(path, samples)
-            write_pause = max(_WRITE_SECONDS, (time.thread_time() - begin) / _WRITE_SHARE)
+            used = time.thread_time()
+            write_pause = max(_WRITE_SECONDS, (used - begin) / _WRITE_SHARE)
             is_new, written = False, time.monotonic()
         executor.busy.wait()
         time.sleep(pause)
         call = executor.running
         if call is None:
             continue
-        begin = time.thread_time()
         frame = sys._current_frames().get(main) if main is not None else None
         # A look stands for the time since the one before.
         due += pause / interval
@@ -228,8 +228,10 @@ def _look_for_ever(executor: Watched, outermost: CodeType, interval: float, path
             is_new = True
         due -= int(due)
         del frame  # With what it has.
-        pause = pause_after(interval, time.thread_time() - begin)
-        if pause > _PAUSE_MAX:
+        # To wake up and to wait for the lock take time too.
+        before, used = used, time.thread_time()
+        pause = pause_after(interval, used - before)
+        if pause > max(interval, _PAUSE_MAX):
             print("hpcdag executor: no profile any more: looking at stacks takes too long", file=sys.stderr)
             _write(path, samples)
             return

@@ -39,3 +39,30 @@ def executor(zygote: Any) -> Iterator[Any]:
     made.channel.socket.close()
     if not made.gone:
         made.exited()
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One cluster for all tests of a file, with a run on it that stands still."""
+    from clusters import isolate
+    from watched import Watched
+
+    with pytest.MonkeyPatch.context() as patch:
+        directory = tmp_path_factory.mktemp("watched")
+        isolate(directory, patch)
+        made = Watched(directory)
+        try:
+            made.submit()
+            yield made
+        finally:
+            made.close()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One window for all tests of a file."""
+    from browser import Browser
+
+    made = Browser(tmp_path_factory.mktemp("browser"))
+    yield made
+    made.close()

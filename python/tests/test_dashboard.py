@@ -10,7 +10,6 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 from browser import Browser, places
-from clusters import isolate
 from watched import HOSTILE, Watched
 
 PAGES = {
@@ -27,27 +26,6 @@ PAGES = {
     "logs": "Log",
     "task": "Name a task by its key",
 }
-
-
-@pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """One cluster for all tests here, with a run on it that stands still."""
-    with pytest.MonkeyPatch.context() as patch:
-        directory = tmp_path_factory.mktemp("watched")
-        isolate(directory, patch)
-        made = Watched(directory)
-        try:
-            made.submit()
-            yield made
-        finally:
-            made.close()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    made = Browser(tmp_path_factory.mktemp("browser"))
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -330,30 +308,3 @@ def test_python_calls_with_hostile_keys(at: Any, watched: Watched, browser: Brow
         failed = str(watched.status()["tasks"]["erred"])
         browser.until(lambda: browser.text("[data-state=erred]") == failed)
         browser.until(lambda: browser.text("[data-state=processing]") == "")
-
-
-def test_a_report_opens_from_disk(watched: Watched, browser: Browser) -> None:
-    watched.let_go()
-    run = next(run["id"] for run in watched.status()["runs"] if run["name"] == "watched")
-    file = watched.directory / "report.html"
-    watched.run("report", str(file), "--run", run)
-    browser.complaints()
-    browser.requests()
-    browser.open(file.as_uri())
-    browser.until(lambda: [row["Done"] for row in browser.rows("Runs")] == ["30 / 32"])
-    assert browser.text("[data-state=erred]") == "2"
-    rows = {}
-    browser.open(f"{file.as_uri()}#/progress")
-    rows = browser.until(lambda: {row["Group"]: row for row in browser.rows("Groups of tasks")})
-    assert (rows["slow"]["Done"], rows["bad"]["failed"]) == ("9 / 9", "1")
-    browser.open(f"{file.as_uri()}#/stream")
-    browser.until(
-        lambda: [row for row in browser.rows("Longest in view") if row["Longest in view"].startswith("slow")]
-    )
-    browser.open(f"{file.as_uri()}#/task?key=bad")
-    assert HOSTILE in browser.until(lambda: browser.text("#failure-stderr"))
-    browser.open(f"{file.as_uri()}#/advice")
-    browser.until(lambda: "Advice" in browser.text("main"))
-    # Data in addresses are pictures that are written into the page.
-    assert places(browser.requests()) <= {"file", "data"}
-    assert browser.complaints() == [] and browser.run("return window.owned ?? null") is None

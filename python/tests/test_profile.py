@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import threading
@@ -111,7 +112,7 @@ def test_a_look_stands_for_the_time_before_it_and_a_dear_one_is_the_last(
         busy = threading.Event()
 
     slept: list[float] = []
-    used = iter([0.0, 0.0001] * 10 + [0.0] + [1.0] * 10)
+    used = itertools.accumulate([0.0] + [0.0001] * 10 + [1.0] * 10)
     monkeypatch.setattr(_profile.time, "sleep", slept.append)
     monkeypatch.setattr(_profile.time, "thread_time", lambda: next(used))
     monkeypatch.setattr(_profile.time, "monotonic", lambda: -1e9)

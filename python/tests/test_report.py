@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from browser import Browser, places
 from clusters import isolate
-from watched import HOSTILE
+from watched import HOSTILE, Watched
 
 from hpcdag import _binary
 
@@ -52,20 +52,45 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield file
 
 
-def test_pages_open_from_disk_and_ask_nobody(report: Path, tmp_path: Path) -> None:
-    browser = Browser(tmp_path)
-    try:
-        browser.open("about:blank")
-        # What the browser's own first page has asked for.
-        browser.requests()
-        for page, wanted in PAGES.items():
-            browser.open(f"{report.as_uri()}#/{page}")
-            browser.until(lambda wanted=wanted: wanted in browser.text("main"))
-        browser.open(f"{report.as_uri()}#/task?key=bad")
-        browser.until(lambda: "broken pump" in browser.text("main"))
-        assert "onerror" in browser.text("main"), "what it printed is text"
-        assert browser.run("return window.owned ?? null") is None
-        assert browser.complaints() == []
-        assert places(browser.requests()) <= {"file", "data"}
-    finally:
-        browser.close()
+@pytest.fixture
+def disk(browser: Browser) -> Iterator[Browser]:
+    """A window for pages from disk. In the end nothing was complained about, and nobody was asked."""
+    browser.open("about:blank")
+    # What the browser's own first page has asked for.
+    browser.requests()
+    browser.complaints()
+    yield browser
+    assert browser.run("return window.owned ?? null") is None
+    assert browser.complaints() == []
+    # Data in addresses are pictures that are written into the page.
+    assert places(browser.requests()) <= {"file", "data"}
+
+
+def test_pages_open_from_disk_and_ask_nobody(report: Path, disk: Browser) -> None:
+    for page, wanted in PAGES.items():
+        disk.open(f"{report.as_uri()}#/{page}")
+        disk.until(lambda wanted=wanted: wanted in disk.text("main"))
+    disk.open(f"{report.as_uri()}#/task?key=bad")
+    disk.until(lambda: "broken pump" in disk.text("main"))
+    assert "onerror" in disk.text("main"), "what it printed is text"
+
+
+def test_a_run_of_a_cluster_has_its_figures(watched: Watched, disk: Browser) -> None:
+    watched.let_go()
+    run = next(run["id"] for run in watched.status()["runs"] if run["name"] == "watched")
+    file = watched.directory / "report.html"
+    watched.run("report", str(file), "--run", run)
+    disk.open(file.as_uri())
+    disk.until(lambda: [row["Done"] for row in disk.rows("Runs")] == ["30 / 32"])
+    assert disk.text("[data-state=erred]") == "2"
+    disk.open(f"{file.as_uri()}#/progress")
+    rows = disk.until(lambda: {row["Group"]: row for row in disk.rows("Groups of tasks")})
+    assert (rows["slow"]["Done"], rows["bad"]["failed"]) == ("9 / 9", "1")
+    disk.open(f"{file.as_uri()}#/stream")
+    disk.until(
+        lambda: [row for row in disk.rows("Longest in view") if row["Longest in view"].startswith("slow")]
+    )
+    disk.open(f"{file.as_uri()}#/task?key=bad")
+    assert HOSTILE in disk.until(lambda: disk.text("#failure-stderr"))
+    disk.open(f"{file.as_uri()}#/advice")
+    disk.until(lambda: "Advice" in disk.text("main"))

@@ -12,6 +12,7 @@ use crate::protocol::messages::client::{Hello, Question, ToClient};
 use crate::protocol::messages::look::{LastWords, Looked, Span};
 use crate::protocol::messages::share::Share;
 use crate::protocol::messages::worker::{Heartbeat, Register, ToWorker};
+use crate::protocol::profile::Profile;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -40,8 +41,8 @@ pub enum Seen {
     },
     /// The answer to a question that a viewer asked.
     Looked(Looked),
-    /// What is left of it, or of the life before.
-    LastWords(Box<LastWords>),
+    /// What is left of it, or of the life before, and where time has gone there.
+    LastWords(Box<LastWords>, Option<Box<Profile>>),
 }
 
 /// What sessions tell the driver.

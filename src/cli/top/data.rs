@@ -3,6 +3,7 @@
 
 use super::state::{Listed, Page, Screen};
 use crate::base::error::Error;
+use crate::base::ids::RunUuid;
 use crate::cli::figures::{line, list};
 use crate::protocol::messages::client::Question;
 use crate::protocol::messages::look::{SpanKind, TaskFilter, View};
@@ -130,8 +131,9 @@ impl Stream {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Slot {
     Overview,
-    Groups,
-    Tasks(Listed),
+    /// Of a run or of all.
+    Groups(Option<RunUuid>),
+    Tasks(Option<RunUuid>, Listed),
     Spans,
     Events,
 }
@@ -141,9 +143,10 @@ pub(super) enum Slot {
 pub(super) struct Data {
     pub overview: Value,
     pub groups: Value,
+    groups_of: Option<RunUuid>,
     pub tasks: Value,
     /// What `tasks` lists.
-    pub tasks_of: Option<Listed>,
+    pub tasks_of: Option<(Option<RunUuid>, Listed)>,
     pub stream: Stream,
     /// Newest last.
     pub events: VecDeque<Value>,
@@ -156,17 +159,18 @@ impl Data {
     /// What a screen needs to be told, besides what it has been told.
     pub fn questions(&self, screen: &Screen) -> Vec<(Slot, Question)> {
         let view = |slot, view| (slot, Question::View(view));
+        let run = screen.run.as_ref().map(|(run, _)| *run);
         let mut all = vec![view(Slot::Overview, View::Overview)];
         match (screen.page, &screen.listed) {
             (Page::Overview | Page::Workers, _) => {}
-            (Page::Tasks, Listed::Groups) => all.push(view(Slot::Groups, View::Groups { run: None })),
+            (Page::Tasks, Listed::Groups) => all.push(view(Slot::Groups(run), View::Groups { run })),
             (Page::Tasks, listed) => {
-                let mut filter = TaskFilter { limit: TASKS_ASKED, ..TaskFilter::default() };
+                let mut filter = TaskFilter { run, limit: TASKS_ASKED, ..TaskFilter::default() };
                 match listed {
                     Listed::Group(name) => filter.group = Some(name.clone()),
                     _ => filter.state = Some("erred".into()),
                 }
-                all.push(view(Slot::Tasks(listed.clone()), View::Tasks(filter)));
+                all.push(view(Slot::Tasks(run, listed.clone()), View::Tasks(filter)));
             }
             (Page::Stream, _) => {
                 let after = self.stream.next;
@@ -194,8 +198,8 @@ impl Data {
                 self.trouble = None;
                 self.overview = answer;
             }
-            Slot::Groups => self.groups = answer,
-            Slot::Tasks(listed) => (self.tasks, self.tasks_of) = (answer, Some(listed)),
+            Slot::Groups(run) => (self.groups, self.groups_of) = (answer, run),
+            Slot::Tasks(run, listed) => (self.tasks, self.tasks_of) = (answer, Some((run, listed))),
             Slot::Spans => self.stream.add(&answer),
             Slot::Events => self.add_events(&answer),
         }
@@ -212,8 +216,11 @@ impl Data {
         self.events.drain(..over);
     }
 
-    /// Groups, those with work first, then by name.
-    pub fn groups(&self) -> Vec<&Value> {
+    /// The groups that the screen lists, those with work first, then by name.
+    pub fn groups(&self, screen: &Screen) -> Vec<&Value> {
+        if self.groups_of != screen.run.as_ref().map(|(run, _)| *run) {
+            return Vec::new();
+        }
         let mut groups: Vec<&Value> = list(&self.groups["groups"]).iter().collect();
         let key = |g: &Value| {
             let open = g["total"].as_u64().unwrap_or(0).saturating_sub(g["done"].as_u64().unwrap_or(0));
@@ -224,8 +231,14 @@ impl Data {
     }
 
     /// The tasks that the screen lists, if they have come.
-    pub fn tasks(&self, listed: &Listed) -> &[Value] {
-        if self.tasks_of.as_ref() == Some(listed) { list(&self.tasks["tasks"]) } else { &[] }
+    pub fn tasks(&self, screen: &Screen) -> &[Value] {
+        if self.has_tasks(screen) { list(&self.tasks["tasks"]) } else { &[] }
+    }
+
+    /// Whether they have come.
+    pub fn has_tasks(&self, screen: &Screen) -> bool {
+        let run = screen.run.as_ref().map(|(run, _)| *run);
+        self.tasks_of.as_ref().is_some_and(|(of, listed)| (of, listed) == (&run, &screen.listed))
     }
 
     /// How many rows a screen can choose from.
@@ -233,8 +246,8 @@ impl Data {
         match (screen.page, &screen.listed) {
             (Page::Overview, _) => list(&self.overview["runs"]).len(),
             (Page::Workers, _) => list(&self.overview["workers"]).len(),
-            (Page::Tasks, Listed::Groups) => list(&self.groups["groups"]).len(),
-            (Page::Tasks, listed) => self.tasks(listed).len(),
+            (Page::Tasks, Listed::Groups) => self.groups(screen).len(),
+            (Page::Tasks, _) => self.tasks(screen).len(),
             (Page::Stream, _) => self.stream.rows.len(),
             (Page::Events, _) => self.events.len(),
         }
@@ -316,8 +329,19 @@ mod tests {
         assert_eq!(data.rows(&screen), 1);
         screen.page = Page::Tasks;
         screen.listed = Listed::Failed;
-        data.take(Slot::Tasks(Listed::Group("a".into())), Ok(json!({ "tasks": [{}, {}] })));
+        data.take(Slot::Tasks(None, Listed::Group("a".into())), Ok(json!({ "tasks": [{}, {}] })));
         assert_eq!(data.rows(&screen), 0, "these are not those that are listed now");
+        screen.run = Some((RunUuid::from_u128(7), "days".into()));
+        let filter = |asked: Vec<(Slot, Question)>| match asked.into_iter().nth(1) {
+            Some((_, Question::View(View::Tasks(filter)))) => filter.run,
+            Some((_, Question::View(View::Groups { run }))) => run,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(filter(data.questions(&screen)), Some(RunUuid::from_u128(7)));
+        screen.listed = Listed::Groups;
+        assert_eq!(filter(data.questions(&screen)), Some(RunUuid::from_u128(7)));
+        data.take(Slot::Groups(None), Ok(json!({ "groups": [{}] })));
+        assert_eq!(data.rows(&screen), 0, "these are of all runs");
         data.take(Slot::Overview, Err(Error::new(Kind::Timeout, "no\u{1b}answer")));
         assert_eq!(data.trouble.as_deref(), Some("no\\u{1b}answer"));
         data.take(Slot::Overview, Ok(json!({})));

@@ -99,7 +99,7 @@ fn the_overview_fits_into_80_by_24() {
 #[test]
 fn windows_of_all_sizes_are_drawn() {
     let mut data = data();
-    data.take(Slot::Groups, Ok(json!({ "groups": [group("day")], "more": 0 })));
+    data.take(Slot::Groups(None), Ok(json!({ "groups": [group("day")], "more": 0 })));
     data.take(Slot::Spans, Ok(spans()));
     data.take(Slot::Events, Ok(events()));
     for at in Page::ALL {
@@ -143,7 +143,7 @@ fn groups_have_their_counts_and_lead_to_their_tasks() {
     let mut data = data();
     let mut done = group("a-done");
     done["done"] = json!(21);
-    data.take(Slot::Groups, Ok(json!({ "groups": [done, group("day")], "more": 3 })));
+    data.take(Slot::Groups(None), Ok(json!({ "groups": [done, group("day")], "more": 3 })));
     let mut screen = page(Page::Tasks);
     let lines = drawn(&data, &mut screen, 80, 24);
     shows(&lines, &["group", "and 3 older groups"]);
@@ -156,7 +156,7 @@ fn groups_have_their_counts_and_lead_to_their_tasks() {
     shows(&drawn(&data, &mut screen, 80, 24), &["asking the scheduler"]);
     let task = json!({"key": "day[3]\u{1b}]0;x", "run": "r", "group": "day", "state": "erred", "worker": "w1",
         "bytes": 0, "seconds": null, "attempts": 2});
-    data.take(Slot::Tasks(Listed::Failed), Ok(json!({ "tasks": [task], "more": false })));
+    data.take(Slot::Tasks(None, Listed::Failed), Ok(json!({ "tasks": [task], "more": false })));
     shows(&drawn(&data, &mut screen, 80, 24), &["day[3]\\u{1b}]0;x", "erred", "w1", "2"]);
 }
 

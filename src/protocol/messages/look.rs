@@ -262,6 +262,8 @@ pub struct LastWords {
     pub log: String,
     /// What its last tasks have printed.
     pub tasks: Vec<Said>,
+    /// Where time has gone there: a profile as JSON, as in answers to `Look`; or nothing.
+    pub profile: String,
 }
 
 /// What a task has printed.

@@ -5,6 +5,7 @@
 
 use super::Core;
 use super::cx::Cx;
+use super::pinned::Pin;
 use super::ready::{Class, Entry, Pile};
 use super::run::{Run, Usual};
 use super::state::State;
@@ -96,6 +97,11 @@ impl Run {
 
     /// The preferred worker if it has the memory and the time for a task, else another open one that has.
     pub(super) fn admitted(&self, cx: &Cx, class: usize, i: u32, w: WorkerId) -> Result<WorkerId, Pile> {
+        match self.pin_of(cx, i) {
+            Pin::Free => {}
+            Pin::To(pin) if pin == w && self.fits(cx, i, w) => return Ok(w),
+            _ => return Err(Pile::Held),
+        }
         if self.is_late(cx, class, i) {
             return Err(Pile::Late);
         }
@@ -263,6 +269,14 @@ impl Core {
             run.give_up(&mut self.cx, i, Arc::new(Failure::of(FailureKind::Impossible(words))));
             return true;
         }
+        let w = match run.pin_of(&self.cx, i) {
+            Pin::Free => w,
+            Pin::To(pin) => pin,
+            Pin::Nowhere(why) => {
+                run.give_up(&mut self.cx, i, why);
+                return true;
+            }
+        };
         run.assign(&mut self.cx, i, w);
         false
     }

@@ -25,6 +25,7 @@ pub mod groups;
 mod imports;
 mod invariants;
 pub mod look;
+mod pinned;
 mod place;
 mod ready;
 mod reports;

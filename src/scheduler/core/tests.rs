@@ -8,6 +8,7 @@ mod gangs;
 mod groups;
 mod individual;
 mod memory;
+mod pinned;
 mod retire;
 
 use super::action::{Action, Assigned, Batch};

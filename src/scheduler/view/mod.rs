@@ -8,6 +8,7 @@ mod left;
 mod looks;
 pub(super) mod meter;
 mod overview;
+mod past;
 mod series;
 mod shown;
 mod spans;
@@ -83,7 +84,7 @@ impl Driver {
         match seen {
             Seen::Spans { spans, now_ns, left_out } => self.take_spans(worker, &spans, now_ns, left_out),
             Seen::Looked(looked) => self.looked(worker, looked),
-            Seen::LastWords(words) => self.last_words(worker, *words),
+            Seen::LastWords(words, profile) => self.last_words(worker, *words, profile),
         }
     }
 

@@ -5,6 +5,7 @@
 pub mod busy;
 pub mod data;
 pub mod memfile;
+pub mod pinned;
 pub mod pool;
 pub mod spill;
 pub mod transfer;
@@ -195,6 +196,15 @@ impl Store {
         self.orders[entry.kind() as usize].remove(&entry.used);
         self.discount(&entry.result);
         Some(entry.result)
+    }
+
+    /// Takes out those that were in processes which have ended.
+    pub fn take_ended(&mut self) -> Vec<TaskRef> {
+        let ended = |entry: &Entry| entry.result.pinned.as_ref().is_some_and(|p| p.home().has_ended());
+        let lost = self.results.iter().filter(|(_, entry)| ended(entry)).map(|(task, _)| *task);
+        let lost: Vec<TaskRef> = lost.collect();
+        lost.iter().for_each(|task| drop(self.remove(*task)));
+        lost
     }
 
     /// Bytes of all results in memory; files in place do not count.

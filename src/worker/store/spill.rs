@@ -163,7 +163,7 @@ impl Spill {
                 };
                 parts.push((name.clone(), data));
             }
-            moved.push(Arc::new(TaskResult { parts }));
+            moved.push(Arc::new(TaskResult { parts, pinned: result.pinned.clone() }));
         }
         Ok(moved)
     }

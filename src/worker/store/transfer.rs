@@ -207,6 +207,7 @@ mod tests {
                 ("p".into(), place),
                 ("b".into(), Data::of_bytes(big.into()).unwrap()),
             ],
+            pinned: None,
         }
     }
 

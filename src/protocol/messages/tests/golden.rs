@@ -309,6 +309,7 @@ fn from_worker() -> Vec<FromWorker> {
         kept: vec![(task(), attempt())],
         uncopied: vec![(task(), WorkerId(4))],
         stored: vec![(task(), 100)],
+        pinned: vec![task()],
         away: vec![(task(), attempt(), true)],
         paused: Some(true),
     };
@@ -337,6 +338,7 @@ fn from_worker() -> Vec<FromWorker> {
                 attempt: 2,
                 parts: vec![PrintedPart { name: "stderr".into(), text: "err".into(), left_out: 3 }],
             }],
+            profile: "{}".into(),
         }),
     ]
 }

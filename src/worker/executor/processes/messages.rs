@@ -164,6 +164,8 @@ pub(super) struct Done {
 pub(super) enum End {
     /// Well.
     Succeeded,
+    /// Well; what it made stays in the executor, since nothing can turn it into bytes. Its part says so.
+    Pinned,
     /// Its function said or did this.
     Failed(String),
     /// As it was told to.
@@ -288,7 +290,7 @@ pub(super) fn take_inputs(frame: Frame, inputs: &mut Vec<NativeInput>) -> io::Re
             all.append(&mut parts);
             parts = all;
         }
-        let result = Arc::new(TaskResult { parts });
+        let result = Arc::new(TaskResult { parts, pinned: None });
         inputs.push(NativeInput { producer: input.producer, key: input.key, result });
     }
     Ok(())
@@ -315,7 +317,7 @@ pub(super) fn take_done(frame: Frame) -> io::Result<(Done, TaskResult)> {
     let mut done: Done = frame.control()?;
     let mut unload = Unload::of(frame);
     let parts = std::mem::take(&mut done.parts).into_iter().map(|part| unload.part(part));
-    let result = TaskResult { parts: parts.collect::<io::Result<_>>()? };
+    let result = TaskResult { parts: parts.collect::<io::Result<_>>()?, pinned: None };
     Ok((done, result))
 }
 
@@ -325,7 +327,7 @@ pub(super) fn take_dones(frame: Frame) -> io::Result<Vec<(Done, TaskResult)>> {
     let mut unload = Unload::of(frame);
     let take = |mut done: Done| {
         let parts = std::mem::take(&mut done.parts).into_iter().map(|part| unload.part(part));
-        let result = TaskResult { parts: parts.collect::<io::Result<_>>()? };
+        let result = TaskResult { parts: parts.collect::<io::Result<_>>()?, pinned: None };
         Ok((done, result))
     };
     dones.into_iter().map(take).collect()
@@ -380,7 +382,7 @@ mod tests {
         let parts = |n: usize| {
             (0..n).map(move |i| (format!("p{i}"), data(if i % 2 == 0 { 100_000 } else { 9 }, i as u8)))
         };
-        let result = |n| Arc::new(TaskResult { parts: parts(n).collect() });
+        let result = |n| Arc::new(TaskResult { parts: parts(n).collect(), pinned: None });
         let in_place = Data::InPlace { path: "/a b".into(), size: 7, mtime_ns: -1 };
         let input = |key: &str, result| NativeInput { producer: "p".into(), key: key.into(), result };
         let sent = vec![

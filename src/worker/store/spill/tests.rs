@@ -33,7 +33,7 @@ fn sample(n: u32) -> Arc<TaskResult> {
         ("none".into(), Data::Heap(Bytes::new())),
         ("big".into(), Data::of_bytes(big.into()).unwrap()),
     ];
-    Arc::new(TaskResult { parts })
+    Arc::new(TaskResult { parts, pinned: None })
 }
 
 #[test]
