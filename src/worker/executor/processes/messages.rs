@@ -6,6 +6,7 @@ use super::channel::{Channel, DESCRIPTORS_MAX, Frame};
 use crate::graph::items::Item;
 use crate::worker::executor::native::NativeInput;
 use crate::worker::store::data::{Data, TaskResult};
+use crate::worker::store::memfile::MemFile;
 use crate::worker::store::pool;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -191,12 +192,37 @@ pub(in crate::worker) enum To {
 struct Cargo {
     body: Vec<Bytes>,
     bytes: usize,
-    held: Vec<Data>,
+    held: Vec<Held>,
+}
+
+/// What a descriptor is of.
+enum Held {
+    Memory(Arc<MemFile>),
+    /// A file on disk that only reads.
+    Disk(File),
+}
+
+impl Held {
+    fn descriptor(&self, to: To) -> io::Result<OwnedFd> {
+        match self {
+            Held::Memory(file) if to == To::Python => file.lend(),
+            Held::Memory(file) => file.share(),
+            Held::Disk(file) => Ok(file.try_clone()?.into()),
+        }
+    }
 }
 
 impl Cargo {
-    fn load(&mut self, name: &str, data: &Data) -> io::Result<Part> {
+    fn load(&mut self, name: &str, data: &Data, to: To) -> io::Result<Part> {
         let data = match data {
+            // It is mapped where it is: in memory again it would be memory that nobody counts.
+            Data::Spilled(extent) if to == To::Python => match extent.reopen()? {
+                Some(file) => {
+                    self.held.push(Held::Disk(file));
+                    return Ok(Part { name: name.into(), place: Place::Descriptor(extent.len()) });
+                }
+                None => extent.recall()?,
+            },
             Data::Spilled(extent) => extent.recall()?,
             other => other.clone(),
         };
@@ -211,8 +237,8 @@ impl Cargo {
             }
             Data::File(_) | Data::Spilled(_) => Place::Descriptor(data.len()),
         };
-        if matches!(place, Place::Descriptor(_)) {
-            self.held.push(data);
+        if let Data::File(file) = data {
+            self.held.push(Held::Memory(file));
         }
         Ok(Part { name: name.into(), place })
     }
@@ -223,9 +249,8 @@ impl Cargo {
 
     fn send<M: Serialize>(&mut self, channel: &Channel, tag: u16, message: &M, to: To) -> io::Result<()> {
         let cargo = std::mem::take(self);
-        let files = cargo.held.iter().filter_map(|d| if let Data::File(f) = d { Some(f) } else { None });
-        let files = files.map(|file| if to == To::Python { file.lend() } else { file.share() });
-        let files = files.collect::<io::Result<Vec<OwnedFd>>>()?;
+        let files =
+            cargo.held.iter().map(|held| held.descriptor(to)).collect::<io::Result<Vec<OwnedFd>>>()?;
         let descriptors: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
         channel.send(tag, message, &cargo.body, &descriptors)
     }
@@ -238,7 +263,7 @@ pub(in crate::worker) fn send_inputs(channel: &Channel, inputs: &[NativeInput], 
         let (producer, key) = (input.producer.clone(), input.key.clone());
         message.inputs.push(Input { producer, key, continued: false, parts: Vec::new() });
         for (name, data) in &input.result.parts {
-            let part = cargo.load(name, data)?;
+            let part = cargo.load(name, data, to)?;
             if let Some(last) = message.inputs.last_mut() {
                 last.parts.push(part);
             }
@@ -275,7 +300,7 @@ pub(super) fn take_inputs(frame: Frame, inputs: &mut Vec<NativeInput>) -> io::Re
 pub(super) fn send_done(channel: &Channel, mut done: Done, result: Option<&TaskResult>) -> io::Result<()> {
     let mut cargo = Cargo::default();
     let parts = result.into_iter().flat_map(|r| &r.parts);
-    done.parts = parts.map(|(name, data)| cargo.load(name, data)).collect::<io::Result<_>>()?;
+    done.parts = parts.map(|(name, data)| cargo.load(name, data, To::Others)).collect::<io::Result<_>>()?;
     cargo.send(channel, tag::DONE, &done, To::Others)
 }
 
@@ -386,6 +411,29 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_is_on_disk_is_read_there() {
+        use crate::worker::store::spill::{RealDisk, Spill};
+        use std::os::fd::AsRawFd;
+        use std::os::unix::fs::FileExt;
+        let dir = tempfile::tempdir().unwrap();
+        let content = vec![7; 2 << 20];
+        let result = Arc::new(TaskResult::of(Data::of_bytes(content.clone().into()).unwrap()));
+        let result = Spill::new(dir.path(), None, RealDisk).write(&[result]).unwrap().remove(0);
+        let (one, other) = Channel::pair().unwrap();
+        let other = Channel::of(other).unwrap();
+        let inputs = [NativeInput { producer: "p".into(), key: "a".into(), result }];
+        send_inputs(&one, &inputs, To::Python).unwrap();
+        let descriptors = other.receive().unwrap().unwrap().descriptors;
+        let file = File::from(descriptors.into_iter().next().unwrap());
+        let name = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+        assert!(name.starts_with(dir.path().canonicalize().unwrap()), "{name:?}");
+        let mut got = vec![0; content.len()];
+        file.read_exact_at(&mut got, 0).unwrap();
+        assert!(got == content);
+        assert!(file.write_at(b"x", 0).is_err(), "it cannot be changed");
     }
 
     #[test]
