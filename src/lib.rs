@@ -1,7 +1,7 @@
 //! hpcdag: one binary that launches its own cluster inside a batch system and runs graphs of tasks on it,
 //! keeping results in the workers' memory.
 //!
-//! The modules are declared in the order in which data flows through them. `tests/tidy.rs` holds the table
+//! The modules are declared in the order in which data flows through them. `tests/tidy` holds the table
 //! of who may use whom.
 
 pub mod base;

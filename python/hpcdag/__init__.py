@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from hpcdag.locks import Semaphore as Semaphore
     from hpcdag.locks import Variable as Variable
     from hpcdag.progress import progress as progress
+    from hpcdag.report import performance_report as performance_report
 
 # Where each name is. Whoever adds a module adds its names here, and above for type checkers.
 _EXPORTS = {
@@ -75,6 +76,7 @@ _EXPORTS = {
     "as_completed": "_waiting",
     "default_client": "client",
     "get_worker": "client",
+    "performance_report": "report",
     "progress": "progress",
     "wait": "_waiting",
     "RemoteError": "_errors",

@@ -32,25 +32,26 @@ from hpcdag._pickling import UNCHANGING, Places
 # What collections call
 
 
-def get(client: Any, dsk: Any, keys: Any, finalize: bool = True, **kwargs: Any) -> Any:
+def get(client: Any, dsk: Any, keys: Any, finalize: bool = True, sync: bool = True, **kwargs: Any) -> Any:
     """Computes keys of a graph: Dask's scheduler function.
 
     Args:
         client: a `Client` or a `Port`.
         dsk: a graph or expression, optimised.
         keys: a key, or (nested) lists of keys.
-        finalize: whether what only puts the parts of a collection together is done here, not on a worker.
-        kwargs: options (priority, retries, resources, workers, ...); unknown ones are ignored, as Dask's own
-            schedulers do, because libraries pass theirs.
+        finalize: whether what only puts parts of a collection together is done here, not on a worker.
+        sync: whether to wait; otherwise there are futures in place of values.
+        kwargs: options (priority, retries, resources, ...); unknown ones are ignored: libraries pass theirs.
 
-    Returns:
-        the value of a key; for lists lists, and tuples within.
-    """
+    Returns: the value of a key; for lists lists, and tuples within."""
     port = port_of(client)
     wanted = list(flatten(keys))
+    if not sync:
+        made = dict(zip(wanted, futures(port, dsk, wanted, **kwargs), strict=True))
+        return [nested(key, made) for key in keys] if isinstance(keys, list) else made[keys]
     work = _Work(port, dsk, wanted, kwargs, finalize)
     sent = work.send()
-    values: dict[Any, Any] = dict(zip(sent, port.gather(list(sent.values())), strict=True))
+    values = dict(zip(sent, port.gather(list(sent.values())), strict=True))
     results = {key: work.value(key, values) for key in wanted}
     return [nested(key, results) for key in keys] if isinstance(keys, list) else results[keys]
 

@@ -2,7 +2,7 @@
 
 Owns the thread that looks, the sums of what it has seen, and the file they are written to, which the worker
 reads (`docs/protocol.md`). Nothing is done on the way of a task: what it costs is the thread's own time, of
-which there is little: it looks less often where looking takes long.
+which there is little, and that the main thread hands Python's lock over: it looks as seldom as that needs.
 """
 
 from __future__ import annotations
@@ -19,8 +19,14 @@ from typing import Any, Protocol
 #: Seconds between two looks at least; 0 for never.
 VARIABLE = "HPCDAG_PROFILE_INTERVAL"
 
-# The thread's part of the time, at most.
-_SHARE = 0.01
+# The part of a CPU that looking may take, and writing what was seen.
+_SHARE = 0.007
+_WRITE_SHARE = 0.002
+# What a look costs the main thread, which hands the lock over and finds its caches used by others, seconds.
+# The thread that looks cannot see that; scripts/bench-profile measures it.
+_HANDED_OVER = 0.0004
+# Where looking takes so long that less often than this would be too often, there is none, seconds.
+_PAUSE_MAX = 5.0
 # Frames of a stack, from the outermost. Readers of what is written go no deeper.
 _DEPTH_MAX = 50
 # Nodes of all trees; what does not fit counts for whoever called it.
@@ -94,8 +100,8 @@ class Samples:
         self.nodes = 0
         self.names: dict[str, str] = {}
 
-    def take(self, call: Call, frame: FrameType | None, outermost: CodeType) -> None:
-        """Counts a stack: of a task's frames those below `outermost`, without ours around the task's."""
+    def take(self, call: Call, frame: FrameType | None, outermost: CodeType, count: int = 1) -> None:
+        """Counts a stack as so many samples: a task's frames below `outermost`, without ours around them."""
         codes: list[CodeType] = []
         while frame is not None and frame.f_code is not outermost:
             codes.append(frame.f_code)
@@ -110,7 +116,7 @@ class Samples:
         if tree is None:
             self._make_room()
             tree = self.trees[key] = Tree()
-        self.nodes += tree.add(stack, 1, self.nodes < _NODES_MAX)
+        self.nodes += tree.add(stack, count, self.nodes < _NODES_MAX)
 
     def _group(self, key: str) -> str:
         group = self.names.get(key)
@@ -198,7 +204,7 @@ def _look(executor: Watched, outermost: CodeType, interval: float, path: str) ->
 def _look_for_ever(executor: Watched, outermost: CodeType, interval: float, path: str) -> None:
     samples = Samples(interval)
     main = threading.main_thread().ident
-    pause, write_pause = interval, _WRITE_SECONDS
+    pause, write_pause, due = pause_after(interval, 0.0), _WRITE_SECONDS, 0.0
     is_new, written = False, 0.0
     while True:
         if is_new and (not executor.busy.is_set() or time.monotonic() - written > write_pause):
@@ -206,7 +212,7 @@ def _look_for_ever(executor: Watched, outermost: CodeType, interval: float, path
             # Without room, or in the moment in which the worker ends, there is none until the next time.
             with contextlib.suppress(OSError):
                 _write(path, samples)
-            write_pause = max(_WRITE_SECONDS, (time.thread_time() - begin) / _SHARE)
+            write_pause = max(_WRITE_SECONDS, (time.thread_time() - begin) / _WRITE_SHARE)
             is_new, written = False, time.monotonic()
         executor.busy.wait()
         time.sleep(pause)
@@ -215,11 +221,23 @@ def _look_for_ever(executor: Watched, outermost: CodeType, interval: float, path
             continue
         begin = time.thread_time()
         frame = sys._current_frames().get(main) if main is not None else None
+        # A look stands for the time since the one before.
+        due += pause / interval
         if executor.running is call:
-            samples.take(call, frame, outermost)
+            samples.take(call, frame, outermost, int(due))
             is_new = True
+        due -= int(due)
         del frame  # With what it has.
-        pause = max(interval, min(1.0, (time.thread_time() - begin) / _SHARE))
+        pause = pause_after(interval, time.thread_time() - begin)
+        if pause > _PAUSE_MAX:
+            print("hpcdag executor: no profile any more: looking at stacks takes too long", file=sys.stderr)
+            _write(path, samples)
+            return
+
+
+def pause_after(interval: float, cost: float) -> float:
+    """Seconds until the next look, if one takes the thread `cost` seconds of CPU."""
+    return max(interval, (cost + _HANDED_OVER) / _SHARE)
 
 
 def _write(path: str, samples: Samples) -> None:

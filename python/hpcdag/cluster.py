@@ -170,6 +170,18 @@ def bytes_text(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
+def dashboard_setting(address: str | int | None) -> dict[str, Any]:
+    """The setting for where the dashboard is served: `"auto"`, `None` for nowhere, a port, or `HOST:PORT`."""
+    if address == "auto":
+        return {}
+    if address is None:
+        return {"dashboard-address": "none"}
+    host, _, port = str(address).rpartition(":")
+    # As with Dask, a port that is taken is no reason to fail.
+    ports = f"{port}-65535" if port.isdigit() and int(port) > 0 else port
+    return {"dashboard-address": f"{host}:{ports}"}
+
+
 def size_option(value: str | int | float) -> str:
     """A size as Python code gives it, as the command line takes it.
 

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from hpcdag._keeper import Keeper
-from hpcdag.cluster import ClusterBase, setting_text, settings_env, size_option, time_option, variable
+from hpcdag.cluster import (
+    ClusterBase,
+    dashboard_setting,
+    setting_text,
+    settings_env,
+    size_option,
+    time_option,
+    variable,
+)
 
 # dask-jobqueue's keywords that have no meaning here: taken, so that existing calls work.
 _WITHOUT_EFFECT = {
@@ -59,7 +67,8 @@ class Cluster(ClusterBase):
         death_timeout: how long a worker looks for the scheduler: seconds, or a text such as `"5m"`.
         worker_extra_args: further options of `hpcdag workers start`, such as `["--lifetime", "55m"]`.
         submit_command_extra: options of the submitting command itself.
-        scheduler_options: `interface`, `host`, `port`, and settings of `[scheduler]`.
+        scheduler_options: `interface`, `host`, `port`, `dashboard_address` (as for `LocalCluster`), and settings of
+            `[scheduler]`.
         worker_options: settings of `[worker]`, such as `{"memory.spill": False}`.
         n_workers: `scale(n_workers)` at once.
         name: how the cluster is called when it is shown.
@@ -148,7 +157,7 @@ class Cluster(ClusterBase):
             **settings_env("worker", {"python.executable": python} if python else None),
         }
         options = {"interface": interface, **(scheduler_options or {})}
-        options.pop("dashboard_address", None)
+        options |= dashboard_setting(options.pop("dashboard_address", "auto"))
         words = [(f"--{key}", options.pop(key, None)) for key in ("interface", "host", "port")]
         start = ["scheduler", "--detach", *_options(*words)]
         super().__init__(Keeper(start, own_file=False, env=settings_env("scheduler", options)), name)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcdag._keeper import Keeper
-from hpcdag.cluster import ClusterBase, settings_env, size_option
+from hpcdag.cluster import ClusterBase, dashboard_setting, settings_env, size_option
 
 # What Dask's LocalCluster has and what has no meaning here: taken, so that existing calls work.
 _WITHOUT_EFFECT = {
@@ -92,7 +92,7 @@ class LocalCluster(ClusterBase):
         )
         # Others have no business here, and a laptop's network comes and goes.
         where = {} if interface else {"host": host or "127.0.0.1"}
-        served = _dashboard_setting(dashboard_address)
+        served = dashboard_setting(dashboard_address)
         scheduler = {**where, **served, **(scheduler_options or {})}
         self._env = {
             **settings_env("scheduler", scheduler),
@@ -145,17 +145,6 @@ class LocalCluster(ClusterBase):
             warnings.warn("a LocalCluster does not adapt: its workers stay as they are", stacklevel=2)
         else:
             self.scale(maximum)
-
-
-def _dashboard_setting(address: str | int | None) -> dict[str, Any]:
-    if address == "auto":
-        return {}
-    if address is None:
-        return {"dashboard-address": "none"}
-    host, _, port = str(address).rpartition(":")
-    # As with Dask, a port that is taken is no reason to fail.
-    ports = f"{port}-65535" if port.isdigit() and int(port) > 0 else port
-    return {"dashboard-address": f"{host}:{ports}"}
 
 
 def _options(

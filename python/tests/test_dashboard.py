@@ -192,6 +192,7 @@ def test_the_stream_is_drawn_moved_and_clicked(at: Any) -> None:
     )
     assert {row["Kind"] for row in longest} <= {
         "task",
+        "running",
         "failed",
         "transfer",
         "waits",
@@ -218,6 +219,26 @@ def test_the_stream_is_drawn_moved_and_clicked(at: Any) -> None:
     browser.until(
         lambda: browser.run("return location.hash").startswith(f"#/task?key={quote(place['key'], safe='')}")
     )
+
+
+def test_what_runs_is_in_the_stream_and_in_a_report(at: Any, watched: Watched) -> None:
+    running = "return document.getElementById('stream').dataset.running"
+
+    def open_tasks() -> list[str]:
+        rows = browser.rows("Longest in view")
+        return sorted(row["Longest in view"][:5] for row in rows if row["Kind"] == "running")
+
+    browser = at("stream")
+    browser.until(lambda: browser.run(running) == "4" and open_tasks() == ["slow["] * 4)
+    run = watched.status()["runs"][0]["id"]
+    file = watched.directory / "running.html"
+    watched.run("report", str(file), "--run", run, "--trace", str(watched.directory / "trace.json"))
+    trace = json.loads((watched.directory / "trace.json").read_text())["traceEvents"]
+    assert [event["name"] for event in trace if event.get("cat") == "running"] == ["slow"] * 4
+    browser.open(f"{file.as_uri()}#/stream")
+    browser.until(lambda: browser.run(running) == "4" and open_tasks() == ["slow["] * 4)
+    # What is asked of the file is not asked of another host.
+    assert places(browser.requests()) <= {urlsplit(watched.address).netloc, "file", "data"}
 
 
 def test_the_graph_links_its_groups(at: Any) -> None:

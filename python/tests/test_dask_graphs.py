@@ -122,6 +122,14 @@ def test_arrays(port: Port) -> None:
     same(port, da.stack([x[:, 0], x[:, 1]])[:, ::3])
 
 
+def test_get_without_waiting_gives_futures(port: Port) -> None:
+    graph = {"a": (operator.add, 1, 2), "b": (operator.mul, "a", 5)}
+    made = _dask.get(port, graph, ["b", ["a", "b"]], sync=False)
+    assert isinstance(made[0], Future) and isinstance(made[1][0], Future)
+    assert port.gather([made[0], *made[1]]) == [15, 3, 15]
+    assert port.gather([_dask.get(port, graph, "a", sync=False)]) == [3]
+
+
 def test_the_finalizer_runs_here(port: Port) -> None:
     x = da.ones((40, 30), chunks=10) + 1
     x.compute()

@@ -5,6 +5,7 @@ With a real Slurm they are tests/slurm_python.rs's.
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,16 @@ def test_cores_and_processors_may_differ() -> None:
     assert "--cpus-per-task=8" in answer["script"]
     assert "worker.nthreads = 2" in answer["settings"]
     assert 'worker.python.executable = "/opt/env/bin/python"' in answer["settings"]
+
+
+def test_the_dashboard_is_where_it_is_wanted() -> None:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    with SLURMCluster(cores=1, scheduler_options={"dashboard_address": f":{port}"}) as cluster:
+        assert str(cluster.dashboard_link).startswith(f"http://127.0.0.1:{port}/")
+    with SLURMCluster(cores=1, scheduler_options={"dashboard_address": None}) as cluster:
+        assert cluster.dashboard_link is None
 
 
 def test_without_a_batch_system_there_is_a_word_about_it(monkeypatch: pytest.MonkeyPatch) -> None:

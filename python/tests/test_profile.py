@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import uuid
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
@@ -92,3 +94,32 @@ def test_runs_and_nodes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_groups_are_named_as_the_scheduler_does(key: str, group: str) -> None:
     assert _profile.key_split(key) == group
+
+
+def test_looking_takes_no_more_than_its_share() -> None:
+    assert _profile.pause_after(0.5, 0.0001) == 0.5
+    for cost in (0.0, 0.0001, 0.01):
+        pause = _profile.pause_after(0.01, cost)
+        assert (cost + _profile._HANDED_OVER) / pause <= 0.01 - _profile._WRITE_SHARE
+
+
+def test_a_look_stands_for_the_time_before_it_and_a_dear_one_is_the_last(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Executor:
+        running = Task("inc-1", RUN.bytes)
+        busy = threading.Event()
+
+    slept: list[float] = []
+    used = iter([0.0, 0.0001] * 10 + [0.0] + [1.0] * 10)
+    monkeypatch.setattr(_profile.time, "sleep", slept.append)
+    monkeypatch.setattr(_profile.time, "thread_time", lambda: next(used))
+    monkeypatch.setattr(_profile.time, "monotonic", lambda: -1e9)
+    Executor.busy.set()
+    file = tmp_path / "profile" / "1"
+    _profile._look_for_ever(Executor(), RUNNING, 0.01, str(file))
+    said = json.loads(file.read_text())
+    counted = sum(node[2] for group in said["groups"] for node in group["nodes"])
+    assert len(slept) == 11 and min(slept) > 0.05
+    assert abs(counted * said["interval"] - sum(slept)) < 0.02
+    assert "takes too long" in capsys.readouterr().err

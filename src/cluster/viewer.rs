@@ -97,13 +97,43 @@ async fn end_when_idle(session: Weak<Mutex<Option<Session>>>) {
     loop {
         tokio::time::sleep(IDLE_CHECK).await;
         let Some(session) = session.upgrade() else { return };
-        let mut session = session.lock().await;
-        match session.as_ref() {
-            Some(known) if known.used.elapsed() < IDLE_MAX => {}
-            _ => {
-                *session = None;
-                return;
-            }
+        if end_if_idle(&mut *session.lock().await, Instant::now()) {
+            return;
         }
+    }
+}
+
+/// Ends a session if nobody has used it for so long by now. Whether there is none any more.
+fn end_if_idle(session: &mut Option<Session>, now: Instant) -> bool {
+    let is_idle = |session: &mut Session| now.saturating_duration_since(session.used) >= IDLE_MAX;
+    session.take_if(is_idle);
+    session.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::{LocalCluster, LocalOptions};
+
+    #[tokio::test]
+    async fn a_session_that_nobody_uses_ends_and_the_next_question_begins_another() {
+        let cluster = LocalCluster::start(LocalOptions::default()).await.unwrap();
+        let options = ConnectOptions::of(&crate::config::Config::defaults());
+        let viewer = Viewer::of_file(cluster.scheduler_file().to_owned(), options);
+        let used = async || viewer.session.lock().await.as_ref().map(|session| session.used);
+        let end_at = async |now| end_if_idle(&mut *viewer.session.lock().await, now);
+        assert_eq!(used().await, None, "nobody has asked yet");
+        viewer.answer(Question::Status).await.unwrap();
+        let first = used().await.unwrap();
+        let almost = first + IDLE_MAX - Duration::from_millis(1);
+        assert!(!end_at(almost).await && !end_at(first - Duration::from_secs(1)).await);
+        // To be asked again puts the end off.
+        viewer.answer(Question::Status).await.unwrap();
+        let second = used().await.unwrap();
+        assert!(second > first && !end_at(first + IDLE_MAX).await);
+        assert!(end_at(second + IDLE_MAX).await);
+        assert!(end_at(second).await, "there is none");
+        viewer.answer(Question::Status).await.unwrap();
+        assert!(used().await > Some(second));
     }
 }

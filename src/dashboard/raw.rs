@@ -31,23 +31,29 @@ fn list(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-/// The rectangles of an answer, oldest first. Those that make no sense are passed over.
+/// The rectangles of an answer, oldest first, then those of tasks that have not ended. Those that make no
+/// sense are passed over.
 pub fn rectangles(spans: &Value) -> impl Iterator<Item = Rectangle<'_>> {
-    let named = |names: &str, column: &str, k: usize| -> Option<&str> {
-        let index = usize::try_from(list(&spans[column]).get(k)?.as_u64()?).ok()?;
+    rows(spans, spans).chain(rows(spans, &spans["open"]))
+}
+
+/// Rectangles of columns whose names are in `spans`.
+fn rows<'a>(spans: &'a Value, columns: &'a Value) -> impl Iterator<Item = Rectangle<'a>> {
+    let named = |names: &str, column: &str, k: usize| -> Option<&'a str> {
+        let index = usize::try_from(list(&columns[column]).get(k)?.as_u64()?).ok()?;
         list(&spans[names]).get(index)?.as_str()
     };
-    let number = |column: &str, k: usize| list(&spans[column]).get(k).and_then(Value::as_u64);
+    let number = |column: &str, k: usize| list(&columns[column]).get(k).and_then(Value::as_u64);
     let float = |column: &str, k: usize| {
-        list(&spans[column]).get(k).and_then(Value::as_f64).filter(|n| n.is_finite())
+        list(&columns[column]).get(k).and_then(Value::as_f64).filter(|n| n.is_finite())
     };
-    (0..list(&spans["start"]).len()).filter_map(move |k| {
+    (0..list(&columns["start"]).len()).filter_map(move |k| {
         Some(Rectangle {
             worker: named("workers", "worker", k)?,
             lane: number("lane", k)?,
             kind: named("kinds", "kind", k)?,
             group: named("groups", "group", k),
-            key: list(&spans["key"]).get(k).and_then(Value::as_str),
+            key: list(&columns["key"]).get(k).and_then(Value::as_str),
             count: number("count", k).unwrap_or(1),
             start: float("start", k)?,
             seconds: float("seconds", k)?.max(0.0),
@@ -141,6 +147,17 @@ pub(super) mod tests {
         assert_eq!((&lines[1]["kind"], &lines[1]["worker"]), (&json!("failed"), &json!("w2")));
         assert_eq!(lines[2]["group"], Value::Null);
         assert_eq!((&lines[3]["type"], &lines[3]["kind"]), (&json!("event"), &json!("task-failed")));
+    }
+
+    #[test]
+    fn what_has_not_ended_comes_last() {
+        let mut data = data();
+        data["spans"]["kinds"].as_array_mut().unwrap().push(json!("running"));
+        data["spans"]["open"] = json!({ "worker": [1], "lane": [0], "kind": [6], "group": [0],
+            "key": ["day[2]"], "count": [1], "start": [1790000001.0], "seconds": [9.0], "bytes": [0] });
+        let last = rectangles(&data["spans"]).last().unwrap();
+        assert_eq!((last.kind, last.key, last.worker, last.seconds), ("running", Some("day[2]"), "w2", 9.0));
+        assert_eq!(columns(&data)["spans"]["kind"].as_array().unwrap().len(), 4);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{Source, api, connection, pages, plots};
 use crate::base::error::{Error, Kind, Result};
 use crate::config::{DashboardAddress, Ports};
 use crate::net::address::{self, Bound, ListenOptions, PortRange};
-use crate::protocol::credentials;
+use crate::net::page;
 use crate::protocol::messages::client::Question;
 use axum::Router;
 use axum::extract::{Path, Request, State};
@@ -67,7 +67,7 @@ impl Front {
         let Bound { listener, address, .. } = bound;
         let own = listener.local_addr().map_err(|e| Error::os("cannot read the own address", e))?;
         let secure = !own.ip().is_loopback();
-        let tls = if secure { Some(credentials::page_config(&names(&address.host))?) } else { None };
+        let tls = if secure { Some(page::config(&names(&address.host))?) } else { None };
         let host = match address.host.parse() {
             Ok(IpAddr::V6(ip)) => format!("[{ip}]"),
             _ => address.host.clone(),

@@ -52,7 +52,7 @@ pub fn write(data: &Value, out: &mut impl Write) -> io::Result<()> {
             events.name("thread_name", pid, thread(r.lane), &thread_name(r.lane))?;
         }
         let name = match r.kind {
-            "compute" | "failed" => r.group.or(r.key).unwrap_or(r.kind),
+            "compute" | "failed" | "running" => r.group.or(r.key).unwrap_or(r.kind),
             other => other,
         };
         let mut event = json!({

@@ -7,6 +7,7 @@ use super::layer::Shape;
 use super::look::Look;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::ids::FamilyIx;
+use std::fmt::{Display, Write as _};
 
 impl Graph {
     /// The key of an element: `name` for a single task, `name[3]` for lists (the index) and ranges (the
@@ -119,7 +120,10 @@ pub fn key_text(name: &str, items: &Items, fan_in: Option<u32>, element: u32, to
     match items {
         Items::Single => name.to_string(),
         Items::Range { start, step } => {
-            format!("{name}[{}]", i128::from(*start) + i128::from(*step) * i128::from(element))
+            match step.checked_mul(i64::from(element)).and_then(|up| start.checked_add(up)) {
+                Some(number) => bracketed(name, number),
+                None => bracketed(name, i128::from(*start) + i128::from(*step) * i128::from(element)),
+            }
         }
         Items::Matrix(_) => match items.item(element) {
             super::items::Item::Fields(fields) => {
@@ -128,8 +132,17 @@ pub fn key_text(name: &str, items: &Items, fan_in: Option<u32>, element: u32, to
             }
             _ => format!("{name}[{element}]"),
         },
-        Items::Values(_) | Items::Blocks(_) | Items::Same(_) | Items::Index => format!("{name}[{element}]"),
+        Items::Values(_) | Items::Blocks(_) | Items::Same(_) | Items::Index => bracketed(name, element),
     }
+}
+
+/// `name[inside]`, at once in as much memory as it mostly needs: there is one for each task that runs.
+fn bracketed(name: &str, inside: impl Display) -> String {
+    let mut text = String::with_capacity(name.len() + 12);
+    text.push_str(name);
+    // Writing into a string does not fail.
+    let _ = write!(text, "[{inside}]");
+    text
 }
 
 fn not_found(message: String) -> Error {

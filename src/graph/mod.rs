@@ -27,6 +27,7 @@ pub mod sequence;
 pub mod single;
 mod source;
 pub mod spec;
+pub mod split;
 pub mod template;
 mod validate;
 mod wire;

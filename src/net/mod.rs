@@ -8,6 +8,7 @@ pub mod discovery;
 mod doorstep;
 pub mod fetch;
 pub mod listener;
+pub mod page;
 pub mod private_file;
 pub mod receiver;
 pub mod scheduler_file;

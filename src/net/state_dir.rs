@@ -60,6 +60,11 @@ impl StateDir {
         self.own.join("Locks")
     }
 
+    /// Where certificates of the user's dashboards are.
+    pub fn dashboards(&self) -> PathBuf {
+        self.own.join("Dashboard")
+    }
+
     /// One directory and no other.
     pub fn at(path: impl Into<PathBuf>) -> StateDir {
         StateDir { own: path.into(), others: Vec::new() }

@@ -30,6 +30,9 @@ const VALID_BEFORE: Duration = Duration::from_secs(48 * 3600);
 /// How long after their making certificates are valid.
 const VALID_AFTER: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// How long a dashboard's certificate is valid.
+pub const PAGE_VALID: Duration = VALID_AFTER;
+
 /// What the holder of a certificate is in its cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -240,20 +243,25 @@ pub fn server_config(credentials: &RoleCredentials) -> Result<Arc<ServerConfig>>
     Ok(Arc::new(config))
 }
 
-/// The settings of a server for browsers, with a new certificate that nobody but itself has signed, for these
-/// names and addresses. Nobody has to prove anything.
-pub fn page_config(names: &[String]) -> Result<Arc<ServerConfig>> {
+/// A new certificate for browsers that nobody but itself has signed, for these names and addresses, and its
+/// key, as PEM.
+pub fn page_pem(names: &[String]) -> Result<String> {
     let fault = |e: rcgen::Error| fault("cannot make a certificate")(e);
     let mut params = CertificateParams::new(names).map_err(fault)?;
     set_common(&mut params, names.first().map_or(DOMAIN, String::as_str));
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let key = generate_key()?;
     let certificate = params.self_signed(&key).map_err(fault)?;
+    Ok(certificate.pem() + &key.serialize_pem())
+}
+
+/// The settings of a server for browsers with such a certificate. Nobody has to prove anything.
+pub fn page_config(pem: &str) -> Result<Arc<ServerConfig>> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(unusable)?
         .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], private_key(&key.serialize_pem())?)
+        .with_single_cert(certificates(pem)?, private_key(pem)?)
         .map_err(unusable)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))

@@ -2,7 +2,7 @@
 //! dashboards show them. Owns the flat form, how many become one, and the bounds of all of it; whoever
 //! wrote it is not believed.
 
-use crate::base::ids::RunUuid;
+use crate::base::ids::{RunId, RunUuid};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -53,6 +53,9 @@ pub struct Stacks {
 /// What the commands of a family have used.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Commands {
+    /// The run, where that is kept apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
     /// The family.
     pub name: String,
     /// Attempts that have ended.

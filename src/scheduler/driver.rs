@@ -315,7 +315,7 @@ impl Driver {
         let (written, read) = (figures.spill_written as f64, figures.spill_read as f64);
         peer.meter.add(now, [figures.cpu_seconds, bytes_in, bytes_out, written, read, done]);
         let memory = MemoryUse { unmanaged: figures.unmanaged, spilled: figures.spilled }.believed();
-        self.views.series.heard(worker, &peer.name, &figures);
+        self.views.series.heard(worker, &peer.name, &figures, peer.meter.rates()[0]);
         peer.figures = figures;
         self.events.push(Event::Heartbeat { worker, memory: Some(memory) });
     }

@@ -12,6 +12,7 @@ use crate::protocol::messages::client::{Hello, Question, ToClient};
 use crate::protocol::messages::look::{LastWords, Looked, Span};
 use crate::protocol::messages::share::Share;
 use crate::protocol::messages::worker::{Heartbeat, Register, ToWorker};
+use crate::protocol::profile::Profile;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -40,8 +41,8 @@ pub enum Seen {
     },
     /// The answer to a question that a viewer asked.
     Looked(Looked),
-    /// What is left of it, or of the life before.
-    LastWords(Box<LastWords>),
+    /// What is left of it, or of the life before, and where time has gone there.
+    LastWords(Box<LastWords>, Option<Box<Profile>>),
 }
 
 /// What sessions tell the driver.
@@ -284,6 +285,22 @@ pub enum ClientOrder {
     },
     /// Send this.
     Message(ToClient),
+    /// Answer a question with JSON that is not made yet.
+    Answer {
+        /// The question's number.
+        id: u32,
+        /// Makes it. That may take a while, and is done where others do not wait for it.
+        json: MadeLater,
+    },
     /// Send this and end the connection.
     End(ToClient),
+}
+
+/// JSON that is made by who sends it.
+pub struct MadeLater(pub Box<dyn FnOnce() -> serde_json::Value + Send>);
+
+impl std::fmt::Debug for MadeLater {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MadeLater")
+    }
 }

@@ -4,7 +4,7 @@
 use super::last_words;
 use super::printed::Book;
 use super::printed::read;
-use super::profile::Profiler;
+use super::profile::{self, Profiler};
 use super::scheduler_link::Link;
 use crate::base::ids::Incarnation;
 use crate::base::own_log;
@@ -47,12 +47,15 @@ impl Answers {
 
     /// Tells what a life before has left, which only the nanny removes.
     pub(super) fn tell_of(&self, incarnation: Incarnation, logs: PathBuf) {
-        tokio::spawn(tell(self.sender.clone(), incarnation, logs));
+        let kept = logs.clone();
+        let profile = move || profile::left(&kept);
+        tokio::spawn(tell(self.sender.clone(), incarnation, logs, profile));
     }
 
     /// Leaves what others may ask for later, if that takes no longer than `limit`.
     pub(super) async fn say_last_words(&self, limit: Duration) {
-        let told = tell(self.sender.clone(), self.incarnation, self.logs.clone());
+        let profiler = self.profiler.clone();
+        let told = tell(self.sender.clone(), self.incarnation, self.logs.clone(), move || profiler.leave());
         if tokio::time::timeout(limit, told).await.is_err() {
             tracing::debug!("there was no time for last words");
         }
@@ -74,8 +77,13 @@ impl Answers {
     }
 }
 
-async fn tell(sender: Sender<FromWorker>, incarnation: Incarnation, logs: PathBuf) {
-    let words = tokio::task::spawn_blocking(move || last_words::of(incarnation, &logs)).await;
+async fn tell(
+    sender: Sender<FromWorker>,
+    incarnation: Incarnation,
+    logs: PathBuf,
+    profile: impl FnOnce() -> String + Send + 'static,
+) {
+    let words = tokio::task::spawn_blocking(move || last_words::of(incarnation, &logs, profile())).await;
     if let Ok(words) = words {
         // If the connection has ended there is nobody to tell.
         let _ = sender.send(FromWorker::LastWords(words)).await;

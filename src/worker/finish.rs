@@ -18,6 +18,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::failure;
 use crate::base::ids::{Attempt, TaskRef};
 use crate::graph::items::Item;
+use crate::graph::spec::Action;
 use crate::graph::template::Plain;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
@@ -59,6 +60,14 @@ impl Job {
         match &self.kind {
             Runnable::Element(assignment, family) => Origin::Element(family.clone(), assignment.index),
             Runnable::Call(job) => Origin::Call(job.call.clone()),
+        }
+    }
+
+    /// Whether it is a function of this program.
+    fn is_native(&self) -> bool {
+        match &self.kind {
+            Runnable::Element(_, family) => matches!(family.spec().action, Action::Native { .. }),
+            Runnable::Call(_) => false,
         }
     }
 
@@ -147,7 +156,7 @@ impl Finisher {
     fn recall(&self, job: &mut Job) -> io::Result<()> {
         for (task, edge, n) in std::mem::take(&mut job.on_disk) {
             let result = job.input(edge, n);
-            if self.memory.has_room(result.spilled_bytes()) {
+            if self.memory.has_room(result.spilled_bytes(), !result.is_readable_on_disk()) {
                 let recalled = Arc::new(result.recall()?);
                 let store = &self.memory.store;
                 let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
@@ -203,7 +212,10 @@ impl Executor<Job> for Finisher {
     }
 
     fn run(&self, mut job: Job, control: &Control) -> Outcome {
-        self.book.iter().for_each(|book| control.set_book(book));
+        // Functions of this program print nothing.
+        if !job.is_native() {
+            self.book.iter().for_each(|book| control.set_book(book));
+        }
         if let Err(error) = self.recall(&mut job) {
             return Outcome::failed(Failure::new(FailureKind::Prepare(error.to_string())));
         }
@@ -215,12 +227,11 @@ impl Executor<Job> for Finisher {
                 return outcome;
             }
         };
-        let finished = Finished {
-            id: assignment.id(),
-            key: assignment.key.clone(),
-            index: assignment.index,
-            item: if family.writes.is_empty() { Item::None } else { assignment.item.clone() },
+        let (key, item) = match family.writes.is_empty() {
+            true => (String::new(), Item::None),
+            false => (assignment.key.clone(), assignment.item.clone()),
         };
+        let finished = Finished { id: assignment.id(), key, index: assignment.index, item };
         if let Some(result) = kept::result(&assignment) {
             let failed = |e: Error| Failure::new(FailureKind::Prepare(e.to_string()));
             return Clock::start().outcome(result.map_err(failed), Duration::ZERO, 0);

@@ -2,6 +2,7 @@
 //! tasks have printed. Owns the log's files, and what becomes of all this when the life is over.
 
 use super::printed::{self, read};
+use super::profile;
 use crate::base::ids::Incarnation;
 use crate::base::own_log;
 use crate::protocol::messages::look::LastWords;
@@ -67,14 +68,14 @@ pub(super) fn keep_log(own: &Path) {
 }
 
 /// What a life has left in its directory of logs.
-pub(super) fn of(incarnation: Incarnation, directory: &Path) -> LastWords {
+pub(super) fn of(incarnation: Incarnation, directory: &Path, profile: String) -> LastWords {
     let log = LOG.iter().rev().filter_map(|name| std::fs::read(directory.join(name)).ok()).flatten();
     let log: Vec<u8> = log.collect();
     let from = log.len().saturating_sub(LOG_LAST);
     let line = log[from..].iter().position(|b| *b == b'\n').map_or(0, |at| at + 1);
     let from = if from == 0 { 0 } else { from + line };
     let log = String::from_utf8_lossy(&log[from..]).into_owned();
-    LastWords { incarnation, log, tasks: read::last(directory, TASK_LAST, TASKS_LAST) }
+    LastWords { incarnation, log, tasks: read::last(directory, TASK_LAST, TASKS_LAST), profile }
 }
 
 /// Where a nanny keeps what a life has left until the next one has told of it.
@@ -90,7 +91,9 @@ impl Left {
     /// Takes it out, if there is anything.
     pub(super) fn take(own: &Path) -> Option<Left> {
         let kept = kept_in(own);
-        std::fs::rename(directory(own), &kept).ok().map(|()| Left(kept))
+        std::fs::rename(directory(own), &kept).ok()?;
+        profile::rescue(own, &kept);
+        Some(Left(kept))
     }
 }
 
@@ -121,13 +124,13 @@ mod tests {
         book.stream(id, printed::Which::Stderr).write(b"the reason");
         let left = Left::take(&own).unwrap();
         assert!(!directory(&own).exists());
-        let words = of(Incarnation::nil(), &left.0);
+        let words = of(Incarnation::nil(), &left.0, String::new());
         assert!(words.log.len() > LOG_LAST - 30 && words.log.len() <= LOG_LAST, "{}", words.log.len());
         assert!(words.log.starts_with("line number 0") && words.log.ends_with("line number 00059999\n"));
         assert_eq!(words.tasks[0].parts[0].text, "the reason");
         let kept = left.0.clone();
         drop(left);
         assert!(!kept.exists() && Left::take(&own).is_none());
-        assert!(of(Incarnation::nil(), &kept).tasks.is_empty());
+        assert!(of(Incarnation::nil(), &kept, String::new()).tasks.is_empty());
     }
 }

@@ -5,8 +5,9 @@ use super::executor::process::Exit;
 use crate::base::ids::{RunId, RunUuid};
 use crate::protocol::profile::{Commands, Merged, Profile};
 use rustc_hash::FxHashMap;
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::Read;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,6 +29,12 @@ const FAMILIES_MAX: usize = 2000;
 
 /// Nodes of an answer: a scheduler adds up those of many workers.
 const NODES_MAX: usize = 1000;
+
+/// Bytes of what is left to those who ask when the worker is gone.
+const LEFT_BYTES_MAX: usize = 256 << 10;
+
+/// The file of what is known by the worker alone.
+const NOTED: &str = "noted";
 
 /// What a worker knows.
 #[derive(Debug)]
@@ -57,7 +64,11 @@ impl Profiler {
                 tokio::time::sleep(FOLD_INTERVAL).await;
                 let Some(profiler) = profiler.upgrade() else { return };
                 // It panics on nothing; the next time it is tried again.
-                let _ = tokio::task::spawn_blocking(move || profiler.read(false)).await;
+                let fold = move || {
+                    profiler.read(false);
+                    profiler.note();
+                };
+                let _ = tokio::task::spawn_blocking(fold).await;
             }
         });
     }
@@ -65,6 +76,7 @@ impl Profiler {
     /// Counts a command that has ended.
     pub(super) fn command(&self, run: RunId, family: &str, exit: &Exit) {
         let own = Commands {
+            run: None,
             name: String::new(),
             count: 1,
             user: exit.cpu.saturating_sub(exit.system).as_secs_f64(),
@@ -100,6 +112,40 @@ impl Profiler {
         merged.to_profile(NODES_MAX)
     }
 
+    /// What others may ask for when this worker is gone, as JSON of bounded length. Runs are kept apart.
+    pub(super) fn leave(&self) -> String {
+        let living = self.read(true);
+        let mut merged = Merged::default();
+        merged.add(&lock(&self.ended).to_profile(usize::MAX), None);
+        living.iter().for_each(|profile| merged.add(profile, None));
+        text(merged, self.commands())
+    }
+
+    /// What commands have used, by run.
+    fn commands(&self) -> Vec<Commands> {
+        let commands = lock(&self.commands);
+        let all = commands.iter().flat_map(|(run, families)| families.values().map(|sum| (*run, sum)));
+        all.map(|(run, sum)| Commands { run, ..sum.clone() }).collect()
+    }
+
+    /// Writes down what is known only here, for when the process dies.
+    fn note(&self) {
+        let profile = Profile { commands: self.commands(), ..lock(&self.ended).to_profile(NODES_MAX) };
+        if profile.commands.is_empty() && profile.groups.is_empty() {
+            return;
+        }
+        let path = self.directory.join(NOTED);
+        let written = serde_json::to_vec(&profile).map_err(std::io::Error::from).and_then(|text| {
+            // Executors make the directory, where there are any.
+            let _ = DirBuilder::new().mode(0o700).create(&self.directory);
+            std::fs::write(path.with_extension("new"), text)?;
+            std::fs::rename(path.with_extension("new"), &path)
+        });
+        if let Err(error) = written {
+            tracing::debug!("what tasks have used is not written down: {error}");
+        }
+    }
+
     /// Takes in the files of executors that have ended; those of the living ones, if they are wanted.
     fn read(&self, living: bool) -> Vec<Profile> {
         let Ok(entries) = std::fs::read_dir(&self.directory) else { return Vec::new() };
@@ -130,6 +176,44 @@ impl Profiler {
         }
         all
     }
+}
+
+/// Takes the files out of the directory of a worker that has died, to those that it leaves.
+pub(super) fn rescue(own: &Path, kept: &Path) {
+    // There are none where no Python task has run.
+    let _ = std::fs::rename(own.join(DIRECTORY), kept.join(DIRECTORY));
+}
+
+/// What a worker that has died has left, as JSON of bounded length.
+pub(super) fn left(kept: &Path) -> String {
+    let Ok(entries) = std::fs::read_dir(kept.join(DIRECTORY)) else { return String::new() };
+    let (mut merged, mut commands) = (Merged::default(), Vec::new());
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        if path.extension().is_none()
+            && let Some(mut profile) = read_file(&path)
+        {
+            commands.append(&mut profile.commands);
+            merged.add(&profile, None);
+        }
+    }
+    text(merged, commands)
+}
+
+/// As much as there may be among last words.
+fn text(mut merged: Merged, mut commands: Vec<Commands>) -> String {
+    merged.forget_runs(RUNS_MAX);
+    let mut nodes = NODES_MAX;
+    commands.sort_by(|a, b| (b.user + b.system).total_cmp(&(a.user + a.system)));
+    while nodes > 0 {
+        commands.truncate(nodes);
+        let profile = Profile { commands: commands.clone(), ..merged.to_profile(nodes) };
+        match serde_json::to_string(&profile) {
+            _ if profile.groups.is_empty() && profile.commands.is_empty() => break,
+            Ok(text) if text.len() <= LEFT_BYTES_MAX => return text,
+            _ => nodes /= 2,
+        }
+    }
+    String::new()
 }
 
 fn read_file(path: &Path) -> Option<Profile> {
@@ -171,6 +255,39 @@ mod tests {
         assert_eq!(std::fs::read_dir(&files).unwrap().count(), 2);
         let run = |n| Some((RunId(1), RunUuid::from_u128(n)));
         assert_eq!((samples(&profiler, run(7)), samples(&profiler, run(8))), (6, 0));
+    }
+
+    #[test]
+    fn what_is_left_is_bounded_and_the_same_for_the_dead() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, kept) = (dir.path().join("own"), dir.path().join("kept"));
+        std::fs::create_dir(&own).unwrap();
+        std::fs::create_dir(&kept).unwrap();
+        let profiler = Profiler::new(&own);
+        assert_eq!((profiler.leave().as_str(), left(&kept).as_str()), ("", ""));
+        let exit = Exit {
+            end: Ok(0),
+            cpu: Duration::ZERO,
+            system: Duration::ZERO,
+            max_rss_bytes: 5,
+            storage: (0, 0),
+        };
+        profiler.command(RunId(3), "a", &exit);
+        profiler.note();
+        std::fs::write(own.join(DIRECTORY).join(std::process::id().to_string()), TEXT).unwrap();
+        std::fs::write(own.join(DIRECTORY).join("4194305"), TEXT).unwrap();
+        let living = profiler.leave();
+        std::fs::write(own.join(DIRECTORY).join("4194305"), TEXT).unwrap();
+        rescue(&own, &kept);
+        for text in [living, left(&kept)] {
+            let profile: Profile = serde_json::from_str(&text).unwrap();
+            assert_eq!((profile.commands.len(), profile.commands[0].run), (1, Some(RunId(3))), "{text}");
+            assert_eq!(profile.groups[0].nodes[0].2, 6, "{text}");
+            assert_eq!(profile.groups[0].run, Some(RunUuid::from_u128(7)));
+        }
+        let long = |n: u32| Commands { run: Some(RunId(n)), name: "x".repeat(2000), ..Commands::default() };
+        let many = text(Merged::default(), (0..5000).map(long).collect());
+        assert!(many.len() <= LEFT_BYTES_MAX && many.len() > LEFT_BYTES_MAX / 4, "{}", many.len());
     }
 
     #[test]

@@ -37,6 +37,12 @@ const SHIFT_NS_MAX: u64 = 60_000_000_000;
 /// Times of waiting that are kept for slots that have not begun again.
 const WAITS_MAX: usize = 64;
 
+/// A task is said to be running once it has done so for this long: what is shorter is told when it ends.
+const RUNNING_MIN: Duration = Duration::from_millis(100);
+
+/// Running tasks that are told at most.
+const RUNNING_MAX: usize = 256;
+
 /// What belongs together in a lane: no task joins what another family has left.
 type Kin = u64;
 
@@ -78,6 +84,8 @@ pub(super) struct Collector {
     compute: Duration,
     fetch: Duration,
     wait: f64,
+    /// The last message spoke of tasks that were running.
+    told_running: bool,
     /// Attempts that were executing at the last look, and since when they have been seen.
     executing: FxHashMap<(TaskRef, Attempt), Instant>,
 }
@@ -111,6 +119,7 @@ impl Collector {
             compute: Duration::ZERO,
             fetch: Duration::ZERO,
             wait: 0.0,
+            told_running: false,
             executing: FxHashMap::default(),
         }
     }
@@ -145,7 +154,7 @@ impl Collector {
         let waits: Vec<(u64, u64)> = self.waits.iter().copied().chain(open).map(overlap).collect();
         for (from, to) in waits.into_iter().filter(|(from, to)| to.saturating_sub(*from) >= WAIT_NS_MIN) {
             let (kind, ns) = (SpanKind::Wait, to - from);
-            self.push(Span { kind, start_ns: from, ns, bytes: 0, ..*next });
+            self.push(Span { kind, start_ns: from, ns, bytes: 0, peak: 0, ..*next });
         }
     }
 
@@ -189,7 +198,16 @@ impl Collector {
         let took = since.elapsed();
         self.fetch += took;
         let (kind, lane, start_ns) = (SpanKind::Fetch, FETCH_LANE + lane, self.at(since));
-        self.push(Span { kind, lane, task: first, count: count.max(1), start_ns, ns: ns(took), bytes });
+        self.push(Span {
+            kind,
+            lane,
+            task: first,
+            count: count.max(1),
+            start_ns,
+            ns: ns(took),
+            bytes,
+            peak: 0,
+        });
     }
 
     /// The disk was written to, or read, in these times.
@@ -197,7 +215,7 @@ impl Collector {
         let n = usize::from(kind == SpanKind::SpillRead);
         for Period { since, time, bytes } in periods {
             let (lane, start_ns) = (DISK_LANE + n as u32, self.at(since));
-            let span = Span { kind, lane, task: None, count: 1, start_ns, ns: ns(time), bytes };
+            let span = Span { kind, lane, task: None, count: 1, start_ns, ns: ns(time), bytes, peak: 0 };
             if let Some(closed) = self.disk[n].push(0, span, JOINED_NS_MIN) {
                 self.push(closed);
             }
@@ -247,11 +265,34 @@ impl Collector {
     /// Whether there is nothing to send, now or later.
     pub(super) fn is_empty(&self) -> bool {
         let is_closed = |lane: &Lane| lane.open.is_none();
-        self.done.is_empty() && self.left_out == 0 && self.lanes.iter().chain(&self.disk).all(is_closed)
+        let nothing = self.done.is_empty() && self.left_out == 0 && !self.told_running;
+        nothing && self.lanes.iter().chain(&self.disk).all(is_closed)
     }
 
-    /// What is to be sent. What others may still join stays, unless this is the `last` for a while.
-    pub(super) fn take(&mut self, last: bool) -> Option<Spans> {
+    /// What has begun in each slot and goes on: the attempts, their slots, and since when those have them.
+    fn running(&self, begun: impl Iterator<Item = (TaskRef, (u32, Instant))>, now: Instant) -> Vec<Span> {
+        let mut running: Vec<Span> = begun
+            .filter(|(_, (_, since))| now.saturating_duration_since(*since) >= RUNNING_MIN)
+            .map(|(task, (lane, since))| {
+                // One of several that the slot took together begins when the one before has ended.
+                let until = self.lanes.get(lane as usize).map_or(0, |l| l.until);
+                let (task, start_ns) = (Some(task), self.at(since).max(until));
+                Span { kind: SpanKind::Running, lane, task, count: 1, start_ns, ..Span::default() }
+            })
+            .collect();
+        running.sort_unstable_by_key(|s| (s.lane, s.task.map(|t| t.index)));
+        running.dedup_by_key(|s| s.lane);
+        running.truncate(RUNNING_MAX);
+        running
+    }
+
+    /// What is to be sent, with what has `begun` and not ended. What others may still join stays, unless this
+    /// is the `last` for a while.
+    pub(super) fn take(
+        &mut self,
+        last: bool,
+        begun: impl Iterator<Item = (TaskRef, (u32, Instant))>,
+    ) -> Option<Spans> {
         let (time, (left, since)) = (Instant::now(), self.allowance);
         let gained = time.saturating_duration_since(since).as_secs_f64() * SENT_MAX as f64;
         let allowed = (left + gained).min(SENT_MAX as f64);
@@ -262,10 +303,13 @@ impl Collector {
         self.done.extend(closed);
         self.keep_longest(allowed as usize);
         self.allowance = (allowed - self.done.len() as f64, time);
-        if self.done.is_empty() && self.left_out == 0 {
+        let running = self.running(begun, time);
+        let told = std::mem::replace(&mut self.told_running, !running.is_empty());
+        if self.done.is_empty() && self.left_out == 0 && running.is_empty() && !told {
             return None;
         }
         let mut spans = std::mem::take(&mut self.done);
+        spans.extend(running);
         spans.sort_unstable_by_key(|s| s.start_ns);
         Some(Spans::pack(std::mem::take(&mut self.left_out), epoch_ns(SystemTime::now()), &spans))
     }
@@ -291,6 +335,7 @@ impl Lane {
             open.ns = end.saturating_sub(open.start_ns).max(open.ns);
             open.count = open.count.saturating_add(span.count);
             open.bytes = open.bytes.saturating_add(span.bytes);
+            open.peak = open.peak.max(span.peak);
             return None;
         }
         self.open.replace((kin, span)).map(|(_, before)| before)
@@ -316,12 +361,12 @@ mod tests {
             Some(slot),
             kin,
             started,
-            Span { task: task(index), ns: ms * MS, bytes: 1, ..Span::default() },
+            Span { task: task(index), ns: ms * MS, bytes: 1, peak: index.into(), ..Span::default() },
         );
     }
 
     fn taken(c: &mut Collector) -> (u64, Vec<Span>) {
-        c.take(true).map_or_else(Default::default, |s| (s.left_out, s.unpack().unwrap()))
+        c.take(true, std::iter::empty()).map_or_else(Default::default, |s| (s.left_out, s.unpack().unwrap()))
     }
 
     #[test]
@@ -347,7 +392,7 @@ mod tests {
             (0, 11, 1, 1500, 1),
         ];
         assert_eq!((left_out, rows.as_slice()), (0, &wanted[..]));
-        assert_eq!((spans[0].bytes, c.is_empty()), (10, true));
+        assert_eq!((spans[0].bytes, spans[0].peak, c.is_empty()), (10, 9, true));
         assert_eq!(c.seconds(Instant::now()).0, 0.212);
     }
 
@@ -394,6 +439,28 @@ mod tests {
         assert_eq!(waits.len(), 1, "{spans:?}");
         assert_eq!((waits[0].start_ns - at, waits[0].ns, waits[0].lane), (20 * MS, 50 * MS, 0));
         assert!((c.seconds(ms(90)).2 - 0.08).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_runs_is_told_until_it_has_ended() {
+        let mut c = Collector::new(SLOT);
+        let (begin, at) = (Instant::now() - Duration::from_secs(1), c.at(Instant::now()));
+        let begun = |index: u32, lane: u32, since: Instant| (task(index).unwrap(), (lane, since));
+        // The second was taken together with the first, the third has only just begun.
+        run(&mut c, 1, 1, 7, 0, 0);
+        c.lanes[1].until = at;
+        let three = [begun(5, 0, begin), begun(8, 1, begin), begun(9, 2, Instant::now())];
+        let told = c.take(true, three.into_iter()).unwrap().unpack().unwrap();
+        let told: Vec<_> = told.iter().filter(|s| s.kind == SpanKind::Running).collect();
+        let rows: Vec<_> = told.iter().map(|s| (s.task.unwrap().index, s.lane, s.count, s.ns)).collect();
+        assert_eq!(rows, [(5, 0, 1, 0), (8, 1, 1, 0)]);
+        assert!(told[0].start_ns < at && told[1].start_ns == at, "{told:?}");
+        // That nothing runs any more is told once.
+        assert!(!c.is_empty());
+        assert_eq!(c.take(true, std::iter::empty()).map(|s| s.unpack().unwrap()), Some(vec![]));
+        assert!(c.is_empty() && c.take(true, std::iter::empty()).is_none());
+        let many = (0..1000).map(|k| begun(k, k, begin)).chain([begun(1, 0, begin)]);
+        assert_eq!(c.take(true, many).unwrap().unpack().unwrap().len(), RUNNING_MAX);
     }
 
     #[test]

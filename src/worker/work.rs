@@ -5,7 +5,7 @@ mod seen;
 
 use super::checkpoint::{Counts, Order, Saver};
 use super::core::Core;
-use super::core::event::{Action, Assigned, Done, Event, Fetched, Input, Start};
+use super::core::event::{Action, Assigned, Done, Event, Fetched, Input, Kin, Start};
 use super::executor::pool::{Finished, Pool};
 use super::executor::{FailureKind, Identified};
 use super::families::Families;
@@ -206,6 +206,7 @@ impl Work {
                 tries: t.tries,
                 family: t.family,
                 element: t.element,
+                kin: self.calls.kin(t.task).map_or(Kin::Family(t.task.run, t.family), Kin::Calls),
                 priority: t.priority,
                 slots: t.slots,
                 keep: t.keep,
@@ -313,8 +314,9 @@ impl Work {
     fn done(&mut self, finished: Finished) -> Done {
         let Finished { task, attempt, slot, outcome } = finished;
         let origin = self.running.remove(&(task, attempt));
-        self.note_span(task, origin.as_ref().map_or(0, Origin::kin), slot, &outcome);
-        if let Some(peak) = self.memory.take_peak((task, attempt))
+        let (kin, peak) = (origin.as_ref().map_or(0, Origin::kin), self.memory.take_peak((task, attempt)));
+        self.note_span(task, kin, slot, &outcome, peak.unwrap_or(0));
+        if let Some(peak) = peak
             && let (Some(origin), Ok(_)) = (&origin, &outcome.result)
         {
             origin.learn_peak(peak);
@@ -459,7 +461,7 @@ impl Work {
         self.shed();
         let (results, idle) = (self.results(), self.core.executing() == 0);
         let (pool, running) = (&self.pool, &self.running);
-        let due = self.memory.act(results, idle, || {
+        let due = self.memory.act(results, measured, idle, || {
             let all = pool.running().into_iter();
             let known = all.filter_map(|(task, attempt, control)| {
                 let origin = running.get(&(task, attempt))?;

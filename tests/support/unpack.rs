@@ -21,6 +21,7 @@ pub fn unpack(batch: &sched::action::Batch) -> Vec<work::event::Assigned> {
             tries: t.tries,
             family: t.family,
             element: t.element,
+            kin: work::event::Kin::Family(t.task.run, t.family),
             priority: t.priority,
             slots: t.slots,
             keep: t.keep,

@@ -52,8 +52,16 @@ pub fn cpu_with_children_of(pid: u32) -> Option<Duration> {
 pub fn heap_bytes() -> Option<u64> {
     #[cfg(target_env = "gnu")]
     {
+        // Only glibc from 2.33 on has it, and the program is to start with older ones: hence not by linking.
         // SAFETY: a plain question.
-        let info = unsafe { libc::mallinfo2() };
+        let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"mallinfo2".as_ptr()) };
+        if found.is_null() {
+            return None;
+        }
+        // SAFETY: what has this name in glibc has this type.
+        let ask: unsafe extern "C" fn() -> libc::mallinfo2 = unsafe { std::mem::transmute(found) };
+        // SAFETY: a plain question.
+        let info = unsafe { ask() };
         Some((info.uordblks + info.hblkhd) as u64)
     }
     #[cfg(not(target_env = "gnu"))]

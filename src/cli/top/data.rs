@@ -3,6 +3,7 @@
 
 use super::state::{Listed, Page, Screen};
 use crate::base::error::Error;
+use crate::base::ids::RunUuid;
 use crate::cli::figures::{line, list};
 use crate::protocol::messages::client::Question;
 use crate::protocol::messages::look::{SpanKind, TaskFilter, View};
@@ -34,6 +35,9 @@ pub(super) struct Rectangle {
     pub group: Option<usize>,
 }
 
+/// A worker and its lane.
+type Place = (String, u64);
+
 /// The rows of the task stream.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stream {
@@ -43,12 +47,35 @@ pub(super) struct Stream {
     pub groups: Vec<String>,
     numbers: BTreeMap<String, usize>,
     /// By worker and lane.
-    pub rows: BTreeMap<(String, u64), VecDeque<Rectangle>>,
+    pub rows: BTreeMap<Place, VecDeque<Rectangle>>,
+    /// What has not ended, of these rows.
+    pub open: BTreeMap<Place, Rectangle>,
     count: usize,
     /// The latest end.
     pub latest: f64,
     /// Rectangles that nobody has because there were too many.
     pub left_out: u64,
+}
+
+/// The rectangles of an answer, or of its part about what has not ended. What makes no sense is passed over.
+fn rectangles(
+    part: &Value,
+    workers: &[String],
+    kinds: &[String],
+    groups: &[usize],
+) -> Vec<(Place, Rectangle)> {
+    let index = |column: &str, k: usize| part[column][k].as_u64().and_then(|n| usize::try_from(n).ok());
+    let float = |column: &str, k: usize| part[column][k].as_f64().filter(|n| n.is_finite());
+    let one = |k: usize| {
+        let word = kinds.get(index("kind", k)?)?;
+        let kind = SpanKind::ALL.into_iter().find(|kind| kind.name() == word)?;
+        let worker = workers.get(index("worker", k)?)?;
+        let (start, seconds) = (float("start", k)?, float("seconds", k)?);
+        let group = index("group", k).and_then(|n| groups.get(n)).copied();
+        let lane = part["lane"][k].as_u64().unwrap_or(0);
+        Some(((worker.clone(), lane), Rectangle { start, end: start + seconds.max(0.0), kind, group }))
+    };
+    (0..list(&part["start"]).len()).filter_map(one).collect()
 }
 
 impl Stream {
@@ -61,7 +88,7 @@ impl Stream {
         self.groups.len() - 1
     }
 
-    /// Adds an answer. Rows of it that make no sense are passed over.
+    /// Adds an answer.
     pub fn add(&mut self, answer: &Value) {
         let next = answer["next"].as_u64().unwrap_or(0);
         if next < self.next {
@@ -75,21 +102,15 @@ impl Stream {
         };
         let (workers, kinds) = (words("workers"), words("kinds"));
         let groups: Vec<usize> = words("groups").iter().map(|name| self.group(name)).collect();
-        let index = |column: &str, k: usize| answer[column][k].as_u64().and_then(|n| usize::try_from(n).ok());
-        let float = |column: &str, k: usize| answer[column][k].as_f64().filter(|n| n.is_finite());
-        for k in 0..list(&answer["start"]).len() {
-            let kind = index("kind", k).and_then(|n| kinds.get(n));
-            let kind = kind.and_then(|word| SpanKind::ALL.into_iter().find(|kind| kind.name() == word));
-            let worker = index("worker", k).and_then(|n| workers.get(n));
-            let (Some(start), Some(seconds)) = (float("start", k), float("seconds", k)) else { continue };
-            let (Some(kind), Some(worker)) = (kind, worker) else { continue };
-            let group = index("group", k).and_then(|n| groups.get(n)).copied();
-            let lane = answer["lane"][k].as_u64().unwrap_or(0);
-            let end = start + seconds.max(0.0);
-            self.latest = self.latest.max(end);
-            let row = self.rows.entry((worker.clone(), lane)).or_default();
-            row.push_back(Rectangle { start, end, kind, group });
+        for (place, r) in rectangles(answer, &workers, &kinds, &groups) {
+            self.latest = self.latest.max(r.end);
+            self.rows.entry(place).or_default().push_back(r);
             self.count += 1;
+        }
+        self.open.clear();
+        for (place, r) in rectangles(&answer["open"], &workers, &kinds, &groups) {
+            self.rows.entry(place.clone()).or_default();
+            self.open.insert(place, r);
         }
         self.forget();
     }
@@ -110,8 +131,9 @@ impl Stream {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Slot {
     Overview,
-    Groups,
-    Tasks(Listed),
+    /// Of a run or of all.
+    Groups(Option<RunUuid>),
+    Tasks(Option<RunUuid>, Listed),
     Spans,
     Events,
 }
@@ -121,9 +143,10 @@ pub(super) enum Slot {
 pub(super) struct Data {
     pub overview: Value,
     pub groups: Value,
+    groups_of: Option<RunUuid>,
     pub tasks: Value,
     /// What `tasks` lists.
-    pub tasks_of: Option<Listed>,
+    pub tasks_of: Option<(Option<RunUuid>, Listed)>,
     pub stream: Stream,
     /// Newest last.
     pub events: VecDeque<Value>,
@@ -136,17 +159,18 @@ impl Data {
     /// What a screen needs to be told, besides what it has been told.
     pub fn questions(&self, screen: &Screen) -> Vec<(Slot, Question)> {
         let view = |slot, view| (slot, Question::View(view));
+        let run = screen.run.as_ref().map(|(run, _)| *run);
         let mut all = vec![view(Slot::Overview, View::Overview)];
         match (screen.page, &screen.listed) {
             (Page::Overview | Page::Workers, _) => {}
-            (Page::Tasks, Listed::Groups) => all.push(view(Slot::Groups, View::Groups { run: None })),
+            (Page::Tasks, Listed::Groups) => all.push(view(Slot::Groups(run), View::Groups { run })),
             (Page::Tasks, listed) => {
-                let mut filter = TaskFilter { limit: TASKS_ASKED, ..TaskFilter::default() };
+                let mut filter = TaskFilter { run, limit: TASKS_ASKED, ..TaskFilter::default() };
                 match listed {
                     Listed::Group(name) => filter.group = Some(name.clone()),
                     _ => filter.state = Some("erred".into()),
                 }
-                all.push(view(Slot::Tasks(listed.clone()), View::Tasks(filter)));
+                all.push(view(Slot::Tasks(run, listed.clone()), View::Tasks(filter)));
             }
             (Page::Stream, _) => {
                 let after = self.stream.next;
@@ -174,8 +198,8 @@ impl Data {
                 self.trouble = None;
                 self.overview = answer;
             }
-            Slot::Groups => self.groups = answer,
-            Slot::Tasks(listed) => (self.tasks, self.tasks_of) = (answer, Some(listed)),
+            Slot::Groups(run) => (self.groups, self.groups_of) = (answer, run),
+            Slot::Tasks(run, listed) => (self.tasks, self.tasks_of) = (answer, Some((run, listed))),
             Slot::Spans => self.stream.add(&answer),
             Slot::Events => self.add_events(&answer),
         }
@@ -192,8 +216,11 @@ impl Data {
         self.events.drain(..over);
     }
 
-    /// Groups, those with work first, then by name.
-    pub fn groups(&self) -> Vec<&Value> {
+    /// The groups that the screen lists, those with work first, then by name.
+    pub fn groups(&self, screen: &Screen) -> Vec<&Value> {
+        if self.groups_of != screen.run.as_ref().map(|(run, _)| *run) {
+            return Vec::new();
+        }
         let mut groups: Vec<&Value> = list(&self.groups["groups"]).iter().collect();
         let key = |g: &Value| {
             let open = g["total"].as_u64().unwrap_or(0).saturating_sub(g["done"].as_u64().unwrap_or(0));
@@ -204,8 +231,14 @@ impl Data {
     }
 
     /// The tasks that the screen lists, if they have come.
-    pub fn tasks(&self, listed: &Listed) -> &[Value] {
-        if self.tasks_of.as_ref() == Some(listed) { list(&self.tasks["tasks"]) } else { &[] }
+    pub fn tasks(&self, screen: &Screen) -> &[Value] {
+        if self.has_tasks(screen) { list(&self.tasks["tasks"]) } else { &[] }
+    }
+
+    /// Whether they have come.
+    pub fn has_tasks(&self, screen: &Screen) -> bool {
+        let run = screen.run.as_ref().map(|(run, _)| *run);
+        self.tasks_of.as_ref().is_some_and(|(of, listed)| (of, listed) == (&run, &screen.listed))
     }
 
     /// How many rows a screen can choose from.
@@ -213,8 +246,8 @@ impl Data {
         match (screen.page, &screen.listed) {
             (Page::Overview, _) => list(&self.overview["runs"]).len(),
             (Page::Workers, _) => list(&self.overview["workers"]).len(),
-            (Page::Tasks, Listed::Groups) => list(&self.groups["groups"]).len(),
-            (Page::Tasks, listed) => self.tasks(listed).len(),
+            (Page::Tasks, Listed::Groups) => self.groups(screen).len(),
+            (Page::Tasks, _) => self.tasks(screen).len(),
             (Page::Stream, _) => self.stream.rows.len(),
             (Page::Events, _) => self.events.len(),
         }
@@ -262,6 +295,19 @@ mod tests {
     }
 
     #[test]
+    fn what_has_not_ended_is_what_the_last_answer_says() {
+        let mut stream = Stream::default();
+        let mut answer = spans(2, &["w1"], 10.0, 2);
+        answer["open"] = spans(0, &[], 12.0, 1);
+        answer["open"]["lane"] = json!([7]);
+        stream.add(&answer);
+        let place = ("w1".to_owned(), 7);
+        assert_eq!((stream.open[&place].start, stream.rows[&place].len(), stream.count), (12.0, 0, 2));
+        stream.add(&spans(2, &["w1"], 14.0, 0));
+        assert!(stream.open.is_empty());
+    }
+
+    #[test]
     fn the_stream_is_bounded() {
         let mut stream = Stream::default();
         for k in 0..5 {
@@ -283,8 +329,19 @@ mod tests {
         assert_eq!(data.rows(&screen), 1);
         screen.page = Page::Tasks;
         screen.listed = Listed::Failed;
-        data.take(Slot::Tasks(Listed::Group("a".into())), Ok(json!({ "tasks": [{}, {}] })));
+        data.take(Slot::Tasks(None, Listed::Group("a".into())), Ok(json!({ "tasks": [{}, {}] })));
         assert_eq!(data.rows(&screen), 0, "these are not those that are listed now");
+        screen.run = Some((RunUuid::from_u128(7), "days".into()));
+        let filter = |asked: Vec<(Slot, Question)>| match asked.into_iter().nth(1) {
+            Some((_, Question::View(View::Tasks(filter)))) => filter.run,
+            Some((_, Question::View(View::Groups { run }))) => run,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(filter(data.questions(&screen)), Some(RunUuid::from_u128(7)));
+        screen.listed = Listed::Groups;
+        assert_eq!(filter(data.questions(&screen)), Some(RunUuid::from_u128(7)));
+        data.take(Slot::Groups(None), Ok(json!({ "groups": [{}] })));
+        assert_eq!(data.rows(&screen), 0, "these are of all runs");
         data.take(Slot::Overview, Err(Error::new(Kind::Timeout, "no\u{1b}answer")));
         assert_eq!(data.trouble.as_deref(), Some("no\\u{1b}answer"));
         data.take(Slot::Overview, Ok(json!({})));

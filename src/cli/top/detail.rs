@@ -71,17 +71,20 @@ pub(super) fn behind(data: &Data, screen: &mut Screen) -> Option<(Wanted, Detail
             Wanted::Worker(worker["name"].as_str()?.to_owned())
         }
         (Page::Tasks, Listed::Groups) => {
-            let name = data.groups().get(chosen)?["name"].as_str()?.to_owned();
+            let name = data.groups(screen).get(chosen)?["name"].as_str()?.to_owned();
             let _: Act = screen.open_group(&name);
             return None;
         }
-        (Page::Tasks, listed) => task(data.tasks(&listed).get(chosen)?)?,
+        (Page::Tasks, _) => task(data.tasks(screen).get(chosen)?)?,
         (Page::Events, _) => {
             let event = data.events.iter().rev().nth(chosen)?;
             task(event).or_else(|| Some(Wanted::Worker(event["worker"].as_str()?.to_owned())))?
         }
         (Page::Overview, _) => {
-            screen.page = Page::Tasks;
+            let run = list(&data.overview["runs"]).get(chosen);
+            // What a client has called is no run of its own.
+            let known = run.and_then(|run| Some((run["id"].as_str()?.parse().ok()?, text(run, "name"))));
+            let _: Act = screen.open_run(known);
             return None;
         }
         (Page::Stream, _) => return None,
@@ -184,7 +187,7 @@ mod tests {
         assert_eq!(behind(&data, &mut screen), None);
         assert_eq!(screen.listed, Listed::Group("day".into()));
         data.tasks = json!({ "tasks": [{ "key": "day[0]", "run": "nonsense" }] });
-        data.tasks_of = Some(screen.listed.clone());
+        data.tasks_of = Some((None, screen.listed.clone()));
         let wanted = behind(&data, &mut screen).unwrap().0;
         assert_eq!(wanted, Wanted::Task { key: "day[0]".into(), run: None });
         screen.page = Page::Events;

@@ -88,16 +88,23 @@ fn tabs_line(screen: &Screen) -> Line<'static> {
         let style = if page == screen.page { Style::new().add_modifier(Modifier::REVERSED) } else { DIM };
         [Span::styled(format!(" {} {} ", k + 1, page.title()), style), Span::raw(" ")]
     };
-    Line::from(Page::ALL.into_iter().enumerate().flat_map(tab).collect::<Vec<_>>())
+    let mut tabs: Vec<Span> = Page::ALL.into_iter().enumerate().flat_map(tab).collect();
+    if let Some((_, name)) = screen.run.as_ref().filter(|_| screen.page == Page::Tasks) {
+        tabs.push(Span::styled(format!(" run {name}"), Style::new().fg(Color::Cyan)));
+    }
+    Line::from(tabs)
 }
 
 fn keys_line(screen: &Screen) -> Line<'static> {
     let of_page = match (screen.detail.is_some(), screen.page, &screen.listed) {
         (true, ..) => "↑↓ scroll  Esc back",
         (_, Page::Stream, _) => "+- zoom  ←→ pan  Esc now  ↑↓ rows",
+        (_, Page::Tasks, Listed::Groups) if screen.run.is_some() => {
+            "↑↓ choose  Enter its tasks  Esc all runs"
+        }
         (_, Page::Tasks, Listed::Groups) => "↑↓ choose  Enter its tasks  f failed",
         (_, Page::Tasks, _) => "↑↓ choose  Enter what it said  Esc back",
-        (_, Page::Overview, _) => "↑↓ choose  f failed tasks",
+        (_, Page::Overview, _) => "↑↓ choose  Enter its groups  f failed tasks",
         (_, Page::Events, _) => "↑↓ choose  Enter its task  f failed tasks",
         (_, Page::Workers, _) => "↑↓ choose  Enter its log",
     };

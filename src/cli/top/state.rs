@@ -1,6 +1,7 @@
 //! What stands on the screen of `top`: the page, the rows that are chosen, and what the keys do. Owns no data
 //! of the cluster and draws nothing.
 
+use crate::base::ids::RunUuid;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 /// Seconds of the task stream that can be looked at at once.
@@ -69,6 +70,8 @@ pub(super) struct Screen {
     /// The chosen row of each page.
     chosen: [usize; Page::ALL.len()],
     pub listed: Listed,
+    /// The run whose groups and tasks are listed, and its name; those of all otherwise.
+    pub run: Option<(RunUuid, String)>,
     /// The group that was chosen when its tasks were opened.
     group_before: usize,
     pub detail: Option<Detail>,
@@ -91,6 +94,7 @@ impl Screen {
             page: Page::Overview,
             chosen: Default::default(),
             listed: Listed::Groups,
+            run: None,
             group_before: 0,
             detail: None,
             help: false,
@@ -146,6 +150,13 @@ impl Screen {
         Act::Ask
     }
 
+    /// Lists the groups of a run, or of all.
+    pub fn open_run(&mut self, run: Option<(RunUuid, String)>) -> Act {
+        (self.page, self.listed, self.run) = (Page::Tasks, Listed::Groups, run);
+        (self.chosen[Page::Tasks as usize], self.group_before) = (0, 0);
+        Act::Ask
+    }
+
     /// Lists the tasks of a group.
     pub fn open_group(&mut self, name: &str) -> Act {
         self.list(Listed::Group(name.to_owned()))
@@ -159,6 +170,8 @@ impl Screen {
             self.detail = None;
         } else if self.page == Page::Tasks && self.listed != Listed::Groups {
             return self.list(Listed::Groups);
+        } else if self.page == Page::Tasks && self.run.is_some() {
+            return self.open_run(None);
         } else {
             self.back = 0.0;
         }
@@ -258,6 +271,17 @@ mod tests {
         assert_eq!((press(&mut screen, KeyCode::Esc), screen.detail.is_none()), (Act::None, true));
         assert_eq!(press(&mut screen, KeyCode::Esc), Act::Ask);
         assert_eq!((screen.chosen(), &screen.listed), (3, &Listed::Groups));
+    }
+
+    #[test]
+    fn a_run_narrows_the_list_until_one_goes_back() {
+        let mut screen = Screen::new();
+        let run = Some((RunUuid::from_u128(7), "days".to_owned()));
+        assert_eq!((screen.open_run(run.clone()), screen.page), (Act::Ask, Page::Tasks));
+        screen.open_group("day");
+        assert_eq!((press(&mut screen, KeyCode::Esc), screen.run.clone()), (Act::Ask, run));
+        assert_eq!((press(&mut screen, KeyCode::Esc), screen.run.clone()), (Act::Ask, None));
+        assert_eq!(press(&mut screen, KeyCode::Esc), Act::None);
     }
 
     #[test]

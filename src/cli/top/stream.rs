@@ -12,7 +12,6 @@ use ratatui::layout::Rect;
 use ratatui::style::{Color, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
-use std::collections::VecDeque;
 
 /// Colours of groups, apart from each other and from those below.
 const GROUPS: [u8; 12] = [33, 76, 220, 141, 43, 171, 111, 148, 38, 183, 71, 227];
@@ -36,11 +35,16 @@ pub(super) struct Cell {
     best: f64,
 }
 
-/// The cells of a row from `start` on, each as long as `step`.
-pub(super) fn cells(row: &VecDeque<Rectangle>, start: f64, step: f64, width: usize) -> Vec<Cell> {
+/// The cells of a row's rectangles from `start` on, each as long as `step`.
+pub(super) fn cells<'a>(
+    row: impl IntoIterator<Item = &'a Rectangle>,
+    start: f64,
+    step: f64,
+    width: usize,
+) -> Vec<Cell> {
     let mut cells = vec![Cell::default(); width];
     let end = start + step * width as f64;
-    for r in row.iter().filter(|r| r.end > start && r.start < end) {
+    for r in row.into_iter().filter(|r| r.end > start && r.start < end) {
         let first = ((r.start - start) / step).max(0.0) as usize;
         let last = (((r.end - start) / step).max(0.0) as usize).min(width.saturating_sub(1));
         for (k, cell) in cells.iter_mut().enumerate().take(last + 1).skip(first) {
@@ -68,7 +72,7 @@ fn look(cell: &Cell, stream: &Stream) -> Span<'static> {
     let Some((kind, group)) = cell.most else { return Span::raw(" ") };
     let colour = match kind {
         SpanKind::Failed => return Span::styled("×", Style::new().fg(Color::White).bg(Color::Red)),
-        SpanKind::Compute => {
+        SpanKind::Compute | SpanKind::Running => {
             group.and_then(|g| stream.groups.get(g)).map_or(NO_GROUP, |name| group_colour(name))
         }
         SpanKind::Fetch => FETCH,
@@ -110,8 +114,11 @@ pub(super) fn draw(frame: &mut Frame, area: Rect, data: &Data, screen: &Screen) 
     let height = usize::from(above.height);
     let top = screen.chosen().min(stream.rows.len().saturating_sub(height));
     let mut seen: Vec<usize> = Vec::new();
-    let rows = stream.rows.iter().skip(top).take(height).map(|((worker, lane), row)| {
-        let cells = cells(row, start, step, width);
+    let rows = stream.rows.iter().skip(top).take(height).map(|(place, row)| {
+        let (worker, lane) = place;
+        // What goes on has gone on until now, whenever that was told.
+        let open = stream.open.get(place).map(|r| Rectangle { end: r.end.max(now), ..r.clone() });
+        let cells = cells(row.iter().chain(&open), start, step, width);
         for (_, group) in cells.iter().filter_map(|c| c.most) {
             if let Some(group) = group.filter(|g| !seen.contains(g)) {
                 seen.push(group);

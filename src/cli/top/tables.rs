@@ -234,7 +234,7 @@ fn groups(frame: &mut Frame, area: Rect, data: &Data, screen: &Screen) {
         ("longest", Constraint::Length(7), 90),
         ("results", Constraint::Length(9), 100),
     ];
-    let rows = data.groups().into_iter().map(|group| {
+    let rows = data.groups(screen).into_iter().map(|group| {
         let counts = Counts::of(&group["counts"]);
         let done = group["done"].as_u64().unwrap_or(counts.done);
         let each = if done > 0 { span(number(group, "seconds") / done as f64) } else { "-".into() };
@@ -279,9 +279,9 @@ fn single(frame: &mut Frame, area: Rect, data: &Data, screen: &Screen, listed: &
         ("result", Constraint::Length(9), 70),
         ("attempts", Constraint::Length(8), 80),
     ];
-    let tasks = data.tasks(listed);
+    let tasks = data.tasks(screen);
     if tasks.is_empty() {
-        let words = match (data.tasks_of.as_ref() == Some(listed), listed) {
+        let words = match (data.has_tasks(screen), listed) {
             (false, _) => "asking the scheduler",
             (true, Listed::Failed) => "no task has failed",
             (true, _) => "it has no tasks any more",

@@ -99,7 +99,7 @@ fn the_overview_fits_into_80_by_24() {
 #[test]
 fn windows_of_all_sizes_are_drawn() {
     let mut data = data();
-    data.take(Slot::Groups, Ok(json!({ "groups": [group("day")], "more": 0 })));
+    data.take(Slot::Groups(None), Ok(json!({ "groups": [group("day")], "more": 0 })));
     data.take(Slot::Spans, Ok(spans()));
     data.take(Slot::Events, Ok(events()));
     for at in Page::ALL {
@@ -143,7 +143,7 @@ fn groups_have_their_counts_and_lead_to_their_tasks() {
     let mut data = data();
     let mut done = group("a-done");
     done["done"] = json!(21);
-    data.take(Slot::Groups, Ok(json!({ "groups": [done, group("day")], "more": 3 })));
+    data.take(Slot::Groups(None), Ok(json!({ "groups": [done, group("day")], "more": 3 })));
     let mut screen = page(Page::Tasks);
     let lines = drawn(&data, &mut screen, 80, 24);
     shows(&lines, &["group", "and 3 older groups"]);
@@ -156,7 +156,7 @@ fn groups_have_their_counts_and_lead_to_their_tasks() {
     shows(&drawn(&data, &mut screen, 80, 24), &["asking the scheduler"]);
     let task = json!({"key": "day[3]\u{1b}]0;x", "run": "r", "group": "day", "state": "erred", "worker": "w1",
         "bytes": 0, "seconds": null, "attempts": 2});
-    data.take(Slot::Tasks(Listed::Failed), Ok(json!({ "tasks": [task], "more": false })));
+    data.take(Slot::Tasks(None, Listed::Failed), Ok(json!({ "tasks": [task], "more": false })));
     shows(&drawn(&data, &mut screen, 80, 24), &["day[3]\\u{1b}]0;x", "erred", "w1", "2"]);
 }
 
@@ -199,6 +199,19 @@ fn the_stream_has_a_row_for_each_slot() {
     assert_eq!(lines[2].matches('█').count(), 59, "it ran all the time: {}", lines[2]);
     assert!(lines[3].contains('×') && !lines[3].contains('█'), "{}", lines[3]);
     assert!(lines[4].ends_with('█') && lines[5].contains('█'), "{lines:?}");
+}
+
+#[test]
+fn what_runs_is_drawn_until_now() {
+    let mut data = data();
+    let mut answer = spans();
+    answer["kinds"] = json!(SpanKind::ALL.map(SpanKind::name));
+    answer["open"] = json!({ "worker": [0], "lane": [2], "kind": [6], "group": [0], "key": ["day[9]"],
+        "count": [1], "start": [1789999985.0], "seconds": [0.5], "bytes": [0] });
+    data.take(Slot::Spans, Ok(answer));
+    let lines = drawn(&data, &mut page(Page::Stream), 80, 24);
+    let row = lines.iter().find(|line| line.contains("w1 2")).unwrap();
+    assert!(row.ends_with('█') && row.matches('█').count() > 20, "{lines:?}");
 }
 
 #[test]

@@ -22,7 +22,10 @@
       this.clear();
     }
     clear() {
+      // All of them, and those that have ended: what runs comes last, and anew with each answer.
       this.count = 0;
+      this.ended = 0;
+      this.heard = 0;
       this.next = 0;
       this.leftOut = 0;
       this.keys = [];
@@ -58,7 +61,11 @@
       return this.rowIds.get(key);
     }
     join(answer) {
-      const n = (answer.start || []).length;
+      this.count = this.ended;
+      this.keys.length = this.ended;
+      this.heard = answer.time ?? 0;
+      const open = answer.open || {};
+      const n = (answer.start || []).length, running = (open.start || []).length;
       this.next = answer.next ?? this.next;
       this.leftOut += answer["left-out"] || 0;
       const kinds = (answer.kinds || []).map((name) => {
@@ -66,10 +73,17 @@
         return this.kinds.indexOf(name);
       });
       const groups = (answer.groups || []).map((name) => this.groupOf(name));
-      if (!n) return;
       if (this.count + n > MOST) this.forget(Math.max(this.count + n - MOST, MOST / 4));
-      const most = this.count + n;
+      const most = this.count + n + running;
       for (const column of Object.values(this.columns)) column.room(most);
+      if (n) this.add(answer, n, answer.workers, kinds, groups);
+      for (let k = this.ended; k < this.count; k += 1) if (this.group[k] >= 0) this.tallies[this.group[k]] += this.tasks[k];
+      this.ended = this.count;
+      if (running) this.add(open, running, answer.workers, kinds, groups);
+      for (let k = this.ended; k < this.count; k += 1) if (this.group[k] >= 0) this.tallies[this.group[k]] ||= 1;
+      this.version += 1;
+    }
+    add(answer, n, workers, kinds, groups) {
       const { start, seconds, row, kind, group, tasks, bytes } = this;
       for (let k = 0; k < n; k += 1) {
         const at = this.count;
@@ -77,25 +91,29 @@
         if (!Number.isFinite(begin)) continue;
         start[at] = begin;
         seconds[at] = long;
-        row[at] = this.rowOf(answer.workers[answer.worker[k]] ?? "?", answer.lane[k]);
+        row[at] = this.rowOf(workers[answer.worker[k]] ?? "?", answer.lane[k]);
         kind[at] = kinds[answer.kind[k]] ?? 0;
         group[at] = answer.group[k] >= 0 ? groups[answer.group[k]] ?? -1 : -1;
         tasks[at] = answer.count[k] || 1;
         bytes[at] = answer.bytes[k] || 0;
         this.keys[at] = answer.key[k] ?? null;
-        if (group[at] >= 0) this.tallies[group[at]] += tasks[at];
         if (begin < this.begin) this.begin = begin;
         if (begin + long > this.end) this.end = begin + long;
         if (long > this.longest) this.longest = long;
         this.count += 1;
       }
-      this.version += 1;
+    }
+    // What runs has done so until now, whenever that was told; but nobody knows for long.
+    stretch(now) {
+      const until = Math.min(now, this.heard + 3);
+      for (let k = this.ended; k < this.count; k += 1) this.seconds[k] = Math.max(this.seconds[k], until - this.start[k]);
     }
     forget(n) {
       const drop = Math.min(n, this.count);
       for (const column of Object.values(this.columns)) column.array.copyWithin(0, drop, this.count);
       this.keys.splice(0, drop);
       this.count -= drop;
+      this.ended = this.count;
       this.begin = Infinity;
       for (let k = 0; k < this.count; k += 1) if (this.start[k] < this.begin) this.begin = this.start[k];
     }

@@ -3,7 +3,8 @@
 (() => {
   const { h, fmt } = HD;
   const GUTTER = 132, AXIS = 22, RIGHT = 6;
-  const WORDS = { compute: "task", failed: "failed", fetch: "transfer", "spill-write": "written to disk", "spill-read": "read from disk", wait: "waits" };
+  const WORDS = { compute: "task", running: "running", failed: "failed", fetch: "transfer", "spill-write": "written to disk", "spill-read": "read from disk", wait: "waits" };
+  const isTask = (kind) => kind === "compute" || kind === "running";
   const kept = new Map();
   // Kept while the page is open: coming back to it does not ask for everything again.
   const spansOf = (run) => {
@@ -42,10 +43,10 @@
     const density = g.canvas.width / width, inner = width - GUTTER - RIGHT, pixels = Math.ceil(inner * density);
     const scale = inner / (view.to - view.from);
     const colours = spans.groups.map((name) => HD.colour(name));
-    const kindColours = spans.kinds.map((kind) => (kind === "compute" ? null : HD.kindColour(kind)));
+    const kindColours = spans.kinds.map((kind) => (isTask(kind) ? null : HD.kindColour(kind)));
     const plain = HD.kindColour("compute"), wide = width - RIGHT;
     const skip = spans.kinds.map((kind) => hidden.kinds.has(kind)), skipGroup = spans.groups.map((name) => hidden.groups.has(name));
-    const failed = spans.kinds.indexOf("failed");
+    const failed = spans.kinds.indexOf("failed"), running = spans.kinds.indexOf("running");
     const { start, seconds, row, kind, group, count } = spans;
     const palette = [null, plain, ...colours, ...kindColours], first = 2 + colours.length;
     const bins = new Set(), thick = [], hatched = [];
@@ -74,12 +75,22 @@
       }
     }
     paintThin(g, bins, palette, places, density);
+    const ground = HD.css("--panel");
     let colour = 0;
     for (const k of thick) {
       const fill = kindColours[kind[k]] ? first + kind[k] : 2 + group[k], place = places[row[k]];
       const x = GUTTER + (start[k] - view.from) * scale, left = Math.max(x, GUTTER), right = Math.min(x + seconds[k] * scale, wide);
       if (fill !== colour) { g.fillStyle = palette[fill]; colour = fill; }
       g.fillRect(left, place.top, Math.max(right - left - (right - left > 4 ? 0.6 : 0), 0.6), place.height);
+      if (kind[k] === running) {
+        // Paler, with an edge where it goes on.
+        g.fillStyle = ground;
+        g.globalAlpha = 0.45;
+        g.fillRect(left, place.top, right - left, place.height);
+        g.globalAlpha = 1;
+        g.fillStyle = palette[fill];
+        g.fillRect(Math.max(left, right - 2), place.top, Math.min(2, right - left), place.height);
+      }
       if (kind[k] === failed && right - left > 5) hatched.push(left, place.top, right - left, place.height);
     }
     g.globalAlpha = 1;
@@ -187,6 +198,7 @@
       if (first) longest();
       if (view.follow && !HD.state.paused && !drag) { view.to = now() + view.seconds * 0.02; view.from = view.to - view.seconds; }
       const began = performance.now();
+      if (!HD.report && !HD.state.paused) spans.stretch(now());
       canvas.style.width = `${stage.clientWidth}px`;
       const { g, width, height } = HD.canvas(canvas, layout.shown);
       const shift = stage.scrollTop;
@@ -244,11 +256,13 @@
       if (!spans.count) { g.textAlign = "center"; g.fillText("nothing has run yet", width / 2, height / 2); }
       canvas.dataset.drawn = String(drawn);
       canvas.dataset.count = String(spans.count);
+      canvas.dataset.running = String(spans.count - spans.ended);
       canvas.dataset.milliseconds = (performance.now() - began).toFixed(1);
       if (view.follow && !HD.state.paused && !HD.report && spans.count) setTimeout(later, view.seconds > 300 ? 500 : 120);
     };
     const describe = () => {
       const words = [fmt.plural(spans.count, "rectangle")];
+      if (spans.count > spans.ended) words.push(`${fmt.count(spans.count - spans.ended)} running`);
       if (spans.leftOut) words.push(`${fmt.count(spans.leftOut)} left out`);
       HD.text(note, words.join(", "));
       canvas.setAttribute("aria-label", `Task stream: ${words.join(", ")}, ${fmt.plural(spans.rows.length, "row")}. The longest are in the table below.`);
@@ -275,7 +289,7 @@
         found.sort((a, b) => spans.seconds[b] - spans.seconds[a]);
         if (found.length > 8) found.pop();
       }
-      list.show(found.map((k) => ({ id: `${spans.keys[k]} ${spans.start[k]}`, ...about(k) })));
+      list.show(found.map((k) => ({ id: `${spans.keys[k]} ${spans.start[k]} ${spans.kind[k]}`, ...about(k) })));
     };
 
     // ---- pointer and keys -------------------------------------------------------------------------------------
@@ -320,7 +334,7 @@
       later();
       if (over < 0) { HD.noTip(); return; }
       const r = about(over);
-      const colour = r.kind === "compute" ? HD.colour(r.group || "") : HD.kindColour(r.kind);
+      const colour = isTask(r.kind) ? HD.colour(r.group || "") : HD.kindColour(r.kind);
       HD.tip(event, h("div", {}, h("b", {}, HD.name(r.key || r.what || "", 120))),
         HD.tipRow(colour, WORDS[r.kind] || r.kind, fmt.seconds(r.seconds)), r.count > 1 ? HD.tipRow(null, "in a row", fmt.plural(r.count, "task")) : null,
         r.bytes ? HD.tipRow(null, "bytes", fmt.bytes(r.bytes)) : null, HD.tipRow(null, "began", fmt.clock(r.start, 3)), HD.tipRow(null, "worker", HD.name(r.worker, 50)));

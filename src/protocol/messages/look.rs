@@ -106,17 +106,20 @@ pub enum SpanKind {
     SpillRead = 4,
     /// A slot that waits for inputs or for room.
     Wait = 5,
+    /// A task that has begun and not ended; the next message says anew which these are.
+    Running = 6,
 }
 
 impl SpanKind {
     /// All, in the order of their numbers.
-    pub const ALL: [SpanKind; 6] = [
+    pub const ALL: [SpanKind; 7] = [
         SpanKind::Compute,
         SpanKind::Failed,
         SpanKind::Fetch,
         SpanKind::SpillWrite,
         SpanKind::SpillRead,
         SpanKind::Wait,
+        SpanKind::Running,
     ];
 
     /// The word for it in JSON.
@@ -128,6 +131,7 @@ impl SpanKind {
             SpanKind::SpillWrite => "spill-write",
             SpanKind::SpillRead => "spill-read",
             SpanKind::Wait => "wait",
+            SpanKind::Running => "running",
         }
     }
 }
@@ -149,6 +153,8 @@ pub struct Span {
     pub ns: u64,
     /// Bytes made, fetched, written or read.
     pub bytes: u64,
+    /// The most memory that one of the tasks was seen to occupy, bytes; 0 if none was looked at.
+    pub peak: u64,
 }
 
 /// Rectangles since the last such message, packed.
@@ -177,6 +183,7 @@ impl Spans {
         w.push(&spans.iter().map(|s| s.start_ns).collect::<Vec<u64>>());
         w.push(&spans.iter().map(|s| s.ns).collect::<Vec<u64>>());
         w.push(&spans.iter().map(|s| s.bytes).collect::<Vec<u64>>());
+        w.push(&spans.iter().map(|s| s.peak).collect::<Vec<u64>>());
         Spans { left_out, now_ns, body: w.finish() }
     }
 
@@ -192,14 +199,15 @@ impl Spans {
         let start_ns = r.column_of::<u64>(n)?;
         let ns = r.column_of::<u64>(n)?;
         let bytes = r.column_of::<u64>(n)?;
+        let peak = r.column_of::<u64>(n)?;
         r.finish()?;
         let span = |k: usize| {
             let unknown = || FrameError::Columns(format!("no rectangle has kind {}", kind[k]));
             let kind = *SpanKind::ALL.get(usize::from(kind[k])).ok_or_else(unknown)?;
             let task = TaskRef { run: RunId(run[k]), index: index[k] };
             let task = (task.run.0 != u32::MAX).then_some(task);
-            let (lane, count) = (lane[k], count[k]);
-            Ok(Span { kind, lane, task, count, start_ns: start_ns[k], ns: ns[k], bytes: bytes[k] })
+            let (lane, count, start_ns, ns) = (lane[k], count[k], start_ns[k], ns[k]);
+            Ok(Span { kind, lane, task, count, start_ns, ns, bytes: bytes[k], peak: peak[k] })
         };
         (0..n).map(span).collect()
     }
@@ -254,6 +262,8 @@ pub struct LastWords {
     pub log: String,
     /// What its last tasks have printed.
     pub tasks: Vec<Said>,
+    /// Where time has gone there: a profile as JSON, as in answers to `Look`; or nothing.
+    pub profile: String,
 }
 
 /// What a task has printed.
@@ -291,7 +301,16 @@ mod tests {
         let task = Some(TaskRef { run: RunId(3), index: 70_000 });
         let spans: Vec<Span> = SpanKind::ALL
             .iter()
-            .map(|&kind| Span { kind, lane: 2, task, count: 5, start_ns: 1 << 60, ns: 77, bytes: 1 << 40 })
+            .map(|&kind| Span {
+                kind,
+                lane: 2,
+                task,
+                count: 5,
+                start_ns: 1 << 60,
+                ns: 77,
+                bytes: 1 << 40,
+                peak: 3,
+            })
             .chain([Span::default()])
             .collect();
         assert_eq!(Spans::pack(4, 5, &spans).unpack().unwrap(), spans);

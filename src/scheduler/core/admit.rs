@@ -7,12 +7,13 @@ use super::Core;
 use super::cx::Cx;
 use super::pinned::Pin;
 use super::ready::{Class, Entry, Pile};
-use super::run::Run;
+use super::run::{Run, Usual};
 use super::state::State;
 use super::workers::{Status, Worker};
 use crate::base::failure::{Failure, FailureKind};
 use crate::base::ids::{FamilyIx, WorkerId};
 use crate::base::time::Time;
+use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ use std::time::Duration;
 pub(super) const WORKERS_LOOKED_AT: usize = 8;
 /// Held tasks looked at when memory may have become free.
 const HELD_LOOKED_AT: usize = 4;
+
+/// So many bytes of inputs may move for the sake of memory, however small the result.
+const MOVED_MIN: u64 = 1 << 20;
 
 /// More than any task needs: sums of what is set aside stay far from overflowing, whatever workers claim.
 const DEMAND_MAX: u64 = 1 << 44;
@@ -39,7 +43,19 @@ impl Run {
     /// Size of an element's result, as far as is known or declared.
     pub(super) fn expected_bytes(&self, f: FamilyIx) -> Option<u64> {
         let family = &self.families[f.index()];
-        family.result_bytes.or(family.layer.output_size).or(self.stats.result_bytes)
+        let usual = || self.usual(f).map(|usual| usual.result_bytes);
+        family.result_bytes.or(family.layer.output_size).or_else(usual).or(self.stats.result_bytes)
+    }
+
+    /// What others of its group came to, for a task that is a family by itself.
+    fn usual(&self, f: FamilyIx) -> Option<&Usual> {
+        self.usual.get(&self.families[f.index()].group)
+    }
+
+    /// How long an element of a family executes, as far as its like have been seen.
+    pub(super) fn known_ns(&self, f: FamilyIx) -> Option<u64> {
+        let usual = || self.usual(f).map(|usual| usual.duration_ns);
+        self.families[f.index()].duration_ns.or_else(usual)
     }
 
     /// What element `element` does to the memory of worker `w`.
@@ -92,8 +108,13 @@ impl Run {
         if self.fits(cx, i, w) {
             return Ok(w);
         }
+        let (f, element) = self.place_of(i);
+        let demand = self.demand(f, element, w);
+        let bound = demand.adds.saturating_add(demand.result.max(MOVED_MIN));
+        // Inputs that move fill memory there and are still here: no more of them than the result.
+        let is_near = |x: &WorkerId| self.demand(f, element, *x).adds <= bound;
         let others = cx.ready.classes[class].open.iter().map(|(_, w)| *w).filter(|x| *x != w);
-        others.take(WORKERS_LOOKED_AT).find(|x| self.fits(cx, i, *x)).ok_or(Pile::Held)
+        others.take(WORKERS_LOOKED_AT).find(|x| self.fits(cx, i, *x) && is_near(x)).ok_or(Pile::Held)
     }
 
     /// Whether every worker that has room leaves before a task would be done.
@@ -124,7 +145,7 @@ impl Run {
     /// twice as long as they took, if that is less. `None` if nothing is known.
     pub(super) fn time_needed(&self, f: FamilyIx) -> Option<Duration> {
         let family = &self.families[f.index()];
-        let usual = family.duration_ns.map(|ns| Duration::from_nanos(ns.saturating_mul(2)));
+        let usual = self.known_ns(f).map(|ns| Duration::from_nanos(ns.saturating_mul(2)));
         let limit = family.layer.time_limit_ms.map(Duration::from_millis);
         usual.into_iter().chain(limit).min()
     }
@@ -175,6 +196,15 @@ impl Core {
         }
     }
 
+    /// How many bytes of the inputs of an entry's first task each worker holds.
+    fn inputs_of(&self, entry: &Entry) -> SmallVec<[(WorkerId, u64); 8]> {
+        let run = self.run(entry.task.run).filter(|_| entry.as_pool().is_none());
+        run.map_or_else(SmallVec::new, |run| {
+            let (f, element) = run.place_of(entry.task.index);
+            run.bytes_by_worker(f, element).0
+        })
+    }
+
     /// Lets the first held task run alone above every threshold. Returns whether there is reason to look
     /// again.
     fn push_one(&mut self) -> bool {
@@ -194,10 +224,14 @@ impl Core {
             able_for(w, class) && w.has_time(now, need, class.slots)
         };
         // A paused worker is as good as none, but better than waiting for ever.
-        let worth = |w: &Worker| (w.status == Status::Running, w.headroom().unwrap_or(u64::MAX));
+        let inputs = self.inputs_of(&entry);
+        let worth = |w: &Worker, id: WorkerId| {
+            let here = inputs.iter().find(|(x, _)| *x == id).map_or(0, |(_, bytes)| *bytes);
+            (w.status == Status::Running, here, w.headroom().unwrap_or(u64::MAX))
+        };
         let all = self.cx.workers.iter().enumerate();
         let able_ones = all.filter_map(|(k, w)| Some((w.as_ref().filter(able)?, WorkerId(k as u32))));
-        let Some((_, w)) = able_ones.max_by_key(|(w, _)| worth(w)) else { return false };
+        let Some((_, w)) = able_ones.max_by_key(|(w, id)| worth(w, *id)) else { return false };
         let limits =
             self.cx.workers.iter().flatten().filter(able).map(|w| w.spec.memory_limit.unwrap_or(u64::MAX));
         let limit = limits.max().unwrap_or(u64::MAX);

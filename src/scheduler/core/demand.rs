@@ -106,7 +106,7 @@ impl Run {
             (group.slots, group.nodes, group.memory) = (family.layer.slots, family.layer.nodes, memory);
             group.resources.clone_from(&family.layer.resources);
             group.tasks += n;
-            if family.duration_ns.is_none() {
+            if self.known_ns(FamilyIx(f as u32)).is_none() {
                 group.guessed += n;
                 continue;
             }
@@ -128,8 +128,8 @@ impl Run {
             |f: u32| self.edges.of(FamilyIx(f)).iter().filter(|edge| along(edge.pattern())).count() as u64;
         let shared: Vec<u64> = (0..self.families.len() as u32).map(shared).collect();
         let mut worth = vec![0u64; self.families.len()];
-        for (f, family) in self.families.iter().enumerate().rev() {
-            let mut sum = family.duration_ns.unwrap_or(0);
+        for f in (0..self.families.len()).rev() {
+            let mut sum = self.known_ns(FamilyIx(f as u32)).unwrap_or(0);
             for &(c, e) in self.edges.behind(FamilyIx(f as u32)) {
                 if along(self.edges.get(c, e).pattern()) {
                     sum = sum.saturating_add(worth[c.index()] / shared[c.index()].max(1));

@@ -10,6 +10,7 @@ use super::run::Run;
 use super::state::State;
 use crate::base::ids::{ClientId, FamilyIx, RunId, RunUuid, TaskRef, WorkerId};
 use crate::graph::layer::{Pattern, Size};
+use crate::graph::split::key_split;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, VecDeque};
@@ -503,40 +504,5 @@ fn pairs(pattern: &Pattern, n: u32, total: u32) -> u64 {
         }
         Pattern::Explicit(csr) => csr.targets.len() as u64,
         Pattern::GroupBytes { .. } => 0,
-    }
-}
-
-/// The part of a key that those of one kind have in common, as Dask finds it: what comes before a number or a
-/// hash, the name in a tuple.
-pub fn key_split(key: &str) -> &str {
-    let first = key.split('-').next().unwrap_or_default();
-    if !first.starts_with(char::is_alphabetic) {
-        let name = first.split(',').next().unwrap_or_default();
-        let name = name.trim_matches(|c| "_'()\"".contains(c));
-        if name.is_empty() {
-            return if key.is_empty() { "?" } else { key };
-        }
-        // Only the first word counts in a tuple, as its name may end in a hash.
-        let at = key.find(name).unwrap_or(0);
-        return words(&key[at..], name.len());
-    }
-    words(key, first.len())
-}
-
-/// The beginning of a key up to the first word after `end` that is no word.
-fn words(key: &str, mut end: usize) -> &str {
-    while let Some(rest) = key[end..].strip_prefix('-') {
-        let word = rest.split('-').next().unwrap_or_default();
-        let is_hash = word.len() == 8 && word.bytes().all(|b| (b'a'..=b'f').contains(&b));
-        if word.is_empty() || !word.chars().all(char::is_alphabetic) || is_hash {
-            break;
-        }
-        end += 1 + word.len();
-    }
-    let name = &key[..end];
-    let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-    match name.len() == 32 && name.bytes().all(hex) {
-        true => "data",
-        false => name,
     }
 }

@@ -67,6 +67,7 @@ impl Core {
         changed.iter().for_each(|w| self.serve_local(*w, false));
         self.share_local();
         self.retry_held();
+        self.feed_idle();
         if self.cx.in_hand == 0 {
             // They let others go before, and there was nothing.
             self.serve_gangs();
@@ -417,7 +418,7 @@ impl Run {
 
     /// How long an element of a family executes, as far as is known.
     pub(super) fn expected_ns(&self, f: FamilyIx) -> Option<u64> {
-        self.families[f.index()].duration_ns.or(self.stats.duration_ns)
+        self.known_ns(f).or(self.stats.duration_ns)
     }
 
     /// Hands a queued task to a worker.
@@ -450,6 +451,7 @@ impl Run {
         };
         if let Some(worker) = cx.workers.get_mut(w.index()).and_then(|x| x.as_mut()) {
             worker.give(task, hand, &family.layer.resources);
+            worker.is_fed &= demand.adds <= demand.frees;
             if known_ns.is_none() {
                 worker.guessed.push(task);
             }

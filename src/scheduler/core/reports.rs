@@ -4,13 +4,14 @@
 use super::action::{Action, TaskFailure};
 use super::cx::Cx;
 use super::event::{Finished, MemoryUse, Missing, Report, WorkerSpec};
-use super::run::{NOBODY, Run};
+use super::run::{NOBODY, Run, Usual};
 use super::state::State;
 use super::workers::{Status, Worker};
 use super::{Core, Settings};
 use crate::base::failure::{Failure, FailureKind};
 use crate::base::ids::{Attempt, TaskRef, WorkerId};
 use crate::base::time::Time;
+use crate::graph::layer::Size;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +54,7 @@ impl Core {
             worker.last_seen = now;
             if let Some(memory) = memory {
                 worker.memory = memory;
+                self.cx.spills |= memory.spilled > 0;
                 self.cx.relief = true;
             }
         }
@@ -362,14 +364,22 @@ impl Run {
         self.stats.bytes_made = self.stats.bytes_made.saturating_add(finished.nbytes);
         let ns = u64::try_from(finished.duration.as_nanos()).unwrap_or(u64::MAX);
         let (f, _) = self.place_of(finished.task.index);
+        let bytes = finished.nbytes;
+        let smoothed = |old: u64| old / 2 + ns / 2;
+        // Sizes are planned with, so the large ones count: up at once, down slowly.
+        let largest = |old: u64| bytes.max(old - old / 16 + bytes / 16);
         let family = &mut self.families[f.index()];
         for known in [&mut family.duration_ns, &mut self.stats.duration_ns] {
-            *known = Some(known.map_or(ns, |old| old / 2 + ns / 2));
+            *known = Some(known.map_or(ns, smoothed));
         }
-        // Sizes are planned with, so the large ones count: up at once, down slowly.
         for known in [&mut family.result_bytes, &mut self.stats.result_bytes] {
-            let bytes = finished.nbytes;
-            *known = Some(known.map_or(bytes, |old| bytes.max(old - old / 16 + bytes / 16)));
+            *known = Some(known.map_or(bytes, largest));
+        }
+        if family.layer.size == Size::Fixed(1) {
+            let first = Usual { duration_ns: ns, result_bytes: bytes };
+            let usual = self.usual.entry(family.group).or_insert(first);
+            usual.duration_ns = smoothed(usual.duration_ns);
+            usual.result_bytes = largest(usual.result_bytes);
         }
     }
 

@@ -13,7 +13,7 @@ use crate::base::priority::Priority;
 use crate::base::time::Time;
 use crate::graph::FamilyNames;
 use crate::graph::layer::{Layer, Pattern, Shape, Size};
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::ops::Range;
@@ -73,6 +73,8 @@ pub(super) struct Run {
     pub(super) cancelled: Option<String>,
     pub(super) reported_done: bool,
     pub(super) groups: RunGroups,
+    /// By group.
+    pub(super) usual: FxHashMap<u32, Usual>,
     /// Of a run of calls.
     pub(super) calls: Option<Box<super::calls::Calls>>,
 }
@@ -122,6 +124,16 @@ pub(super) struct Stats {
     pub(super) duration_ns: Option<u64>,
     /// Size of results over all families, likewise.
     pub(super) result_bytes: Option<u64>,
+}
+
+/// What tasks of a group come to, of those families that are one task each: what is known of one says
+/// something about the next.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Usual {
+    /// Smoothed execution time.
+    pub(super) duration_ns: u64,
+    /// Size of a result, nearer to the largest than to the mean.
+    pub(super) result_bytes: u64,
 }
 
 /// A family of the run.
@@ -217,6 +229,7 @@ impl Run {
             cancelled: None,
             reported_done: false,
             groups: RunGroups::default(),
+            usual: FxHashMap::default(),
             calls: spec.calls.as_ref().map(|c| Box::new(super::calls::Calls::new(c))),
         }
     }

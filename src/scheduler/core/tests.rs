@@ -3,6 +3,7 @@
 mod calls;
 mod calls_random;
 mod demand;
+mod feed;
 mod gangs;
 mod groups;
 mod individual;

@@ -261,6 +261,11 @@ async fn write_all(
                 let outputs = outputs.into_iter().map(|(o, shape)| convert::output(&run, o, shape)).collect();
                 ToClient::Outputs(Outputs { run: run.uuid, outputs, peers })
             }
+            ClientOrder::Answer { id, json } => {
+                let text = tokio::task::spawn_blocking(move || (json.0)().to_string()).await;
+                let failed = |e| ("refused".to_owned(), format!("the answer cannot be made: {e}"));
+                ToClient::Answer(Answer { id, result: text.map_err(failed) })
+            }
             ClientOrder::End(message) => {
                 return sender.send(message).await;
             }

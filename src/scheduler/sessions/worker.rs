@@ -10,6 +10,7 @@ use crate::protocol::PROTOCOL;
 use crate::protocol::credentials::Role;
 use crate::protocol::messages::client::Reason;
 use crate::protocol::messages::compute::Compute;
+use crate::protocol::messages::look::LastWords;
 use crate::protocol::messages::worker::{FromWorker, Register, Registered, ToWorker};
 use crate::scheduler::calls::{call_batch, call_run};
 use crate::scheduler::input::{Input, Seen, WorkerOrder};
@@ -132,7 +133,10 @@ async fn read(
                 }
                 FromWorker::Looked(looked) => Input::Seen { worker, seen: Seen::Looked(looked) },
                 FromWorker::LastWords(words) => {
-                    Input::Seen { worker, seen: Seen::LastWords(Box::new(words)) }
+                    // Who sends what is no profile has none.
+                    let profile = serde_json::from_str(&words.profile).ok().map(Box::new);
+                    let words = Box::new(LastWords { profile: String::new(), ..words });
+                    Input::Seen { worker, seen: Seen::LastWords(words, profile) }
                 }
                 FromWorker::Retiring(reason) => Input::Retiring { worker, reason: reason.reason },
                 FromWorker::Goodbye(reason) => return Ok(Some(reason.reason)),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::base::ids::RunId;
-use crate::protocol::messages::look::{Span, SpanKind, Spans, View};
+use crate::protocol::messages::look::{Span, SpanKind, Spans, TaskFilter, View};
 use crate::protocol::messages::worker::Heartbeat;
 use serde_json::{Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -44,7 +44,7 @@ async fn rectangles_have_keys_groups_and_the_schedulers_time() {
     // Its clock is an hour behind.
     let (clock, task) = (now_ns() - 3600 * S, Some(days.tasks[1].task));
     let spans = [
-        Span { task, count: 2, start_ns: clock - 3 * S, ns: S, bytes: 9, ..Span::default() },
+        Span { task, count: 2, start_ns: clock - 3 * S, ns: S, bytes: 9, peak: 77, ..Span::default() },
         Span { kind: SpanKind::Fetch, lane: 100_000, start_ns: clock - S, ns: S / 2, ..Span::default() },
         // What cannot be is brought within bounds, and a task that nobody knows has no name.
         Span {
@@ -59,7 +59,7 @@ async fn rectangles_have_keys_groups_and_the_schedulers_time() {
     worker.sender.send(FromWorker::Spans(Spans::pack(4, clock, &spans))).await.unwrap();
     let got = seen(&mut client, all, |answer| answer["next"] == 3).await;
     assert_eq!((&got["workers"], &got["groups"]), (&json!(["w1"]), &json!(["day"])));
-    assert_eq!(got["kinds"].as_array().unwrap().len(), 6);
+    assert_eq!(got["kinds"].as_array().unwrap().len(), 7);
     assert_eq!((&got["worker"], &got["kind"]), (&json!([0, 0, 0]), &json!([0, 2, 1])));
     assert_eq!((&got["group"], &got["key"]), (&json!([0, -1, -1]), &json!(["day[1]", null, null])));
     assert_eq!((&got["count"], &got["bytes"]), (&json!([2, 1, 1]), &json!([9, 0, 0])));
@@ -75,6 +75,34 @@ async fn rectangles_have_keys_groups_and_the_schedulers_time() {
     assert_eq!(view(&mut client, of_run(None, 3)).await["kind"], json!([]));
     let unknown = ask(&mut client, Question::View(of_run(Some(Uuid::new_v4()), 0))).await.unwrap_err();
     assert_eq!(unknown.0, "not-found");
+    // What runs is told without a number, until the worker tells something else or is gone.
+    let running =
+        |task, lane| Span { kind: SpanKind::Running, lane, task, start_ns: clock, ..Span::default() };
+    let two = [running(task, 5), running(None, 6)];
+    worker.sender.send(FromWorker::Spans(Spans::pack(0, clock, &two))).await.unwrap();
+    let is_open = |answer: &Value| answer["open"]["key"] == json!(["day[1]"]);
+    let open = seen(&mut client, of_run(Some(run), 3), is_open).await;
+    assert_eq!((&open["next"], &open["key"]), (&json!(3), &json!([])));
+    let kind = open["open"]["kind"][0].as_u64().unwrap() as usize;
+    assert_eq!((&open["kinds"][kind], &open["open"]["lane"]), (&json!("running"), &json!([5])));
+    let group = open["open"]["group"][0].as_u64().unwrap() as usize;
+    assert_eq!((&open["groups"][group], &open["workers"][0]), (&json!("day"), &json!("w1")));
+    let (start, took) = (&open["open"]["start"][0], &open["open"]["seconds"][0]);
+    let ends = start.as_f64().unwrap() + took.as_f64().unwrap();
+    assert!((ends - open["time"].as_f64().unwrap()).abs() < 1e-5, "{open}");
+    // How long it runs is known, and what one of its group has occupied.
+    let listed = view(&mut client, View::Tasks(TaskFilter { limit: 9, ..TaskFilter::default() })).await;
+    let took = |k: usize| listed["tasks"][k]["seconds"].as_f64();
+    assert!(took(0).is_none() && took(1) >= Some(0.0) && took(2).is_none(), "{listed}");
+    let groups = view(&mut client, View::Groups { run: Some(run) }).await;
+    let peak = |k: usize| &groups["groups"][k]["memory-peak-max"];
+    assert_eq!((peak(0), peak(1)), (&json!(77), &json!(null)));
+    worker.sender.send(FromWorker::Spans(Spans::pack(0, clock, &[]))).await.unwrap();
+    seen(&mut client, of_run(None, 3), |answer| answer["open"]["key"] == json!([])).await;
+    worker.sender.send(FromWorker::Spans(Spans::pack(0, clock, &two))).await.unwrap();
+    seen(&mut client, of_run(None, 3), is_open).await;
+    drop(worker);
+    seen(&mut client, of_run(None, 3), |answer| answer["open"]["key"] == json!([])).await;
     // The run is forgotten, the rectangles stay.
     client.sender.send(FromClient::Forget(RunNamed { run, reason: String::new() })).await.unwrap();
     let all = View::Spans { after: 0, limit: 100, run: None };

@@ -26,14 +26,19 @@ impl Driver {
     /// Groups of a run or of all, and their edges if these are asked for.
     pub(super) fn view_groups(&self, run: Option<RunUuid>, edges: bool) -> Reply {
         let (groups, more) = self.core.groups(self.run_asked(run)?, GROUPS_MAX);
-        let rows: Vec<Value> = groups.iter().map(|g| row(g)).collect();
+        let rows: Vec<Value> = groups.iter().map(|g| row(g, self.views.stream.peak(g.id))).collect();
         let mut answer = json!({ "groups": rows, "more": more });
         if edges {
             let shown: BTreeSet<u32> = groups.iter().map(|g| g.id).collect();
             let edges = groups.iter().flat_map(|g| g.inputs.iter().map(|(from, n)| (*from, g.id, *n)));
+            let mean = |id: u32| {
+                let from = groups[groups.binary_search_by_key(&id, |g| g.id).ok()?];
+                (from.done > 0).then(|| from.bytes as f64 / from.done as f64)
+            };
             let edge = |(from, to, n): (u32, u32, u32)| {
                 let n = (n > 0).then_some(n);
-                json!({ "from": from, "to": to, "tasks": n, "bytes": null })
+                let bytes = n.zip(mean(from)).map(|(n, mean)| (f64::from(n) * mean).round());
+                json!({ "from": from, "to": to, "tasks": n, "bytes": bytes })
             };
             let edges = edges.filter(|(from, ..)| shown.contains(from)).map(edge);
             answer["edges"] = Value::Array(edges.collect());
@@ -42,7 +47,7 @@ impl Driver {
     }
 }
 
-fn row(g: &TaskGroup) -> Value {
+fn row(g: &TaskGroup, peak: Option<u64>) -> Value {
     json!({
         "name": g.name,
         "id": g.id,
@@ -56,6 +61,6 @@ fn row(g: &TaskGroup) -> Value {
         "bytes": g.bytes,
         "bytes-max": g.bytes_max,
         "moved": g.moved,
-        "memory-peak-max": null,
+        "memory-peak-max": peak,
     })
 }

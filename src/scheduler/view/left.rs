@@ -24,6 +24,8 @@ struct Left {
     incarnation: Incarnation,
     name: String,
     words: Option<(LastWords, usize)>,
+    /// It has said them.
+    heard: bool,
 }
 
 /// All of them, in the order in which they were heard of.
@@ -45,21 +47,23 @@ impl Leavings {
         if self.all.iter().any(|left| left.worker == worker) {
             return;
         }
-        self.all.push_back(Left { worker, incarnation, name: name.to_owned(), words: None });
+        self.all.push_back(Left { worker, incarnation, name: name.to_owned(), words: None, heard: false });
         if self.all.len() > GONE_MAX {
             self.drop_words(0);
             self.all.pop_front();
         }
     }
 
-    /// What one has left. Of workers that this scheduler has not known nothing is kept.
-    pub(super) fn keep(&mut self, words: LastWords) {
+    /// What one has left. Of workers that this scheduler has not known nothing is kept. Whether it is one
+    /// that is known and has said nothing before.
+    pub(super) fn keep(&mut self, words: LastWords) -> bool {
         let bytes = size(&words);
         let Some(at) = self.all.iter().rposition(|left| left.incarnation == words.incarnation) else {
-            return;
+            return false;
         };
+        let is_first = !std::mem::replace(&mut self.all[at].heard, true);
         if bytes > WORKER_BYTES_MAX {
-            return;
+            return is_first;
         }
         self.drop_words(at);
         self.all[at].words = Some((words, bytes));
@@ -70,6 +74,7 @@ impl Leavings {
             self.drop_words(oldest);
             oldest += 1;
         }
+        is_first
     }
 
     fn drop_words(&mut self, at: usize) {
@@ -103,7 +108,8 @@ mod tests {
         let part = PrintedPart { name: "stderr".into(), text: "x".repeat(bytes), left_out: 0 };
         let task = TaskRef { index: n, ..TaskRef::default() };
         let tasks = vec![Said { task, attempt: 1, parts: vec![part] }];
-        LastWords { incarnation: Incarnation::from_u128(n.into()), log: format!("log {n}"), tasks }
+        let (incarnation, profile) = (Incarnation::from_u128(n.into()), String::new());
+        LastWords { incarnation, log: format!("log {n}"), tasks, profile }
     }
 
     #[test]
@@ -111,9 +117,9 @@ mod tests {
         let mut leavings = Leavings::default();
         for n in 0..1500 {
             leavings.meet(WorkerId(n), Incarnation::from_u128(n.into()), &format!("w{n}"));
-            leavings.keep(words(n, 1 << 20));
+            assert!(leavings.keep(words(n, 1 << 20)) && !leavings.keep(words(n, 1 << 20)));
         }
-        leavings.keep(words(7777, 1));
+        assert!(!leavings.keep(words(7777, 1)));
         assert!(leavings.bytes <= BYTES_MAX && leavings.words >= 30 && leavings.all.len() == GONE_MAX);
         assert!(leavings.by_name("w0").is_none() && leavings.by_name("w600").unwrap().is_none());
         assert_eq!(leavings.by_name("w1499").unwrap().unwrap().log, "log 1499");

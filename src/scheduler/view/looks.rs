@@ -2,6 +2,7 @@
 //! and how their answers become one.
 
 use super::left::Leavings;
+use super::past::Past;
 use crate::base::ids::{ClientId, Incarnation, RunUuid, TaskRef, WorkerId};
 use crate::base::own_log;
 use crate::base::time::Time;
@@ -41,6 +42,7 @@ pub(in crate::scheduler) struct Looks {
     next: u32,
     pending: BTreeMap<u32, Pending>,
     left: Leavings,
+    past: Past,
 }
 
 /// What a client asked.
@@ -50,8 +52,8 @@ enum Asked {
     Task { key: String, task: TaskRef },
     /// A worker's log.
     Worker { name: String },
-    /// Stacks, of all groups or one.
-    Profile { group: Option<String> },
+    /// Stacks, of all groups or one; of workers that are gone too.
+    Profile { group: Option<String>, past: bool },
 }
 
 #[derive(Debug)]
@@ -64,8 +66,9 @@ struct Pending {
     workers: BTreeMap<WorkerId, (String, Option<Result<Value, String>>)>,
     /// What gone workers have left: name, attempt, answer.
     left: Vec<(String, Value)>,
-    /// The profiles of those who have answered.
+    /// The profiles of those who have answered, and of those that are gone.
     merged: Merged,
+    gone: usize,
 }
 
 impl Looks {
@@ -183,7 +186,8 @@ impl Driver {
         if let (Some(name), []) = (&worker, workers.as_slice()) {
             return Err(not_found(format!("no worker is called {name}")));
         }
-        self.begin(client, id, Asked::Profile { group }, &Wanted::Profile { run }, &workers, Vec::new())
+        let asked = Asked::Profile { group, past: worker.is_none() };
+        self.begin(client, id, asked, &Wanted::Profile { run }, &workers, Vec::new())
     }
 
     fn log_of_gone(&self, name: &str, bytes: u64) -> Result<Value, (String, String)> {
@@ -214,8 +218,14 @@ impl Driver {
         let number = self.views.looks.next;
         self.views.looks.next = number.wrapping_add(1);
         let until = self.now().after(patience);
-        let mut pending =
-            Pending { client, id, asked, until, workers: BTreeMap::new(), left, merged: Merged::default() };
+        let mut merged = Merged::default();
+        let gone = match (&asked, wanted) {
+            (Asked::Profile { past: true, .. }, Wanted::Profile { run }) => {
+                self.views.looks.past.tell(*run, &mut merged)
+            }
+            _ => 0,
+        };
+        let mut pending = Pending { client, id, asked, until, workers: BTreeMap::new(), left, merged, gone };
         for worker in workers {
             let Some(peer) = self.workers.get(worker) else { continue };
             let order = WorkerOrder::Message(ToWorker::Look(Look { id: number, wanted: wanted.clone() }));
@@ -248,11 +258,15 @@ impl Driver {
     }
 
     /// A worker leaves something behind.
-    pub(super) fn last_words(&mut self, worker: WorkerId, words: LastWords) {
+    pub(super) fn last_words(&mut self, worker: WorkerId, words: LastWords, profile: Option<Box<Profile>>) {
         if let Some(peer) = self.workers.get(&worker).filter(|peer| peer.incarnation == words.incarnation) {
             self.views.looks.left.meet(worker, peer.incarnation, &peer.name);
         }
-        self.views.looks.left.keep(words);
+        if self.views.looks.left.keep(words)
+            && let Some(profile) = profile
+        {
+            self.views.looks.past.add(*profile);
+        }
     }
 
     /// Answers those whose questions all workers have answered, or have had time to.
@@ -274,13 +288,14 @@ impl Pending {
     fn reply(&self) -> Reply {
         match &self.asked {
             Asked::Task { key, task } => self.of_task(key, *task),
-            Asked::Profile { group } => {
+            Asked::Profile { group, .. } => {
                 let mut merged = self.merged.clone();
                 merged.forget_runs(0);
                 let mut answer = merged.to_json(group.as_deref());
                 let answered =
                     self.workers.values().filter(|(_, answer)| matches!(answer, Some(Ok(_)))).count();
-                answer["workers"] = json!({ "asked": self.workers.len(), "answered": answered });
+                answer["workers"] =
+                    json!({ "asked": self.workers.len(), "answered": answered, "gone": self.gone });
                 Ok(answer)
             }
             Asked::Worker { name } => {

@@ -8,13 +8,15 @@ mod left;
 mod looks;
 pub(super) mod meter;
 mod overview;
+mod past;
 mod series;
+mod shown;
 mod spans;
 mod tasks;
 mod timings;
 
 use super::driver::Driver;
-use super::input::Seen;
+use super::input::{ClientOrder, MadeLater, Seen};
 use super::waits::Reply;
 use crate::base::ids::{ClientId, WorkerId};
 use crate::base::time::Time;
@@ -64,7 +66,15 @@ impl Driver {
             View::Tasks(filter) => self.view_tasks(&filter),
             View::Events { after, limit } => self.view_events(after, limit),
             View::Series { after, workers } => self.series_view(after, workers),
-            View::Spans { after, limit, run } => self.spans_view(after, limit, run),
+            View::Spans { after, limit, run } => match self.shown(after, limit, run) {
+                Ok(shown) => {
+                    let (bytes, json) = (shown.bytes(), Box::new(move || shown.json()));
+                    let order = ClientOrder::Answer { id, json: MadeLater(json) };
+                    self.order_client(client, order, bytes);
+                    return None;
+                }
+                Err(error) => Err(error),
+            },
             View::Timings => Ok(self.timings_view()),
         })
     }
@@ -74,7 +84,7 @@ impl Driver {
         match seen {
             Seen::Spans { spans, now_ns, left_out } => self.take_spans(worker, &spans, now_ns, left_out),
             Seen::Looked(looked) => self.looked(worker, looked),
-            Seen::LastWords(words) => self.last_words(worker, *words),
+            Seen::LastWords(words, profile) => self.last_words(worker, *words, profile),
         }
     }
 

@@ -5,6 +5,8 @@ use crate::base::ids::WorkerId;
 use crate::base::time::Time;
 use crate::graph::layer::SLOT;
 use crate::protocol::messages::worker::Heartbeat;
+use crate::scheduler::core::WorkerView;
+use crate::scheduler::core::state::State;
 use crate::scheduler::driver::Driver;
 use crate::scheduler::peers::WorkerPeer;
 use crate::scheduler::waits::Reply;
@@ -106,9 +108,8 @@ fn number(x: f64) -> Value {
 struct Worker {
     name: String,
     points: Points<{ WORKER.len() }>,
-    /// The last heartbeat: when, and what it said of CPU time; how much was used since the one before, in
-    /// threads.
-    heard: Option<(f64, f64)>,
+    /// When the last heartbeat came, and how much CPU time was used lately, in threads.
+    heard: Option<f64>,
     cpu: f64,
 }
 
@@ -140,24 +141,20 @@ impl Series {
         self.is_lively.then_some(self.next)
     }
 
-    /// What a worker has sent.
-    pub(in crate::scheduler) fn heard(&mut self, id: WorkerId, name: &str, figures: &Heartbeat) {
-        self.heard_at(id, name, figures, epoch_seconds());
+    /// What a worker has sent, and how much CPU time it uses, in threads.
+    pub(in crate::scheduler) fn heard(&mut self, id: WorkerId, name: &str, figures: &Heartbeat, cpu: f64) {
+        self.heard_at(id, name, figures, cpu, epoch_seconds());
     }
 
-    fn heard_at(&mut self, id: WorkerId, name: &str, figures: &Heartbeat, now: f64) {
+    fn heard_at(&mut self, id: WorkerId, name: &str, figures: &Heartbeat, cpu: f64, now: f64) {
         let crowd = (self.workers.len() + self.gone.len()).max(WORKERS_FULL);
         let (most, gap) = (POINTS_MAX * WORKERS_FULL / crowd, crowd as f64 / WORKERS_FULL as f64);
         let worker = self.workers.entry(id).or_default();
         if worker.name.is_empty() {
             name.clone_into(&mut worker.name);
         }
-        let seconds = worker.heard.map_or(0.0, |(then, _)| now - then);
-        if seconds > 0.0 {
-            let used = worker.heard.map_or(0.0, |(_, cpu)| figures.cpu_seconds - cpu);
-            worker.cpu = if used.is_finite() { (used / seconds).clamp(0.0, 1e6) } else { 0.0 };
-        }
-        worker.heard = Some((now, figures.cpu_seconds));
+        worker.cpu = if cpu.is_finite() { cpu.clamp(0.0, 1e6) } else { 0.0 };
+        worker.heard = Some(now);
         // Thinned: with many workers not every heartbeat is a point.
         if worker.points.0.back().is_some_and(|last| now > last.0 && now - last.0 < gap * 0.8) {
             return;
@@ -188,7 +185,7 @@ impl Series {
 
     /// CPU time that a worker used lately, in threads.
     fn cpu(&self, id: WorkerId, now: f64) -> f64 {
-        let fresh = |w: &&Worker| w.heard.is_some_and(|(at, _)| now - at < FRESH_SECONDS);
+        let fresh = |w: &&Worker| w.heard.is_some_and(|at| now - at < FRESH_SECONDS);
         self.workers.get(&id).filter(fresh).map_or(0.0, |w| w.cpu)
     }
 }
@@ -208,17 +205,14 @@ impl Driver {
         let series = &self.views.series;
         let figures = |w: WorkerId| self.workers.get(&w).map(|peer: &WorkerPeer| &peer.figures);
         let all = |of: fn(&Heartbeat) -> u64| sum(workers.iter().filter_map(|w| figures(w.worker)).map(of));
-        let threads = |w: &crate::scheduler::core::WorkerView| f64::from(w.spec.slots) / f64::from(SLOT);
+        let threads = |w: &WorkerView| f64::from(w.spec.slots) / f64::from(SLOT);
         // Short tasks are over when the scheduler hears of them: then the heartbeat knows better.
-        let executing = |w: &crate::scheduler::core::WorkerView| {
+        let executing = |w: &WorkerView| {
             let told = figures(w.worker).map_or(0.0, |f| f64::from(f.executing));
             f64::from(w.executing).max(told.min(threads(w)))
         };
         let limits: Option<Vec<u64>> = workers.iter().map(|w| w.spec.memory_limit).collect();
-        let queued = {
-            use crate::scheduler::core::state::State;
-            totals.counts[State::Queued as usize]
-        };
+        let queued = totals.counts[State::Queued as usize];
         let mut moves = series.moved;
         for figures in workers.iter().filter_map(|w| figures(w.worker)) {
             moves.iter_mut().zip(moved(figures)).for_each(|(sum, n)| *sum = sum.saturating_add(n));
@@ -295,9 +289,8 @@ mod tests {
     fn many_workers_have_fewer_points_each() {
         let mut series = Series::default();
         for second in 0..4000 {
-            let figures =
-                Heartbeat { managed: second, cpu_seconds: 3.0 * second as f64, ..Heartbeat::default() };
-            series.heard_at(WorkerId(0), "w0", &figures, second as f64);
+            let figures = Heartbeat { managed: second, ..Heartbeat::default() };
+            series.heard_at(WorkerId(0), "w0", &figures, 3.0, second as f64);
         }
         let points = |s: &Series, w: u32| s.workers[&WorkerId(w)].points.0.len();
         assert_eq!((points(&series, 0), series.cpu(WorkerId(0), 4000.0)), (POINTS_MAX, 3.0));
@@ -305,15 +298,16 @@ mod tests {
         for second in 4000..4400 {
             for w in 0..400 {
                 let figures = Heartbeat { managed: second, ..Heartbeat::default() };
-                series.heard_at(WorkerId(w), &format!("w{w}"), &figures, second as f64);
+                series.heard_at(WorkerId(w), &format!("w{w}"), &figures, 1.0, second as f64);
             }
         }
         let all: usize = (0..400).map(|w| points(&series, w)).sum();
         assert!(points(&series, 7) <= 101 && points(&series, 0) <= POINTS_MAX / 4, "{}", points(&series, 7));
         assert!(all <= POINTS_MAX * WORKERS_FULL);
-        let hostile = Heartbeat { cpu_seconds: f64::NAN, managed: u64::MAX, ..Heartbeat::default() };
-        series.heard_at(WorkerId(0), "w0", &hostile, 4500.0);
-        series.heard_at(WorkerId(0), "w0", &Heartbeat { cpu_seconds: 1e300, ..hostile }, 4501.0);
+        let hostile = Heartbeat { managed: u64::MAX, ..Heartbeat::default() };
+        series.heard_at(WorkerId(0), "w0", &hostile, f64::NAN, 4500.0);
+        assert_eq!(series.cpu(WorkerId(0), 4500.0), 0.0);
+        series.heard_at(WorkerId(0), "w0", &hostile, 1e300, 4501.0);
         assert!(series.cpu(WorkerId(0), 4501.0) <= 1e6);
         (0..400).for_each(|w| {
             series.worker_gone(WorkerId(w), &Heartbeat { bytes_in: u64::MAX / 2, ..Heartbeat::default() })

@@ -1,19 +1,27 @@
 //! The task stream: what workers' slots, transfers and disks did, as rectangles. Owns the ring of the latest
 //! ones and the names that they have, which outlive runs and workers.
 
+use super::shown::Shown;
 use crate::base::ids::{RunId, RunUuid, TaskRef, WorkerId};
 use crate::protocol::messages::look::{Span, SpanKind};
 use crate::scheduler::answers::not_found;
 use crate::scheduler::driver::Driver;
-use crate::scheduler::waits::Reply;
-use rustc_hash::FxHashMap;
-use serde_json::{Value, json};
-use std::collections::VecDeque;
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Rectangles that are kept: 48 MiB of them, and as much again for a moment while room is made.
 const KEPT_MAX: usize = 1 << 20;
+
+/// Rectangles among which a task's is looked for.
+const LOOKED_AT: usize = 100_000;
+
+/// Tasks of a worker that have not ended, at most.
+const OPEN_MAX: usize = 256;
+
+/// Such tasks in one answer at most.
+const OPEN_ANSWERED_MAX: usize = 20_000;
 
 /// Rectangles in one answer at most.
 const ANSWERED_MAX: usize = 100_000;
@@ -25,29 +33,29 @@ const NAMES_MAX: usize = 10_000;
 const NAME_BYTES_MAX: usize = 200;
 
 /// No lane has a higher number; those who say so are put there.
-const LANE_MAX: u32 = (1 << 24) - 1;
+pub(super) const LANE_MAX: u32 = (1 << 24) - 1;
 
 /// Nothing takes longer, and nothing is older, nanoseconds.
 const AGE_NS_MAX: u64 = 365 * 24 * 3600 * 1_000_000_000;
 
 /// The number of what has no name.
-const NONE: u32 = u32::MAX;
+pub(super) const NONE: u32 = u32::MAX;
 
 /// The task of what has none.
 const NO_TASK: TaskRef = TaskRef { run: RunId(u32::MAX), index: u32::MAX };
 
 /// A rectangle as it is kept.
 #[derive(Clone, Copy, Debug)]
-struct Row {
-    start_ns: u64,
-    ns: u64,
-    bytes: u64,
-    task: TaskRef,
-    count: u32,
-    worker: u32,
-    group: u32,
+pub(super) struct Row {
+    pub(super) start_ns: u64,
+    pub(super) ns: u64,
+    pub(super) bytes: u64,
+    pub(super) task: TaskRef,
+    pub(super) count: u32,
+    pub(super) worker: u32,
+    pub(super) group: u32,
     /// And the kind, in the highest bits.
-    lane: u32,
+    pub(super) lane: u32,
 }
 
 /// Names by number, each once.
@@ -89,11 +97,28 @@ pub(in crate::scheduler) struct Stream {
     workers: Names,
     /// How far the clocks of workers are behind, nanoseconds, with the shortest way of a message.
     clocks: FxHashMap<WorkerId, i64>,
+    /// The most memory that a task of a group was seen to occupy.
+    peaks: BTreeMap<u32, u64>,
+    /// What had begun and not ended when a worker last told: the worker's number here, and which.
+    open: FxHashMap<WorkerId, (u32, Vec<Open>)>,
+}
+
+/// A task that has begun.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Open {
+    task: TaskRef,
+    lane: u32,
+    start_ns: u64,
 }
 
 fn epoch_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A worker's time as ours, as far as it can be.
+fn within(its_ns: u64, behind: i64, now: u64) -> u64 {
+    its_ns.saturating_add_signed(behind).clamp(now - AGE_NS_MAX.min(now), now)
 }
 
 impl Stream {
@@ -108,7 +133,7 @@ impl Stream {
 
     /// Takes a rectangle in, as far as it can be believed.
     fn push(&mut self, span: &Span, behind: i64, now: u64, worker: u32, group: u32) {
-        let start = span.start_ns.saturating_add_signed(behind).clamp(now - AGE_NS_MAX.min(now), now);
+        let start = within(span.start_ns, behind, now);
         let row = Row {
             start_ns: start,
             ns: span.ns.min(now - start),
@@ -129,6 +154,77 @@ impl Stream {
     /// A worker is gone; its rectangles stay.
     pub(in crate::scheduler) fn worker_gone(&mut self, worker: WorkerId) {
         self.clocks.remove(&worker);
+        self.open.remove(&worker);
+    }
+
+    /// What a worker says has begun and not ended; what it said before is over.
+    fn set_open(&mut self, id: WorkerId, open: Vec<Open>, worker: u32) {
+        match open.is_empty() {
+            true => drop(self.open.remove(&id)),
+            false => drop(self.open.insert(id, (worker, open))),
+        }
+    }
+
+    /// What has begun and not ended, by worker and lane.
+    fn open(&self, run: Option<RunId>, now: u64) -> Vec<Row> {
+        let mut workers: Vec<_> = self.open.values().collect();
+        workers.sort_unstable_by_key(|(worker, _)| *worker);
+        let all = workers.iter().flat_map(|(worker, open)| open.iter().map(|open| (*worker, open)));
+        let row = |(worker, open): (u32, &Open)| Row {
+            start_ns: open.start_ns.min(now),
+            ns: now.saturating_sub(open.start_ns),
+            bytes: 0,
+            task: open.task,
+            count: 1,
+            worker,
+            group: NONE,
+            lane: open.lane | (SpanKind::Running as u32) << 24,
+        };
+        let of_run = all.filter(|(_, open)| run.is_none_or(|run| open.task.run == run));
+        of_run.take(OPEN_ANSWERED_MAX).map(row).collect()
+    }
+
+    /// A task of a group was seen to occupy so much.
+    fn note_peak(&mut self, group: u32, bytes: u64) {
+        let known = self.peaks.entry(group).or_default();
+        *known = bytes.max(*known);
+        if self.peaks.len() > NAMES_MAX {
+            // Of the oldest group.
+            self.peaks.pop_first();
+        }
+    }
+
+    /// The most memory that a task of a group was seen to occupy.
+    pub(super) fn peak(&self, group: u32) -> Option<u64> {
+        self.peaks.get(&group).copied()
+    }
+
+    /// How long tasks executed, as far as the latest rectangles tell: those that have one of their own, and
+    /// those that run.
+    pub(super) fn seconds_of(&self, tasks: &[TaskRef]) -> FxHashMap<TaskRef, f64> {
+        let mut found: FxHashMap<TaskRef, f64> = FxHashMap::default();
+        let mut missing: FxHashSet<TaskRef> = tasks.iter().copied().collect();
+        for row in self.open(None, epoch_ns()).iter().chain(self.rows.iter().rev().take(LOOKED_AT)) {
+            if missing.is_empty() {
+                break;
+            }
+            let kind = SpanKind::ALL.get((row.lane >> 24) as usize);
+            let tells = matches!(kind, Some(SpanKind::Compute | SpanKind::Failed | SpanKind::Running));
+            if tells && missing.remove(&row.task) && row.count == 1 {
+                found.insert(row.task, Duration::from_nanos(row.ns).as_secs_f64());
+            }
+        }
+        found
+    }
+
+    /// Names of workers and of groups.
+    pub(super) fn names(&self) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
+        (self.workers.list.clone(), self.groups.list.clone())
+    }
+
+    /// The number that is asked for next, and how many rectangles were left out.
+    pub(super) fn numbers(&self) -> (u64, u64) {
+        (self.last, self.left_out)
     }
 
     /// Those after a number that are wanted, the newest, oldest first.
@@ -150,53 +246,56 @@ impl Driver {
         let (name, now) = (stream.workers.number(&peer.name), epoch_ns());
         let behind = stream.clock(worker, its_ns, now);
         stream.left_out = stream.left_out.saturating_add(left_out);
-        let mut known: FxHashMap<TaskRef, u32> = FxHashMap::default();
-        for span in spans {
+        let mut known: FxHashMap<TaskRef, (u32, u32)> = FxHashMap::default();
+        let start = |span: &Span| within(span.start_ns, behind, now);
+        let is_open = |span: &&Span| span.kind == SpanKind::Running;
+        let begun = |span: &Span| {
+            let lane = span.lane.min(LANE_MAX);
+            Some(Open { task: span.task?, lane, start_ns: start(span) })
+        };
+        let open = spans.iter().filter(is_open).filter_map(begun).take(OPEN_MAX).collect();
+        stream.set_open(worker, open, name);
+        for span in spans.iter().filter(|span| !is_open(span)) {
             let group = match span.task {
                 None => NONE,
-                Some(task) => *known.entry(task).or_insert_with(|| {
-                    let name = self.core.group_of(task).and_then(|id| self.core.group_name(id));
-                    name.map_or(NONE, |name| stream.groups.number(name))
-                }),
+                Some(task) => {
+                    let (id, group) = *known.entry(task).or_insert_with(|| {
+                        let id = self.core.group_of(task);
+                        let name = id.and_then(|id| self.core.group_name(id));
+                        (id.unwrap_or(NONE), name.map_or(NONE, |name| stream.groups.number(name)))
+                    });
+                    if span.peak > 0 && id != NONE {
+                        stream.note_peak(id, span.peak);
+                    }
+                    group
+                }
             };
             stream.push(span, behind, now, name, group);
         }
     }
 
-    /// Rectangles of the task stream.
-    pub(super) fn spans_view(&self, after: u64, limit: u32, run: Option<RunUuid>) -> Reply {
+    /// Rectangles of the task stream, as they are told; and those of tasks that have not ended.
+    pub(super) fn shown(
+        &mut self,
+        after: u64,
+        limit: u32,
+        run: Option<RunUuid>,
+    ) -> Result<Shown, (String, String)> {
+        let unknown = |uuid| not_found(format!("run {uuid} is not known"));
+        let run = run.map(|uuid| self.runs.find(uuid).ok_or_else(|| unknown(uuid))).transpose()?;
+        let now = epoch_ns();
+        let open = self.views.stream.open(run, now);
+        let open: Vec<Row> = open.into_iter().map(|row| self.with_group(row)).collect();
         let stream = &self.views.stream;
-        let run = match run {
-            Some(uuid) => {
-                Some(self.runs.find(uuid).ok_or_else(|| not_found(format!("run {uuid} is not known")))?)
-            }
-            None => None,
-        };
         let rows = stream.after(after, limit as usize, run);
-        let seconds = |ns: u64| Duration::from_nanos(ns).as_secs_f64();
-        let number = |n: u32| if n == NONE { json!(-1) } else { json!(n) };
-        let key = |row: &&Row| match self.core.locate(row.task) {
-            Some(_) => Value::String(self.key(row.task)),
-            None => Value::Null,
-        };
-        let column = |of: &dyn Fn(&&Row) -> Value| rows.iter().map(of).collect::<Vec<Value>>();
-        let names = |names: &Names| names.list.iter().map(|n| json!(**n)).collect::<Vec<Value>>();
-        Ok(json!({
-            "next": stream.last,
-            "left-out": stream.left_out,
-            "workers": names(&stream.workers),
-            "groups": names(&stream.groups),
-            "kinds": SpanKind::ALL.map(SpanKind::name),
-            "worker": column(&|row| number(row.worker)),
-            "lane": column(&|row| json!(row.lane & LANE_MAX)),
-            "kind": column(&|row| json!(row.lane >> 24)),
-            "group": column(&|row| number(row.group)),
-            "key": column(&key),
-            "count": column(&|row| json!(row.count)),
-            "start": column(&|row| json!(seconds(row.start_ns))),
-            "seconds": column(&|row| json!(seconds(row.ns))),
-            "bytes": column(&|row| json!(row.bytes)),
-        }))
+        Ok(Shown::of(self, stream, rows, open, now))
+    }
+
+    /// Names the group of a task.
+    fn with_group(&mut self, mut row: Row) -> Row {
+        let name = self.core.group_of(row.task).and_then(|id| self.core.group_name(id));
+        row.group = name.map_or(NONE, |name| self.views.stream.groups.number(name));
+        row
     }
 }
 
@@ -244,6 +343,34 @@ mod tests {
         assert_eq!(starts(0, usize::MAX, None).len(), ANSWERED_MAX);
         let newest = stream.after(0, 2, None);
         assert!(newest[0].start_ns <= newest[1].start_ns);
+    }
+
+    #[test]
+    fn how_long_a_task_took_is_found_if_it_is_told() {
+        let mut stream = Stream::default();
+        let task = |index| TaskRef { run: RunId(1), index };
+        let mut push = |index, kind, ns, count| {
+            let span =
+                Span { kind, task: Some(task(index)), start_ns: NOW - ns, ns, count, ..Span::default() };
+            stream.push(&span, 0, NOW, 0, NONE);
+        };
+        push(1, SpanKind::Failed, 7_000_000_000, 1);
+        push(1, SpanKind::Compute, 2_000_000_000, 1);
+        push(1, SpanKind::Wait, 9_000_000_000, 1);
+        push(2, SpanKind::Compute, 1_000_000_000, 5);
+        push(3, SpanKind::Failed, 4_000_000_000, 1);
+        stream.set_open(WorkerId(1), vec![Open { task: task(4), lane: 0, start_ns: 0 }], 0);
+        let found = stream.seconds_of(&[task(1), task(2), task(3), task(4), task(5)]);
+        assert_eq!((found.get(&task(1)), found.get(&task(3))), (Some(&2.0), Some(&4.0)));
+        assert!(found.len() == 3 && found[&task(4)] > 1e9, "{found:?}");
+    }
+
+    #[test]
+    fn peaks_are_bounded() {
+        let mut stream = Stream::default();
+        (0..NAMES_MAX as u32 + 5).for_each(|group| stream.note_peak(group, 9));
+        stream.note_peak(7, 3);
+        assert_eq!((stream.peaks.len(), stream.peak(7), stream.peak(4)), (NAMES_MAX, Some(9), None));
     }
 
     #[test]

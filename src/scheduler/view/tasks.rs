@@ -85,7 +85,10 @@ impl Driver {
             None => self.tasks_of_runs(run, &wanted, &mut found),
         }
         let more = found.more || found.budget == 0;
-        let rows: Vec<Value> = found.rows.into_iter().map(|(row, key)| self.task_row(&row, key)).collect();
+        let tasks: Vec<TaskRef> = found.rows.iter().map(|(row, _)| row.task).collect();
+        let seconds = self.views.stream.seconds_of(&tasks);
+        let row = |(row, key): (TaskRow, _)| self.task_row(&row, key, seconds.get(&row.task).copied());
+        let rows: Vec<Value> = found.rows.into_iter().map(row).collect();
         Ok(json!({ "tasks": rows, "more": more }))
     }
 
@@ -133,7 +136,7 @@ impl Driver {
         }
     }
 
-    fn task_row(&self, row: &TaskRow, key: Option<String>) -> Value {
+    fn task_row(&self, row: &TaskRow, key: Option<String>, seconds: Option<f64>) -> Value {
         let group = self.core.group_of(row.task).and_then(|id| self.core.group_name(id));
         json!({
             "key": key.unwrap_or_else(|| self.key(row.task)),
@@ -142,7 +145,7 @@ impl Driver {
             "state": row.state.name(),
             "worker": row.worker.map(|w| self.worker_name(w)),
             "bytes": row.nbytes,
-            "seconds": null,
+            "seconds": seconds,
             "attempts": row.attempts,
         })
     }

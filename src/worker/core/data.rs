@@ -2,8 +2,8 @@
 //! fetch queues, one for each peer, and their bounds.
 
 use super::Core;
+use super::event::Kin;
 use super::event::{Action, Fetched};
-use super::room::Kin;
 use crate::base::ids::{Attempt, TaskRef, WorkerId};
 use smallvec::SmallVec;
 use std::collections::VecDeque;

@@ -1,7 +1,7 @@
 //! Everything that can happen to a worker, and everything its core may ask the shell to do. Closed lists.
 
 use crate::base::failure::Failure;
-use crate::base::ids::{Attempt, FamilyIx, TaskRef, WorkerId};
+use crate::base::ids::{Attempt, FamilyIx, RunId, TaskRef, WorkerId};
 use crate::base::priority::Priority;
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,6 +80,8 @@ pub struct Assigned {
     pub family: FamilyIx,
     /// Its element.
     pub element: u32,
+    /// What it is expected to be like.
+    pub kin: Kin,
     /// Its place in the queue.
     pub priority: Priority,
     /// CPU slots it occupies, 1/10,000.
@@ -88,6 +90,22 @@ pub struct Assigned {
     pub keep: bool,
     /// Its inputs, in order.
     pub inputs: Vec<Input>,
+}
+
+/// Tasks that are expected to be alike: a family of a run, or calls of one name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kin {
+    /// A family.
+    Family(RunId, FamilyIx),
+    /// Calls, of whichever run, by a number made of their name.
+    Calls(u64),
+}
+
+impl Kin {
+    /// Whether it ends with a run.
+    pub(super) fn is_of(self, run: RunId) -> bool {
+        matches!(self, Kin::Family(of, _) if of == run)
+    }
 }
 
 /// An input of a task handed over.

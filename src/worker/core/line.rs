@@ -2,7 +2,7 @@
 //! than they do. Owns which tasks are that short and how many wait so; the pool runs them in the same order.
 
 use super::Core;
-use super::room::Kin;
+use super::event::Kin;
 use super::tasks::Ranked;
 use crate::base::ids::{Attempt, RunId, TaskRef};
 use crate::graph::layer::SLOT;
@@ -19,6 +19,9 @@ const WAIT_NS: u64 = 1_000_000;
 
 /// The same in tasks.
 const WAIT_TASKS: usize = 32;
+
+/// Families and names of calls that are remembered when a run is over.
+const KNOWN_MAX: usize = 10_000;
 
 /// Of tasks up to this one waits behind each slot, so that it need not wait for the worker's loop. Short
 /// commands are of this kind.
@@ -49,7 +52,10 @@ impl Line {
 
     /// Forgets the families of a run that is over.
     pub(super) fn forget(&mut self, run: RunId) {
-        self.durations.retain(|(r, _), _| *r != run);
+        self.durations.retain(|kin, _| !kin.is_of(run));
+        if self.durations.len() > KNOWN_MAX {
+            self.durations.clear();
+        }
     }
 
     /// Takes note of what a task occupies.
@@ -146,7 +152,7 @@ impl Core {
             self.room.give_back(std::mem::take(&mut hand.expected));
             self.ready.push(Ranked(hand.priority, task, attempt.n));
             // Until something of the family has been seen to be short again.
-            self.line.durations.remove(&(task.run, hand.family));
+            self.line.durations.remove(&hand.kin);
         }
         self.move_up();
     }

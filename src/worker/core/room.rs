@@ -3,9 +3,9 @@
 
 use super::Core;
 use super::data::Datum;
-use super::event::Action;
+use super::event::{Action, Kin};
 use super::tasks::{Hand, Ranked};
-use crate::base::ids::{Attempt, FamilyIx, RunId, TaskRef, WorkerId};
+use crate::base::ids::{Attempt, RunId, TaskRef, WorkerId};
 use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
 use std::collections::BTreeMap;
@@ -21,6 +21,9 @@ const BYTES_MAX: u64 = 1 << 44;
 
 /// Beyond so many bytes what was seen of a family is slowly forgotten.
 const MEMORY_BYTES: u64 = 1 << 34;
+
+/// Families and names of calls that are remembered when a run is over.
+const HABITS_MAX: usize = 10_000;
 
 /// What a task is expected to do to memory, bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,9 +80,6 @@ pub(super) struct Room {
     spare: BTreeMap<u64, TaskRef>,
     spares: u64,
 }
-
-/// A family of a run.
-pub(super) type Kin = (RunId, FamilyIx);
 
 impl Room {
     /// Takes note of what a task has made.
@@ -206,8 +206,8 @@ impl Core {
     /// Bytes that the task which should start next is expected to add.
     pub fn next_bytes(&self) -> i64 {
         let first = self.room.held.iter().max().into_iter().chain(self.ready.peek()).max();
-        let hand = first.and_then(|ranked| Some((ranked.1, self.hands.get(&ranked.1)?)));
-        hand.filter(|(_, hand)| !hand.executing).map_or(0, |(task, hand)| self.demand(task.run, hand).adds)
+        let hand = first.and_then(|ranked| self.hands.get(&ranked.1));
+        hand.filter(|hand| !hand.executing).map_or(0, |hand| self.demand(hand).adds)
     }
 
     /// Bytes of results in memory of families whose results usually are dropped soon.
@@ -216,8 +216,8 @@ impl Core {
     }
 
     /// What a task in hand is expected to do to memory.
-    pub(super) fn demand(&self, run: RunId, hand: &Hand) -> Demand {
-        let Some(habits) = self.room.habits.get(&(run, hand.family)) else { return Demand::default() };
+    pub(super) fn demand(&self, hand: &Hand) -> Demand {
+        let Some(habits) = self.room.habits.get(&hand.kin) else { return Demand::default() };
         let makes = habits.makes;
         let mut frees = 0;
         if habits.frees() {
@@ -229,11 +229,11 @@ impl Core {
     }
 
     /// A task has ended well: what it was the last to use here may be dropped for that.
-    pub(super) fn note_last_uses(&mut self, run: RunId, hand: &Hand) {
+    pub(super) fn note_last_uses(&mut self, hand: &Hand) {
         for (_, input) in &hand.inputs {
             let Some(datum) = self.data.get_mut(input).filter(|d| d.users == 1) else { continue };
-            datum.last_user = Some((run, hand.family));
-            self.room.learn_left((run, hand.family), datum.here.unwrap_or(0));
+            datum.last_user = Some(hand.kin);
+            self.room.learn_left(hand.kin, datum.here.unwrap_or(0));
         }
     }
 
@@ -252,7 +252,11 @@ impl Core {
 
     /// Forgets what was learned of a run.
     pub fn forget_run(&mut self, run: RunId) {
-        self.room.habits.retain(|(r, _), _| *r != run);
+        self.room.habits.retain(|kin, _| !kin.is_of(run));
+        if self.room.habits.len() > HABITS_MAX {
+            // Calls belong to no run: what is in memory has to be remembered, the rest is learned again.
+            self.room.habits.retain(|_, habits| habits.held > 0);
+        }
         self.line.forget(run);
     }
 

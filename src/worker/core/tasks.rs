@@ -3,7 +3,7 @@
 
 use super::Core;
 use super::data::Datum;
-use super::event::{Action, Assigned, Done, Start};
+use super::event::{Action, Assigned, Done, Kin, Start};
 use crate::base::failure::FailureKind;
 use crate::base::ids::{Attempt, FamilyIx, TaskRef};
 use crate::base::priority::Priority;
@@ -14,6 +14,7 @@ pub(super) struct Hand {
     pub(super) tries: u32,
     pub(super) family: FamilyIx,
     pub(super) element: u32,
+    pub(super) kin: Kin,
     pub(super) priority: Priority,
     pub(super) slots: u32,
     pub(super) keep: bool,
@@ -81,6 +82,7 @@ impl Core {
             tries: task.tries,
             family: task.family,
             element: task.element,
+            kin: task.kin,
             priority: task.priority,
             slots: task.slots,
             keep: task.keep,
@@ -124,11 +126,11 @@ impl Core {
                 continue;
             };
             let has_slots = self.busy == 0 || self.busy + hand.slots <= self.slots;
-            let (kin, slots) = ((task.run, hand.family), hand.slots);
+            let (kin, slots) = (hand.kin, hand.slots);
             if !has_slots && (forced || !self.may_line_up(kin, slots)) {
                 return false;
             }
-            let demand = self.demand(task.run, hand);
+            let demand = self.demand(hand);
             let expected = match self.room.take(demand, forced) {
                 Some(expected) => expected,
                 None if self.room.is_crowded() => return false,
@@ -183,19 +185,19 @@ impl Core {
         self.move_up();
         self.room.give_back(hand.expected);
         if outcome.is_ok() {
-            self.line.learn((task.run, hand.family), duration);
-            self.note_last_uses(task.run, &hand);
+            self.line.learn(hand.kin, duration);
+            self.note_last_uses(&hand);
         }
         self.let_go(&hand);
         match outcome {
             Ok(nbytes) => {
-                self.room.learn((task.run, hand.family), memory);
+                self.room.learn(hand.kin, memory);
                 if hand.keep {
                     let datum = self.data.entry(task).or_insert_with(|| Datum::wanted(nbytes));
                     datum.here = Some(nbytes);
                     (datum.replica, datum.on_disk, datum.last_user) = (false, false, None);
-                    (datum.made_by, datum.memory) = (Some((task.run, hand.family)), memory);
-                    self.room.hold((task.run, hand.family), memory);
+                    (datum.made_by, datum.memory) = (Some(hand.kin), memory);
+                    self.room.hold(hand.kin, memory);
                     self.room.unspare(&mut datum.spare);
                     self.actions.push(Action::Publish { task, attempt });
                     self.wake(task);

@@ -1,7 +1,7 @@
 //! Scenarios: small stories told to a worker's core, every step followed by a check of all invariants.
 
 use super::Core;
-use super::event::{Action, Assigned, Done, Event, Fetched, Input};
+use super::event::{Action, Assigned, Done, Event, Fetched, Input, Kin};
 use crate::base::failure::{Failure, FailureKind};
 use crate::base::ids::{Attempt, FamilyIx, RunId, TaskRef, WorkerId};
 use crate::base::priority::Priority;
@@ -29,6 +29,7 @@ fn assigned(i: u32, inputs: &[(u32, &[u32])]) -> Assigned {
         attempt: attempt(1),
         tries: 0,
         family: FamilyIx(0),
+        kin: Kin::Family(RunId(0), FamilyIx(0)),
         element: i,
         priority: Priority { rank: u64::from(i), ..Priority::default() },
         slots: SLOT,
@@ -295,7 +296,7 @@ fn what_makes_bytes_waits_for_room_and_others_pass_it() {
     s.done(0, 1);
     assert_eq!(s.0.next_bytes(), 0);
     let _ = s.0.set_room(Some(LARGE as i64 - 1));
-    let small = Assigned { family: FamilyIx(1), ..assigned(2, &[]) };
+    let small = Assigned { kin: Kin::Family(RunId(0), FamilyIx(1)), ..assigned(2, &[]) };
     assert_eq!(started(&s.compute(&[assigned(1, &[]), small])), [2], "nothing is known of its family");
     assert_eq!((s.0.is_holding(), s.0.next_bytes(), s.0.expected_bytes()), (true, LARGE as i64, (0, 0)));
     s.1 = 5;
@@ -358,7 +359,7 @@ fn copies_that_nobody_here_needs_go_when_memory_is_short() {
 fn who_frees_as_much_as_it_makes_needs_no_room() {
     const LARGE: u64 = 1 << 20;
     let large = |i, n, inputs: &[(u32, &[u32])]| {
-        let mut task = Assigned { family: FamilyIx(n), ..assigned(i, inputs) };
+        let mut task = Assigned { kin: Kin::Family(RunId(0), FamilyIx(n)), ..assigned(i, inputs) };
         task.inputs.iter_mut().for_each(|input| input.nbytes = LARGE);
         task
     };
@@ -491,4 +492,20 @@ fn a_task_that_waits_for_others_gives_its_slot_away() {
     s.tell(Event::Cancel(vec![(task(3), attempt(1))]));
     assert!(started(&s.done(3, 1)).is_empty());
     assert_eq!(started(&s.done(4, 1)), [5]);
+}
+
+#[test]
+fn calls_of_one_name_are_known_from_run_to_run() {
+    let call = |run, i| {
+        let task = TaskRef { run: RunId(run), index: i };
+        Assigned { task, family: FamilyIx(i), kin: Kin::Calls(9), ..assigned(i, &[]) }
+    };
+    let mut s = Story::new(1);
+    s.compute(&[call(0, 0)]);
+    s.done_after(0, 1, Duration::from_micros(5));
+    s.0.forget_run(RunId(0));
+    let actions = s.compute(&[call(1, 1), call(1, 2), call(1, 3)]);
+    assert_eq!(started(&actions), [1, 2, 3], "each a family of its own, but known to be short");
+    let other = Assigned { kin: Kin::Calls(10), ..call(1, 4) };
+    assert!(started(&s.compute(&[other])).is_empty(), "nothing is known of these");
 }

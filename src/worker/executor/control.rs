@@ -20,6 +20,8 @@ pub struct Control {
     /// Why it has to end at once, if it has to.
     forced: Mutex<Option<FailureKind>>,
     wake: Arc<Wake>,
+    /// Its slot, and when that took it.
+    begun: (u32, Instant),
     pid: AtomicI32,
     base: AtomicU64,
     bound: AtomicU64,
@@ -66,15 +68,16 @@ impl std::fmt::Debug for Announce {
 impl Control {
     /// A control of its own, e.g. for running a job outside a pool.
     pub fn new() -> std::io::Result<Control> {
-        Ok(Control::with_wake(Arc::new(Wake::new()?)))
+        Ok(Control::with_wake(Arc::new(Wake::new()?), (0, Instant::now())))
     }
 
-    pub(super) fn with_wake(wake: Arc<Wake>) -> Control {
+    pub(super) fn with_wake(wake: Arc<Wake>, begun: (u32, Instant)) -> Control {
         Control {
             requested: AtomicBool::new(false),
             why: Mutex::new(None),
             forced: Mutex::new(None),
             wake,
+            begun,
             pid: AtomicI32::new(0),
             base: AtomicU64::new(0),
             bound: AtomicU64::new(0),
@@ -86,13 +89,19 @@ impl Control {
         }
     }
 
-    /// The control of a job of a pool, which hears when it waits for others.
+    /// The control of a job of a pool, which hears when it waits for others; its slot took it then.
     pub(super) fn of_job(
         (task, attempt): (TaskRef, Attempt),
         wake: Arc<Wake>,
+        begun: (u32, Instant),
         news: Arc<AwayNews>,
     ) -> Control {
-        Control { away: Some((task, attempt, news)), ..Control::with_wake(wake) }
+        Control { away: Some((task, attempt, news)), ..Control::with_wake(wake, begun) }
+    }
+
+    /// The job's slot, and when that took it: perhaps with others, which it runs one after the other.
+    pub(in crate::worker) fn begun(&self) -> (u32, Instant) {
+        self.begun
     }
 
     /// The job begins to wait for other tasks, or goes on: meanwhile its slots are of use to others.

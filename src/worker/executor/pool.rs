@@ -6,6 +6,7 @@ use super::process::Wake;
 use super::{Executor, Failure, FailureKind, Identified, Outcome};
 use crate::base::ids::{Attempt, TaskRef};
 use rustc_hash::FxHashMap;
+use smallvec::{SmallVec, smallvec};
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,9 +35,9 @@ type Id = (TaskRef, Attempt);
 
 /// Jobs that a thread runs one after the other, mostly one, and how each is stopped.
 struct Taken<J> {
-    jobs: Vec<J>,
-    ids: Vec<Id>,
-    controls: Vec<Arc<Control>>,
+    jobs: SmallVec<[J; 1]>,
+    ids: SmallVec<[Id; 1]>,
+    controls: SmallVec<[Arc<Control>; 1]>,
 }
 
 struct Shared<J> {
@@ -246,7 +247,7 @@ impl<J: Identified> Shared<J> {
     }
 
     fn run_slot(&self, slot: u32, wake: &Arc<Wake>) {
-        let mut next = self.next(wake, None);
+        let mut next = self.next((slot, wake), None);
         let panicked = |panic: Box<dyn std::any::Any + Send>| {
             let text = format!("the executor panicked: {}", panic_text(&*panic));
             Outcome::failed(Failure::new(FailureKind::Spawn(text)))
@@ -254,15 +255,15 @@ impl<J: Identified> Shared<J> {
         while let Some(Taken { mut jobs, ids, controls }) = next {
             let last = if jobs.len() == 1 { jobs.pop() } else { None };
             let Some(job) = last else {
-                self.run_all(jobs, &ids, &controls, (slot, wake), panicked);
-                next = self.next(wake, None);
+                self.run_all(jobs.into_vec(), &ids, &controls, (slot, wake), panicked);
+                next = self.next((slot, wake), None);
                 continue;
             };
             // Executors catch panics of what they run; this is for their own faults.
             let run = AssertUnwindSafe(|| self.executor.run(job, &controls[0]));
             let outcome = catch_unwind(run).unwrap_or_else(panicked);
             let finished = Finished { task: ids[0].0, attempt: ids[0].1, slot: Some(slot), outcome };
-            next = self.next(wake, Some((finished, controls[0].clone())));
+            next = self.next((slot, wake), Some((finished, controls[0].clone())));
         }
         lock(&self.state).threads -= 1;
         self.left.notify_all();
@@ -330,7 +331,11 @@ impl<J: Identified> Shared<J> {
     }
 
     /// Takes leave of the job before, and waits for the next one. `None` at the end.
-    fn next(&self, wake: &Arc<Wake>, before: Option<(Finished, Arc<Control>)>) -> Option<Taken<J>> {
+    fn next(
+        &self,
+        (slot, wake): (u32, &Arc<Wake>),
+        before: Option<(Finished, Arc<Control>)>,
+    ) -> Option<Taken<J>> {
         let mut state = lock(&self.state);
         if let Some((finished, control)) = before {
             state.running.remove(&(finished.task, finished.attempt));
@@ -341,7 +346,7 @@ impl<J: Identified> Shared<J> {
             let waiting = state.queue.len();
             let can_wait = waiting > WAITING_MIN * state.threads
                 && state.queue.front().is_some_and(|job| job.is_short());
-            let taken = self.take(&mut state, wake);
+            let taken = self.take(&mut state, (slot, wake));
             drop(state);
             self.note([finished], can_wait);
             if taken.is_some() {
@@ -350,7 +355,7 @@ impl<J: Identified> Shared<J> {
             state = lock(&self.state);
         }
         loop {
-            if let Some(taken) = self.take(&mut state, wake) {
+            if let Some(taken) = self.take(&mut state, (slot, wake)) {
                 return Some(taken);
             }
             if state.closed {
@@ -362,9 +367,9 @@ impl<J: Identified> Shared<J> {
         }
     }
 
-    fn take(&self, state: &mut State<J>, wake: &Arc<Wake>) -> Option<Taken<J>> {
+    fn take(&self, state: &mut State<J>, (slot, wake): (u32, &Arc<Wake>)) -> Option<Taken<J>> {
         let job = state.queue.pop_front()?;
-        let mut jobs = vec![job];
+        let mut jobs: SmallVec<[J; 1]> = smallvec![job];
         if jobs[0].is_short()
             && let Some(mark) = self.executor.together(&jobs[0])
         {
@@ -375,9 +380,10 @@ impl<J: Identified> Shared<J> {
                 jobs.extend(state.queue.pop_front());
             }
         }
-        let ids: Vec<Id> = jobs.iter().map(Identified::id).collect();
+        let ids: SmallVec<[Id; 1]> = jobs.iter().map(Identified::id).collect();
+        let begun = (slot, Instant::now());
         let control = |id: &Id| {
-            let control = Arc::new(Control::of_job(*id, wake.clone(), self.away.clone()));
+            let control = Arc::new(Control::of_job(*id, wake.clone(), begun, self.away.clone()));
             state.running.insert(*id, control.clone());
             control
         };

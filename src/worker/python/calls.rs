@@ -3,6 +3,7 @@
 
 use crate::base::failure::{Failure, FailureKind};
 use crate::base::ids::{Attempt, RunId, RunUuid, TaskRef};
+use crate::graph::split::key_split;
 use crate::protocol::framing::FrameError;
 use crate::protocol::messages::calls::{BatchColumns, CallBatch, CallOptions, CallRun};
 use crate::worker::core::event::Start;
@@ -95,12 +96,10 @@ impl Call {
         }
     }
 
-    /// The same number for keys that differ only in what follows the last `-`.
+    /// The same number for those of one name.
     pub(in crate::worker) fn kin(&self) -> u64 {
-        let name = self.key_bytes().map_or(self.run.name.as_bytes(), |key| {
-            key.iter().rposition(|b| *b == b'-').map_or(key, |end| &key[..end])
-        });
-        FxBuildHasher.hash_one(name)
+        let key = self.key_bytes().map(String::from_utf8_lossy);
+        FxBuildHasher.hash_one(key.as_deref().map_or(self.run.name.as_str(), key_split))
     }
 
     /// Its own key, if it has one.
@@ -244,6 +243,11 @@ impl Calls {
         let batches = known.batches.values().map(|batch| &batch.id);
         self.live.forget(known.run.functions.iter().map(|(id, _)| id).chain(batches));
         true
+    }
+
+    /// A number for calls of the same name, if the task is a call.
+    pub(in crate::worker) fn kin(&self, task: TaskRef) -> Option<u64> {
+        self.find(task).map(|call| call.kin())
     }
 
     fn find(&self, task: TaskRef) -> Option<Call> {

@@ -12,7 +12,7 @@ use super::messages::{Call as CallMessage, Drop as DropMessage, LetGo, tag};
 use super::zygote::Zygote;
 use crate::worker::executor::control::Control;
 use crate::worker::executor::processes::channel::Channel;
-use crate::worker::executor::processes::messages::send_inputs;
+use crate::worker::executor::processes::messages::{To, send_inputs};
 use crate::worker::executor::processes::warm::{Ran, Warm};
 use crate::worker::executor::processes::{ALLOCATOR, Counts, STARTS_MAX};
 use crate::worker::executor::{Clock, Executor, Failure, FailureKind, Outcome};
@@ -395,7 +395,7 @@ impl Warmed {
 fn order(channel: &Channel, task: u64, job: &CallJob, key: &str, loaded: &mut Loaded) -> io::Result<()> {
     let Call { run, batch, place } = &job.call;
     loaded.send(channel, &job.call)?;
-    send_inputs(channel, &job.inputs)?;
+    send_inputs(channel, &job.inputs, To::Python)?;
     let options = job.call.options();
     let call = CallMessage {
         task,

@@ -87,7 +87,7 @@ impl Data {
         if len <= HEAP_BYTES_MAX || (len <= CROWDED_BYTES_MAX && memfile::is_crowded()) {
             return Ok(Data::Heap(bytes));
         }
-        let writer = MemWriter::create("result")?;
+        let writer = MemWriter::sized("result", len)?;
         writer.file().write_all(&bytes)?;
         Data::of_writer(writer)
     }

@@ -186,7 +186,7 @@ impl Assembler {
             let to = if part.len <= HEAP_BYTES_MAX {
                 Landing::Heap(Vec::new())
             } else {
-                Landing::File(MemWriter::create("fetched result")?)
+                Landing::File(MemWriter::sized("fetched result", part.len)?)
             };
             self.open = Some(Open { name: part.name, left: part.len, to });
         }

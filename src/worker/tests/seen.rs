@@ -42,6 +42,7 @@ async fn slots_and_waits_are_shown() {
     handed.extend((2..40).map(|i| Handed(i, 2, i, vec![], None)));
     session.compute(handed).await;
     let (mut spans, _) = seen(&mut session, |spans, _| tasks(spans) == 40).await;
+    spans.retain(|s| s.kind != SpanKind::Running);
     // Who has its input does not answer.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("tls://{}", silent.local_addr().unwrap());
@@ -94,7 +95,12 @@ async fn heartbeats_come_each_second_while_tasks_execute() {
     let (_worker, mut session) = played.worker("w", 1).await;
     session.families(vec![info(0, spec("a", "sleep 2.5", &[]), Items::Single)]).await;
     session.compute(vec![Handed(0, 0, 0, vec![], None)]).await;
-    let (_, beats) = seen(&mut session, |spans, _| tasks(spans) == 1).await;
+    let (spans, beats) = seen(&mut session, |spans, _| tasks(spans) == 1).await;
+    // It is shown while it runs, each time as begun when it did.
+    let (open, ended): (Vec<&Span>, Vec<&Span>) = spans.iter().partition(|s| s.kind == SpanKind::Running);
+    assert!(open.len() >= 2 && open.iter().all(|s| s.task == Some(task(0))), "{spans:?}");
+    let early = open.iter().map(|s| ended[0].start_ns.abs_diff(s.start_ns)).max();
+    assert!(early < Some(500_000_000) && open[0].lane == ended[0].lane, "{spans:?}");
     let busy: Vec<&(Instant, Heartbeat)> = beats.iter().filter(|(_, b)| b.executing == 1).collect();
     assert!((2..=4).contains(&busy.len()), "{beats:?}");
     let gap = busy[1].0.duration_since(busy[0].0);

@@ -16,13 +16,21 @@ use std::time::Instant;
 
 impl Work {
     /// An attempt has ended.
-    pub(super) fn note_span(&mut self, task: TaskRef, kin: u64, slot: Option<u32>, outcome: &Outcome) {
+    pub(super) fn note_span(
+        &mut self,
+        task: TaskRef,
+        kin: u64,
+        slot: Option<u32>,
+        outcome: &Outcome,
+        peak: u64,
+    ) {
         let (kind, bytes) = match &outcome.result {
             Ok(result) => (SpanKind::Compute, result.nbytes()),
             Err(_) => (SpanKind::Failed, 0),
         };
         let ns = u64::try_from(outcome.wall.as_nanos()).unwrap_or(u64::MAX);
-        let span = Span { kind, task: Some(task), ns, bytes, ..Span::default() };
+        let peak = peak.max(outcome.max_rss_bytes);
+        let span = Span { kind, task: Some(task), ns, bytes, peak, ..Span::default() };
         self.spans.task(slot, kin, outcome.started, span);
     }
 
@@ -64,7 +72,8 @@ impl Work {
             self.spans.disk(SpanKind::SpillWrite, written);
             self.spans.disk(SpanKind::SpillRead, read);
         }
-        self.spans.take(last)
+        let running = self.pool.running();
+        self.spans.take(last, running.iter().map(|(task, _, control)| (*task, control.begun())))
     }
 
     /// Seconds so far in which tasks executed, in which inputs were fetched, and of slots that waited.

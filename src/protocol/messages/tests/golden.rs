@@ -319,8 +319,8 @@ fn from_worker() -> Vec<FromWorker> {
         replicas: vec![task()],
         rare,
     };
-    let span =
-        Span { kind: SpanKind::Fetch, lane: 1, task: Some(task()), count: 2, start_ns: 3, ns: 4, bytes: 5 };
+    let (kind, task_of) = (SpanKind::Fetch, Some(task()));
+    let span = Span { kind, lane: 1, task: task_of, count: 2, start_ns: 3, ns: 4, bytes: 5, peak: 6 };
     let heartbeat = Heartbeat { executing: 2, managed: 1 << 33, cpu_seconds: 1.5, ..Heartbeat::default() };
     vec![
         FromWorker::Register(register),
@@ -338,6 +338,7 @@ fn from_worker() -> Vec<FromWorker> {
                 attempt: 2,
                 parts: vec![PrintedPart { name: "stderr".into(), text: "err".into(), left_out: 3 }],
             }],
+            profile: "{}".into(),
         }),
     ]
 }

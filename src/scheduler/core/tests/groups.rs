@@ -5,7 +5,7 @@ use super::calls::tasks;
 use super::*;
 use crate::base::ids::RunUuid;
 use crate::scheduler::core::event::CallSpec;
-use crate::scheduler::core::groups::{TaskGroup, key_split};
+use crate::scheduler::core::groups::TaskGroup;
 
 fn uuid(run: u32) -> RunUuid {
     RunUuid::from_u128(u128::from(run) + 1)
@@ -34,29 +34,6 @@ impl Story {
 
     fn group(&self, name: &str) -> TaskGroup {
         self.groups().into_iter().find(|g| &*g.name == name).expect("a group of that name")
-    }
-}
-
-#[test]
-fn keys_are_split_as_dask_does() {
-    // What `dask.utils.key_split` says of the same keys.
-    for (key, name) in [
-        ("x", "x"),
-        ("x-1", "x"),
-        ("x-1-2-3", "x"),
-        ("hello-world-1", "hello-world"),
-        ("x-abcdefab", "x"),
-        ("ae05086432ca935f6eba409a8ecd4896", "data"),
-        ("('x-2', 1)", "x"),
-        ("('sum-partial-0cf51a', 0, 1)", "sum-partial"),
-        ("_(x)", "x"),
-        ("inc-5f3d0c", "inc"),
-    ] {
-        assert_eq!(key_split(key), name, "{key}");
-    }
-    // Nothing may come of hostile ones but a name.
-    for key in ["", "-", "---", "1", "('", "é-1", "('é-ü', 0)", "_", "2024-x"] {
-        assert!(!key_split(key).is_empty(), "{key:?}");
     }
 }
 
@@ -226,4 +203,21 @@ fn why_ready_tasks_wait_though_threads_are_free() {
     let mut s = Story::new();
     s.worker(0, "a", 4).submit(vec![family(3)], &[]);
     assert_eq!(s.core.ready_but(20), None);
+}
+
+#[test]
+fn what_is_known_of_a_group_says_what_the_next_of_it_comes_to() {
+    let mut s = Story::new();
+    let names: Vec<String> =
+        ["load-0".to_string()].into_iter().chain((0..40).map(|i| format!("part-{i}"))).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    s.worker_of(0, 2, 1000).called(0, &names, &[], &vec![&[][..]; names.len()]);
+    for (i, nbytes) in [(1, 1), (0, 300)] {
+        let (task, attempt) = s.attempt(i);
+        s.given.remove(&task);
+        let finished = Finished { task, attempt, nbytes, duration: Duration::from_micros(5) };
+        s.report(0, |r| r.finished.push(finished));
+    }
+    let given = s.given_to(0);
+    assert!(given > 5, "parts are small though one load was large: {given}");
 }

@@ -2,7 +2,7 @@
 //! ended, and asks for the others back when one turns out to be long: nobody else could run them meanwhile.
 
 use super::channel::Channel;
-use super::messages::{Away, Returned, Said, Task, tag, take_done, take_dones};
+use super::messages::{Away, Returned, Said, Task, send_room, tag, take_done, take_dones};
 use super::warm::{Ran, Warm, has_gone, judge};
 use crate::worker::executor::FailureKind;
 use crate::worker::executor::control::Control;
@@ -190,6 +190,10 @@ impl Warm {
                 }
                 Vec::new()
             }
+            tag::ROOM => {
+                send_room(&self.channel, &frame)?;
+                Vec::new()
+            }
             tag::RETURNED => {
                 let said: Returned = frame.control()?;
                 for task in said.tasks {
@@ -237,5 +241,47 @@ impl Batch<'_> {
         }
         self.end(place);
         self.rest.died = Some((place, kind, unasked));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A batch of which those positions are over, after its executor has ended with a signal.
+    fn died(over: &[bool], unasked: bool) -> Rest {
+        let controls: Vec<_> = over.iter().map(|_| Arc::new(Control::new().unwrap())).collect();
+        let mut batch = Batch {
+            controls: &controls,
+            first: 5,
+            over: over.to_vec(),
+            asked: vec![!unasked; over.len()],
+            rest: Rest::default(),
+            recalled: false,
+            is_alone: false,
+            last: Instant::now(),
+        };
+        batch.died(Ran::Died { kind: FailureKind::Signal(11), unasked });
+        batch.give_back();
+        batch.rest
+    }
+
+    fn blamed(rest: &Rest) -> Option<usize> {
+        rest.died.as_ref().map(|(place, ..)| *place)
+    }
+
+    #[test]
+    fn of_several_that_an_executor_had_when_it_died_none_is_blamed() {
+        // Position 1 may have ended, its end unsaid.
+        let rest = died(&[true, false, false, false], true);
+        assert_eq!((blamed(&rest), rest.is_gone, rest.back), (None, true, vec![1, 2, 3]));
+    }
+
+    #[test]
+    fn the_only_one_left_is_and_so_is_one_that_was_to_stop() {
+        let rest = died(&[true, true, false], true);
+        assert_eq!((blamed(&rest), rest.is_gone, rest.back), (Some(2), true, vec![]));
+        let rest = died(&[true, false, false], false);
+        assert_eq!((blamed(&rest), rest.back), (Some(1), vec![2]));
     }
 }

@@ -4,7 +4,9 @@
 
 use super::Program;
 use super::channel::{Channel, Frame};
-use super::messages::{Away, BATCHES_VERSION, Done, End, Hello, Task, VERSIONS, Welcome, tag, take_done};
+use super::messages::{
+    Away, BATCHES_VERSION, Done, End, Hello, Task, VERSIONS, Welcome, send_room, tag, take_done,
+};
 use crate::base::failure::Raised;
 use crate::worker::executor::FailureKind;
 use crate::worker::executor::control::Control;
@@ -305,6 +307,11 @@ impl Warm {
                     }
                     // Of a task that has ended: a thread of it goes on.
                     Ok(_) => {}
+                    Err(error) => return self.confused(&error.to_string()),
+                },
+                Ok(Some(frame)) if frame.tag == tag::ROOM => match send_room(&self.channel, &frame) {
+                    Ok(()) => {}
+                    Err(error) if has_gone(&error) => return self.died(stopped),
                     Err(error) => return self.confused(&error.to_string()),
                 },
                 Ok(Some(frame)) if frame.tag == tag::DONE => match take_done(frame) {

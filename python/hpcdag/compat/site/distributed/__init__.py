@@ -8,9 +8,6 @@ differs and what is absent: docs/from-dask.md.
 from __future__ import annotations
 
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import hpcdag
@@ -36,6 +33,7 @@ _FROM_HPCDAG = (
     "fire_and_forget",
     "futures_of",
     "get_worker",
+    "performance_report",
     "progress",
     "rejoin",
     "secede",
@@ -76,7 +74,6 @@ __all__ = [  # noqa: PLE0604
     "Security",
     "default_client",
     "get_client",
-    "performance_report",
     *(name for name in _FROM_HPCDAG if name in hpcdag.__all__),
 ]
 
@@ -111,13 +108,6 @@ def get_client(address: Any = None, timeout: Any = None, resolve_address: bool =
         if caller.startswith("dask."):
             raise ValueError(str(error)) from error
         raise
-
-
-@contextmanager
-def performance_report(filename: str = "dask-report.html", *args: Any, **keywords: Any) -> Iterator[None]:
-    """Writes no report and says so; `hpcdag status` and `hpcdag story` tell what has happened."""
-    warnings.warn(f"hpcdag writes no performance report: there will be no {filename}", stacklevel=3)
-    yield
 
 
 class Security:

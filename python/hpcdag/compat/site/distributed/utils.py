@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -16,6 +19,16 @@ def import_term(name: str) -> Any:
     """What a dotted name stands for: `"math.sin"`."""
     module, _, attribute = name.rpartition(".")
     return getattr(import_module(module), attribute) if module else import_module(name)
+
+
+@contextmanager
+def log_errors(pdb: bool = False) -> Iterator[None]:
+    """Logs exceptions of a block, or of the function that it decorates, and lets them pass."""
+    try:
+        yield
+    except Exception:
+        logging.getLogger("distributed").exception("an error passed through here")
+        raise
 
 
 def __getattr__(name: str) -> Any:
