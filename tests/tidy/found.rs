@@ -2,6 +2,7 @@
 
 use crate::checks::{Source, check, check_unwraps, missing_codes, uncommented, unwraps};
 use crate::{CORE_LINTS, LINES_MAX, WIDTH_MAX};
+use hpcdag::base::error::Kind;
 
 fn faults_of(path: &str, code: &str) -> Vec<String> {
     check(&Source::new(path, &format!("//! Header.\n{code}")))
