@@ -64,7 +64,8 @@ def memory_bytes(apart: str) -> int:
     for pid in marked():
         if pid == apart:
             continue
-        with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/status") as file:
+        # One that has just ended has no such line.
+        with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/status") as file:
             total += int(file.read().split("RssAnon:")[1].split()[0]) << 10
         with contextlib.suppress(OSError):
             for name in os.listdir(f"/proc/{pid}/fd"):

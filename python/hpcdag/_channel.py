@@ -141,14 +141,17 @@ class Channel:
                 left[0] = left[0][n:]
 
 
-def memory_file(data: Any) -> int:
-    """A sealed memory file with the bytes of `data` (bytes-like); the caller owns its descriptor."""
+def memory_file(data: Any, lent: int | None = None) -> int:
+    """A sealed memory file with the bytes of `data` (bytes-like), or the file `lent` with them, which is not
+    sealed; the caller owns its descriptor."""
     view = memoryview(data).cast("B")
-    fd = os.memfd_create("hpcdag-result", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    # By this name the worker knows results from other memory.
+    fd = os.memfd_create("hpcdag:result", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING) if lent is None else lent
     try:
         while view.nbytes:
             view = view[os.write(fd, view) :]
-        fcntl.fcntl(fd, _F_ADD_SEALS, _SEAL_SHRINK | _SEAL_GROW | _SEAL_WRITE)
+        if lent is None:
+            fcntl.fcntl(fd, _F_ADD_SEALS, _SEAL_SHRINK | _SEAL_GROW | _SEAL_WRITE)
     except BaseException:
         os.close(fd)
         raise

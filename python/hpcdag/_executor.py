@@ -1,13 +1,11 @@
 """The process that runs tasks, one at a time: forked by `_zygote`, spoken to over a socket of its own.
 
 Owns the loop and the order of things on the connection. The main thread runs tasks and reads the socket
-between them. While a task takes long, a second thread reads instead, so that tasks can be cancelled and the
-end of the connection is noticed. `docs/protocol.md` has the messages.
+between them. While one takes long, a second thread reads, to cancel it and to notice the connection's end.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import select
@@ -19,17 +17,17 @@ import weakref
 from collections import deque
 from typing import Any
 
-from . import _channel, _errors, _profile, _result, _said, _tasks
+from . import _channel, _errors, _outputs, _pinned, _profile, _result, _said, _tasks
 from ._loaded import Call, Loaded, Parts, open_unchanged
 from ._tasks import Current, current
 
 __all__ = ["Current", "current", "main"]
 
-VERSIONS = (1, 2)
+VERSIONS = (1, 3)
 
 HELLO, WELCOME, INPUTS, CANCEL, DONE, TRIM, TRIMMED = 1, 2, 3, 5, 7, 8, 9
 CALL, LOAD, DROP, AWAY = 23, 24, 25, 26
-CALLS, DONES, RECALL, RETURNED, SAID = 27, 28, 29, 30, 31
+CALLS, DONES, RECALL, RETURNED, SAID, LET_GO, ROOM, LENT = 27, 28, 29, 30, 31, 32, 34, 35
 
 # A task that still runs after one to two of these is watched.
 _TICK_SECONDS = 0.02
@@ -70,6 +68,10 @@ class Executor:
         self.oldest = 0
         # What was printed when the last task had ended.
         self.said = 0
+        # Of the protocol.
+        self.version = 1
+        # Memory files that the worker has lent; None where it has none.
+        self.lent: deque[int | None] = deque()
 
     def main(self) -> None:
         """Until the connection ends."""
@@ -89,19 +91,25 @@ class Executor:
             if self.trims:
                 self._trim()
                 continue
-            if not self.reading.acquire(blocking=False):
-                os.eventfd_write(self.ended, 1)
-                self.reading.acquire()
-            try:
-                if self.waiting:
-                    continue
-                frame = self.channel.receive()
-                if frame is None:
-                    return
-                self._take(frame)
-            finally:
-                frame = None  # With its memory.
-                self.reading.release()
+            if not self._hear(self.waiting):
+                return
+
+    def _hear(self, wanted: deque[Any]) -> bool:
+        """Takes a message unless `wanted` has something; by the main thread. False at the end."""
+        if not self.reading.acquire(blocking=False):
+            os.eventfd_write(self.ended, 1)
+            self.reading.acquire()
+        try:
+            if wanted:
+                return True
+            frame = self.channel.receive()
+            if frame is None:
+                return False
+            self._take(frame)
+            return True
+        finally:
+            frame = None  # With its memory.
+            self.reading.release()
 
     def _take(self, frame: _channel.Frame) -> None:
         """Notes what a message says; by whoever has `reading`."""
@@ -118,13 +126,18 @@ class Executor:
             self.loaded.load(kind, ident, frame.body)
         elif tag == DROP:
             self.loaded.drop(control[0])
+        elif tag == LET_GO:
+            _pinned.let_go(control[0])
         elif tag == CANCEL:
             self._cancel(control[0])
         elif tag == TRIM:
             self.trims += 1
         elif tag == RECALL:
             self._give_back()
+        elif tag == LENT:
+            self.lent.append(frame.descriptors[0] if frame.descriptors else None)
         elif tag == WELCOME:
+            self.version = control[0]
             if not VERSIONS[0] <= control[0] <= VERSIONS[1]:
                 raise RuntimeError(f"the worker speaks version {control[0]}, this executor {VERSIONS}")
         else:
@@ -281,7 +294,7 @@ class Executor:
             self.channel.send(AWAY, [task, away])
 
     def _attempt(self, call: Call) -> tuple[Any, Parts]:
-        def work() -> Parts:
+        def work() -> tuple[str, Parts]:
             batch = self.loaded.batch(call.batch)
             for parts in call.inputs:
                 for _, data in parts:
@@ -289,12 +302,14 @@ class Executor:
                         raise data
             inputs = [_result.loads(parts) for parts in call.inputs]
             call.inputs.clear()  # So that nothing but the task holds them.
-            return _result.dumps(_result.settle(batch.run(call.index, inputs)))
+            value = _result.settle(batch.run(call.index, inputs))
+            try:
+                return "Succeeded", _result.dumps(value)
+            except _result.Unpicklable as error:
+                return "Pinned", _pinned.keep(call.task, value, str(error))
 
         try:
-            parts = self.stop.run(call.task, work)
-        except _result.Unpicklable as error:
-            return {"Unkept": str(error)}, []
+            end, parts = self.stop.run(call.task, work)
         except BaseException as error:
             why = self.stop.reason(call.task)
             if why is not None:
@@ -306,7 +321,7 @@ class Executor:
         size = _result.size(parts)
         if call.max_output is not None and size > call.max_output:
             return {"Unkept": f"the result has {size} bytes, more than the {call.max_output} allowed"}, []
-        return "Succeeded", parts
+        return end, parts
 
     def _send_dones(self) -> None:
         """Sends the ends that wait; by any thread."""
@@ -340,39 +355,32 @@ class Executor:
             return
         if self.dones:
             self._send_dones()
-        places: list[Any] = []
-        pieces: list[Any] = []
-        fds: list[int] = []
+        places, pieces, fds = [], [], []
         try:
-            try:
-                for name, data in parts:
-                    nbytes = memoryview(data).nbytes
-                    if nbytes > _result.INLINE_BYTES_MAX:
-                        fds.append(_channel.memory_file(data))
-                        places.append([name, {"Descriptor": nbytes}])
-                    else:
-                        pieces.append(data)
-                        places.append([name, {"Inline": nbytes}])
-            except OSError as error:
-                end, places, pieces = {"Unkept": f"no room for the result: {error}"}, [], []
-                while fds:
-                    os.close(fds.pop())
+            places, pieces, fds = _outputs.load(parts, self._room)
+        except OSError as error:
+            end = {"Unkept": f"no room for the result: {error}"}
+        try:
             with self.sending:
                 self.channel.send(DONE, [call.task, end, places, cpu_ns], pieces, fds)
         finally:
             for fd in fds:
                 os.close(fd)
 
+    def _room(self, nbytes: int) -> int | None:
+        """A memory file for so many bytes, if the worker has one; the caller owns it."""
+        if nbytes < _outputs.LENT_BYTES_MIN or self.version < _outputs.LENT_VERSION:
+            return None
+        with self.sending:
+            self.channel.send(ROOM, [nbytes])
+        while not self.lent:
+            if not self._hear(self.lent):
+                raise EOFError("the worker has gone")
+        return self.lent.popleft()
+
     def _trim(self) -> None:
         self.trims -= 1
-        gc.collect()
-        try:
-            ctypes.CDLL(None).malloc_trim(0)
-        except (OSError, AttributeError):
-            pass  # Another C library than glibc.
-        pool = sys.modules.get("pyarrow")
-        if pool is not None:
-            pool.default_memory_pool().release_unused()
+        _outputs.trim()
         with self.sending:
             self.channel.send(TRIMMED, None)
 
@@ -386,6 +394,6 @@ def main(connection: int) -> int:
     os.register_at_fork(after_in_child=lambda: sock.fileno() >= 0 and os.close(sock.detach()))
     try:
         Executor(_channel.Channel(sock)).main()
-    except BrokenPipeError:
-        pass  # The worker has gone while it was told something.
+    except (BrokenPipeError, EOFError):
+        pass  # The worker has gone while it was told or asked something.
     return 0

@@ -37,7 +37,7 @@ def receive(channel: _channel.Channel, tag: int) -> _channel.Frame:
 class Executor:
     """An executor of a zygote."""
 
-    def __init__(self, zygote: Zygote) -> None:
+    def __init__(self, zygote: Zygote, version: int = 1) -> None:
         self.zygote = zygote
         self.gone = False  # Its end has been heard.
         mine, its = socket.socketpair()
@@ -50,7 +50,7 @@ class Executor:
         self.channel = _channel.Channel(mine)
         oldest, newest, kind, pid = receive(self.channel, _executor.HELLO).control
         assert (oldest, newest, kind, pid) == (*_executor.VERSIONS, "python", self.pid)
-        self.channel.send(_executor.WELCOME, [1])
+        self.channel.send(_executor.WELCOME, [version])
         self.numbers = itertools.count(1)
 
     def load(self, function, args=(), kwargs=None) -> bytes:
@@ -151,9 +151,9 @@ class Zygote:
         described = _environment.describe(preload=preload) | environment
         self.channel.send(_zygote.LOAD, ["environment", b""], [_msgpack.pack(described)])
 
-    def executor(self) -> Executor:
-        """Another executor."""
-        return Executor(self)
+    def executor(self, version: int = 1) -> Executor:
+        """Another executor, spoken to in this version of the protocol."""
+        return Executor(self, version)
 
     def close(self) -> str:
         """Ends the connection, and with it the zygote; what it wrote."""

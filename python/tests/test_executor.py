@@ -52,7 +52,7 @@ def test_inputs_are_mapped_and_can_be_written(executor):
 
     def mapped():
         with open("/proc/self/maps") as maps:
-            return [line for line in maps if "hpcdag-result" in line]
+            return [line for line in maps if "hpcdag:" in line]
 
     assert executor.run(mapped) == []
 

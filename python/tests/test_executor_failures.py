@@ -1,6 +1,7 @@
 """How calls fail in real executors: exceptions, cancelling, limits, processes that die."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -132,14 +133,33 @@ def test_unpicklable_results_say_what_it_is(executor):
         return {"fine": 1, "a": [0, {"lock": threading.Lock()}]}
 
     end, parts, _ = executor.done(executor.start(task))
-    assert end["Unkept"].startswith("result['a'][1]['lock'], a _thread.lock, cannot be pickled: TypeError")
-    assert parts == []
+    assert end == "Pinned"
+    with pytest.raises(TypeError, match="^" + re.escape("result['a'][1]['lock'], a _thread.lock, cannot be")):
+        _result.loads(parts)
 
     def bare():
         return open(os.devnull, "w")
 
-    end, _, _ = executor.done(executor.start(bare))
-    assert end["Unkept"].startswith("the result, a _io.TextIOWrapper, cannot be pickled")
+    end, parts, _ = executor.done(executor.start(bare))
+    assert end == "Pinned"
+    with pytest.raises(TypeError, match="^the result, a _io.TextIOWrapper, cannot be pickled.*depends on it"):
+        _result.loads(parts)
+
+
+def test_unpicklable_results_live_on_where_they_were_made_until_they_are_let_go(executor):
+    def make():
+        import threading
+
+        return threading.Lock()
+
+    number = executor.start(make)
+    end, parts, _ = executor.done(number)
+    assert end == "Pinned"
+    assert executor.run(lambda lock: lock.acquire(blocking=False), inputs=[parts])
+    assert executor.run(lambda lock: lock.locked(), inputs=[parts]), "it is the same one"
+    executor.channel.send(_executor.LET_GO, [[number]])
+    summary, _, _ = executor.fail(lambda lock: lock, inputs=[parts])
+    assert "cannot be pickled" in summary and "where tasks that depend on it run" in summary
 
 
 @pytest.mark.parametrize("how", ["loop", "sleep", "process", "join"])

@@ -114,11 +114,10 @@ def leave_open() -> Any:
 )
 def test_results_that_cannot_be_pickled_are_named(client: Client, make: Any, named: str) -> None:
     future = client.submit(make, pure=False)
-    with pytest.raises(hpcdag.TaskError, match=f"{named}.* cannot be pickled"):
+    with pytest.raises(TypeError, match=f"{named}.* cannot be pickled"):
         future.result(30)
-    after = client.submit(str, future)
-    with pytest.raises(hpcdag.TaskError, match=named):
-        after.result(30)
+    # Where it was made it is as good as any other.
+    assert client.submit(str, future).result(30)
 
 
 def test_a_module_that_only_the_client_has(client: Client, tmp_path: Path, monkeypatch: Any) -> None:

@@ -156,7 +156,7 @@ impl Finisher {
     fn recall(&self, job: &mut Job) -> io::Result<()> {
         for (task, edge, n) in std::mem::take(&mut job.on_disk) {
             let result = job.input(edge, n);
-            if self.memory.has_room(result.spilled_bytes()) {
+            if self.memory.has_room(result.spilled_bytes(), !result.is_readable_on_disk()) {
                 let recalled = Arc::new(result.recall()?);
                 let store = &self.memory.store;
                 let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
@@ -179,7 +179,10 @@ struct Finished {
 impl Executor<Job> for Finisher {
     fn together(&self, job: &Job) -> Option<(usize, u32)> {
         match &job.kind {
-            Runnable::Call(call) if job.on_disk.is_empty() => self.python.together(call),
+            // What needs an object of one process waits for that one.
+            Runnable::Call(call) if job.on_disk.is_empty() && call.pins().next().is_none() => {
+                self.python.together(call)
+            }
             _ => None,
         }
     }
@@ -311,6 +314,7 @@ pub(super) fn to_wire(failure: Failure, limits: Limits) -> failure::Failure {
         FailureKind::Signal(signal) => Wire::Signal(signal),
         FailureKind::Spawn(what) => Wire::Spawn(what),
         FailureKind::Prepare(what) => Wire::Prepare(what),
+        FailureKind::Inputs(what) => Wire::Inputs(what),
         FailureKind::TimeLimit => Wire::TimeLimit(limits.time_ms.unwrap_or(0)),
         FailureKind::OutputTooLarge => Wire::OutputTooLarge(limits.output.unwrap_or(0)),
         FailureKind::Native(what) => Wire::Native(what),

@@ -25,13 +25,18 @@ pub(super) fn result(assignment: &Assignment) -> Option<Result<TaskResult>> {
             Err(e) => Err(Error::file("cannot read from the checkpoint", path, &e)),
         };
         return Some(
-            kept.stored[at].1.iter().map(part).collect::<Result<_>>().map(|parts| TaskResult { parts }),
+            kept.stored[at]
+                .1
+                .iter()
+                .map(part)
+                .collect::<Result<_>>()
+                .map(|parts| TaskResult { parts, pinned: None }),
         );
     }
     if is_in(&kept.skip) {
         let parts = [String::new()].into_iter().chain(names(assignment));
         let parts = parts.map(|name| (name, Data::Heap(Bytes::new()))).collect();
-        return Some(Ok(TaskResult { parts }));
+        return Some(Ok(TaskResult { parts, pinned: None }));
     }
     is_in(&kept.load).then(|| load(assignment, kept))
 }
@@ -66,5 +71,5 @@ fn load(assignment: &Assignment, kept: &Kept) -> Result<TaskResult> {
         }
     };
     let parts = [String::new()].into_iter().chain(names(assignment)).map(one).collect::<Result<_>>()?;
-    Ok(TaskResult { parts })
+    Ok(TaskResult { parts, pinned: None })
 }

@@ -1,13 +1,16 @@
 //! The core joined to what it decides about: pool, store and transfers. Turns messages into events, actions
 //! into deeds, and what the core has gathered into messages. Owns no connection and no timer.
 
+mod saving;
 mod seen;
+#[cfg(test)]
+mod tests;
 
-use super::checkpoint::{Counts, Order, Saver};
+use super::checkpoint::Saver;
 use super::core::Core;
 use super::core::event::{Action, Assigned, Done, Event, Fetched, Input, Kin, Start};
-use super::executor::Identified;
 use super::executor::pool::{Finished, Pool};
+use super::executor::{FailureKind, Identified};
 use super::families::Families;
 use super::finish::{Job, Runnable, to_wire};
 use super::memory::monitor::Gauge;
@@ -23,7 +26,7 @@ use super::store::data::TaskResult;
 use super::transfer::brought::Brought;
 use super::transfer::client::{Client, Fetched as Transferred};
 use crate::base::failure::Failure;
-use crate::base::ids::{Attempt, FamilyIx, RunId, TaskRef, WorkerId};
+use crate::base::ids::{Attempt, RunId, TaskRef, WorkerId};
 use crate::graph::items::Item;
 use crate::net::address::Address;
 use crate::protocol::framing::FrameError;
@@ -34,7 +37,7 @@ use crate::protocol::messages::worker::{Families as FamiliesMessage, FromWorker,
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::task::JoinSet;
 
 /// Slot threads at most. Tasks that occupy a small part of a slot each share threads beyond this.
@@ -84,6 +87,8 @@ pub(super) struct Work {
     client: Client,
     fetches: JoinSet<Arrived>,
     asked: FxHashMap<tokio::task::Id, (WorkerId, Vec<TaskRef>, Fetching)>,
+    /// Attempts that have ended since the last report with results that cannot leave their processes.
+    pinned: Vec<Id>,
     /// For those who look.
     spans: Collector,
     /// Results have come since memory was last looked at.
@@ -127,6 +132,7 @@ impl Work {
             client,
             fetches: JoinSet::new(),
             asked: FxHashMap::default(),
+            pinned: Vec::new(),
             spans: Collector::new(slots),
             grown: false,
             prompt: false,
@@ -214,43 +220,6 @@ impl Work {
         Ok(())
     }
 
-    /// Results are to be written for a later run, if their families say where.
-    pub(super) fn save(&mut self, tasks: Vec<(TaskRef, FamilyIx, u32, u64)>, until: Instant) {
-        let order = |(task, family, element, cost_ms): (TaskRef, FamilyIx, u32, u64)| {
-            let family = self.families.find(task.run, family)?;
-            let checkpoint = family.spec().checkpoint.clone()?;
-            let result = self.store().find(task)?.clone();
-            let cost = Duration::from_millis(cost_ms);
-            Some(Order { checkpoint, key: family.key(element), result, cost })
-        };
-        let orders: Vec<Order> = tasks.into_iter().filter_map(order).collect();
-        if orders.is_empty() {
-            return;
-        }
-        tracing::info!("writing up to {} results for a later run", orders.len());
-        if self.saver.is_none() {
-            match Saver::start(&self.name) {
-                Ok(saver) => self.saver = Some(saver),
-                Err(error) => return tracing::warn!("nothing is written for a later run: {error}"),
-            }
-        }
-        if let Some(saver) = &self.saver {
-            saver.save(orders, until);
-        }
-    }
-
-    /// Waits until what was to be written is, but not longer than `limit`.
-    pub(super) async fn finish_saving(&mut self, limit: Duration) {
-        let Some(saver) = self.saver.take() else { return };
-        match tokio::task::spawn_blocking(move || saver.finish(limit)).await {
-            Ok(Some(Counts { written, cheap, late, failed })) => {
-                tracing::info!(written, cheap, late, failed, "results for a later run");
-            }
-            Ok(None) => tracing::warn!("the time to write results for a later run is over"),
-            Err(error) => tracing::error!("writing results came to grief: {error}"),
-        }
-    }
-
     /// Attempts are not wanted any more, or wanted back.
     pub(super) fn on_withdrawn(&mut self, attempts: Vec<Id>, steal: bool) {
         attempts.iter().for_each(|id| self.forget_extras(id));
@@ -281,12 +250,31 @@ impl Work {
         for (task, attempt, away) in self.pool.take_away() {
             self.handle(Event::Away { task, attempt, away });
         }
-        if finished.is_empty() {
-            return;
-        }
         self.ended += finished.len() as u64;
-        let done = finished.into_iter().map(|f| self.done(f)).collect();
-        self.handle(Event::Done(done));
+        // Whose process has died with it is to blame; whose input was in another's is not.
+        let without_input = |f: &Finished| {
+            let failure = f.outcome.result.as_ref().err();
+            failure.is_some_and(|failure| matches!(failure.kind, FailureKind::Inputs(_)))
+        };
+        let (waited, finished): (Vec<_>, Vec<_>) = finished.into_iter().partition(without_input);
+        self.end_all(finished);
+        self.lose_pinned();
+        self.end_all(waited);
+    }
+
+    fn end_all(&mut self, finished: Vec<Finished>) {
+        if !finished.is_empty() {
+            let done = finished.into_iter().map(|f| self.done(f)).collect();
+            self.handle(Event::Done(done));
+        }
+    }
+
+    /// Results that were in processes which have ended are lost.
+    fn lose_pinned(&mut self) {
+        if self.python.take_lost() {
+            let tasks = self.store().take_ended();
+            self.handle(Event::Lost { tasks, here: self.here });
+        }
     }
 
     fn done(&mut self, finished: Finished) -> Done {
@@ -306,6 +294,9 @@ impl Work {
             Ok(result) => {
                 let nbytes = result.nbytes();
                 memory = result.memory_bytes();
+                if result.pinned.is_some() {
+                    self.pinned.push((task, attempt));
+                }
                 self.pending.insert((task, attempt), Arc::new(result));
                 Ok(nbytes)
             }
@@ -428,6 +419,7 @@ impl Work {
     /// Looks at memory and does what is due. `measured`: the monitor has looked anew.
     pub(super) fn on_memory(&mut self, measured: bool) {
         if measured {
+            self.lose_pinned();
             self.memory.look(&self.pool.running());
         }
         let moved = self.store().take_moved();
@@ -435,7 +427,7 @@ impl Work {
         self.shed();
         let (results, idle) = (self.results(), self.core.executing() == 0);
         let (pool, running) = (&self.pool, &self.running);
-        let due = self.memory.act(results, idle, || {
+        let due = self.memory.act(results, measured, idle, || {
             let all = pool.running().into_iter();
             let known = all.filter_map(|(task, attempt, control)| {
                 let origin = running.get(&(task, attempt))?;
@@ -462,7 +454,7 @@ impl Work {
 
     /// Does what the core wants; what comes of it at once goes to `events`.
     fn perform(&mut self, actions: Vec<Action>, events: &mut VecDeque<Event>) {
-        let (mut jobs, mut undone) = (Vec::new(), Vec::new());
+        let (mut jobs, mut undone, mut released) = (Vec::new(), Vec::new(), false);
         let mut grown = self.core.next_bytes() >= LARGE_BYTES
             && actions.iter().any(|action| matches!(action, Action::Start(_)));
         for action in actions {
@@ -488,14 +480,19 @@ impl Work {
                         grown = true;
                     }
                 }
-                Action::Discard { task, attempt } => drop(self.pending.remove(&(task, attempt))),
+                Action::Discard { task, attempt } => {
+                    let result = self.pending.remove(&(task, attempt));
+                    released |= result.is_some_and(|result| result.pinned.is_some());
+                }
                 Action::Own(tasks) => {
                     let mut store = self.store();
                     tasks.iter().for_each(|task| store.set_replica(*task, false));
                 }
                 Action::Drop(tasks) => {
                     let mut store = self.store();
-                    tasks.iter().for_each(|task| drop(store.remove(*task)));
+                    for task in &tasks {
+                        released |= store.remove(*task).is_some_and(|result| result.pinned.is_some());
+                    }
                 }
             }
         }
@@ -503,6 +500,9 @@ impl Work {
             events.push_back(Event::Done(undone));
         }
         self.submit(jobs);
+        if released {
+            self.python.tidy();
+        }
         self.grown |= grown;
     }
 
@@ -591,8 +591,10 @@ impl Work {
         }
         report.missing.iter().for_each(|(task, attempt, _)| self.forget_extras(&(*task, *attempt)));
         let ns = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+        self.pinned.retain(|id| report.finished.iter().any(|(t, a, ..)| (*t, *a) == *id));
         let finished = report.finished.into_iter().map(|(t, a, bytes, d)| (t, a, bytes, ns(d)));
         let mut failed = report.failed.into_iter().map(|(t, a, f)| (t, a, Arc::unwrap_or_clone(f)));
+        let pinned = std::mem::take(&mut self.pinned).into_iter().map(|(task, _)| task).collect();
         let first = News {
             started: report.started,
             finished: finished.collect(),
@@ -605,6 +607,7 @@ impl Work {
                 uncopied: report.uncopied,
                 away: report.away,
                 stored: report.stored,
+                pinned,
                 paused,
             },
         };
@@ -668,31 +671,5 @@ impl Work {
         self.fetches.abort_all();
         let actions = self.core.abort();
         self.perform(actions, &mut VecDeque::new());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::failure::FailureKind;
-
-    #[test]
-    fn a_job_that_cannot_be_made_is_a_failure() {
-        let failure = Families::default().job(
-            &Start {
-                task: TaskRef::default(),
-                attempt: Attempt::default(),
-                tries: 0,
-                family: crate::base::ids::FamilyIx(3),
-                element: 0,
-                keep: true,
-                inputs: vec![],
-                in_line: false,
-            },
-            None,
-            &mut Store::default(),
-        );
-        let kind = failure.err().map(|f| f.kind);
-        assert!(matches!(kind, Some(FailureKind::Prepare(text)) if text.contains("family 3")));
     }
 }

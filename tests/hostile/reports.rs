@@ -222,6 +222,7 @@ impl Scene {
             kept: self.some(rng, Scene::attempt),
             replicas: self.some(rng, Scene::task),
             uncopied: self.some(rng, |s, rng| (s.task(rng), Scene::worker(rng))),
+            pinned: self.some(rng, Scene::task),
             stored: Vec::new(),
             away: self.some(rng, |s, rng| {
                 let (task, attempt) = s.attempt(rng);

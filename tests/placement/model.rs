@@ -323,6 +323,7 @@ impl Model {
             kept: report.kept,
             replicas: report.replicas,
             uncopied: report.uncopied,
+            pinned: Vec::new(),
             stored: Vec::new(),
             away: Vec::new(),
             paused: None,

@@ -279,6 +279,7 @@ impl Sim {
             replicas: report.replicas,
             uncopied: report.uncopied,
             stored: Vec::new(),
+            pinned: Vec::new(),
             away: Vec::new(),
             paused,
         };

@@ -178,6 +178,7 @@ impl Stage {
             replicas: report.replicas,
             uncopied: report.uncopied,
             stored: Vec::new(),
+            pinned: Vec::new(),
             away: Vec::new(),
             paused: None,
         }

@@ -36,6 +36,8 @@ pub struct Rare {
     pub uncopied: Vec<(TaskRef, WorkerId)>,
     /// Results that clients have brought, and their bytes.
     pub stored: Vec<(TaskRef, u64)>,
+    /// Of the tasks that succeeded, those whose results cannot leave the worker.
+    pub pinned: Vec<TaskRef>,
     /// Attempts that wait for other tasks and have given their slots away (true), or go on.
     pub away: Vec<(TaskRef, Attempt, bool)>,
     /// Whether the worker is paused, if that changed.

@@ -5,6 +5,7 @@
 
 use super::Core;
 use super::cx::Cx;
+use super::pinned::Pin;
 use super::ready::{Class, Entry, Pile};
 use super::run::{Run, Usual};
 use super::state::State;
@@ -12,6 +13,7 @@ use super::workers::{Status, Worker};
 use crate::base::failure::{Failure, FailureKind};
 use crate::base::ids::{FamilyIx, WorkerId};
 use crate::base::time::Time;
+use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +21,9 @@ use std::time::Duration;
 pub(super) const WORKERS_LOOKED_AT: usize = 8;
 /// Held tasks looked at when memory may have become free.
 const HELD_LOOKED_AT: usize = 4;
+
+/// So many bytes of inputs may move for the sake of memory, however small the result.
+const MOVED_MIN: u64 = 1 << 20;
 
 /// More than any task needs: sums of what is set aside stay far from overflowing, whatever workers claim.
 const DEMAND_MAX: u64 = 1 << 44;
@@ -92,14 +97,24 @@ impl Run {
 
     /// The preferred worker if it has the memory and the time for a task, else another open one that has.
     pub(super) fn admitted(&self, cx: &Cx, class: usize, i: u32, w: WorkerId) -> Result<WorkerId, Pile> {
+        match self.pin_of(cx, i) {
+            Pin::Free => {}
+            Pin::To(pin) if pin == w && self.fits(cx, i, w) => return Ok(w),
+            _ => return Err(Pile::Held),
+        }
         if self.is_late(cx, class, i) {
             return Err(Pile::Late);
         }
         if self.fits(cx, i, w) {
             return Ok(w);
         }
+        let (f, element) = self.place_of(i);
+        let demand = self.demand(f, element, w);
+        let bound = demand.adds.saturating_add(demand.result.max(MOVED_MIN));
+        // Inputs that move fill memory there and are still here: no more of them than the result.
+        let is_near = |x: &WorkerId| self.demand(f, element, *x).adds <= bound;
         let others = cx.ready.classes[class].open.iter().map(|(_, w)| *w).filter(|x| *x != w);
-        others.take(WORKERS_LOOKED_AT).find(|x| self.fits(cx, i, *x)).ok_or(Pile::Held)
+        others.take(WORKERS_LOOKED_AT).find(|x| self.fits(cx, i, *x) && is_near(x)).ok_or(Pile::Held)
     }
 
     /// Whether every worker that has room leaves before a task would be done.
@@ -181,6 +196,15 @@ impl Core {
         }
     }
 
+    /// How many bytes of the inputs of an entry's first task each worker holds.
+    fn inputs_of(&self, entry: &Entry) -> SmallVec<[(WorkerId, u64); 8]> {
+        let run = self.run(entry.task.run).filter(|_| entry.as_pool().is_none());
+        run.map_or_else(SmallVec::new, |run| {
+            let (f, element) = run.place_of(entry.task.index);
+            run.bytes_by_worker(f, element).0
+        })
+    }
+
     /// Lets the first held task run alone above every threshold. Returns whether there is reason to look
     /// again.
     fn push_one(&mut self) -> bool {
@@ -200,10 +224,14 @@ impl Core {
             able_for(w, class) && w.has_time(now, need, class.slots)
         };
         // A paused worker is as good as none, but better than waiting for ever.
-        let worth = |w: &Worker| (w.status == Status::Running, w.headroom().unwrap_or(u64::MAX));
+        let inputs = self.inputs_of(&entry);
+        let worth = |w: &Worker, id: WorkerId| {
+            let here = inputs.iter().find(|(x, _)| *x == id).map_or(0, |(_, bytes)| *bytes);
+            (w.status == Status::Running, here, w.headroom().unwrap_or(u64::MAX))
+        };
         let all = self.cx.workers.iter().enumerate();
         let able_ones = all.filter_map(|(k, w)| Some((w.as_ref().filter(able)?, WorkerId(k as u32))));
-        let Some((_, w)) = able_ones.max_by_key(|(w, _)| worth(w)) else { return false };
+        let Some((_, w)) = able_ones.max_by_key(|(w, id)| worth(w, *id)) else { return false };
         let limits =
             self.cx.workers.iter().flatten().filter(able).map(|w| w.spec.memory_limit.unwrap_or(u64::MAX));
         let limit = limits.max().unwrap_or(u64::MAX);
@@ -241,6 +269,14 @@ impl Core {
             run.give_up(&mut self.cx, i, Arc::new(Failure::of(FailureKind::Impossible(words))));
             return true;
         }
+        let w = match run.pin_of(&self.cx, i) {
+            Pin::Free => w,
+            Pin::To(pin) => pin,
+            Pin::Nowhere(why) => {
+                run.give_up(&mut self.cx, i, why);
+                return true;
+            }
+        };
         run.assign(&mut self.cx, i, w);
         false
     }

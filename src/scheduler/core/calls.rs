@@ -27,6 +27,8 @@ pub(super) struct Calls {
     pub(super) lent: BTreeMap<u32, u32>,
     /// Stand-ins in runs that are still known.
     pub(super) importers: u32,
+    /// Tasks whose results cannot leave their worker.
+    pub(super) pinned: BTreeSet<u32>,
     /// The driver has been told that nobody needs it.
     spent: bool,
 }

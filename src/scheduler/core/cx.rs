@@ -41,6 +41,8 @@ pub(super) struct Cx {
     pub(super) in_hand: usize,
     /// Memory may have become free: tasks that are held back for it are worth another look.
     pub(super) relief: bool,
+    /// Results have gone to disk: what does not fit into memory need not wait for ever.
+    pub(super) spills: bool,
     /// Runs in which a task has failed for good.
     pub(super) failing: BTreeSet<RunId>,
     outbox: Vec<Outbox>,
@@ -92,6 +94,7 @@ impl Cx {
             failing: BTreeSet::new(),
             in_hand: 0,
             relief: false,
+            spills: false,
             outbox: Vec::new(),
             posted: Vec::new(),
             outputs: BTreeMap::new(),

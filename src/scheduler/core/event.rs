@@ -260,6 +260,8 @@ pub struct Report {
     pub uncopied: Vec<(TaskRef, WorkerId)>,
     /// Results that clients have brought, and their bytes.
     pub stored: Vec<(TaskRef, u64)>,
+    /// Of the tasks that succeeded, those whose results cannot leave the worker.
+    pub pinned: Vec<TaskRef>,
     /// Attempts that wait for other tasks and have given their slots away (true), or go on.
     pub away: Vec<(TaskRef, Attempt, bool)>,
     /// The worker's pause state, when it changed.

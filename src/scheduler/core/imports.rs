@@ -45,7 +45,8 @@ pub(super) struct Imports {
 
 /// What a stand-in has to know of the task that it stands for.
 enum View {
-    Memory(SmallVec<[WorkerId; 4]>, u64),
+    /// On whom, how large, and whether it cannot leave.
+    Memory(SmallVec<[WorkerId; 4]>, u64, bool),
     /// Not there, but it will be.
     Away,
     /// It never will.
@@ -103,10 +104,11 @@ impl Run {
     fn follow(&mut self, cx: &mut Cx, i: u32, view: &View) {
         let state = self.state_of(i);
         match view {
-            View::Memory(holders, nbytes) if matches!(state, State::Waiting | State::Memory) => {
+            View::Memory(holders, nbytes, pinned) if matches!(state, State::Waiting | State::Memory) => {
                 let Some((first, rest)) = holders.split_first() else { return };
                 self.worker[i as usize] = first.0;
                 self.nbytes[i as usize] = *nbytes;
+                self.set_pinned(i, *pinned);
                 match rest.is_empty() {
                     true => drop(self.replicas.remove(&i)),
                     false => drop(self.replicas.insert(i, rest.iter().copied().collect())),
@@ -212,7 +214,10 @@ impl Core {
             return View::Gone(Box::new(Trouble { failure, ..Trouble::default() }));
         };
         match run.state_of(of.index) {
-            State::Memory => View::Memory(run.holders(of.index), run.nbytes[of.index as usize]),
+            State::Memory => {
+                let (i, pinned) = (of.index as usize, run.is_pinned(of.index));
+                View::Memory(run.holders(of.index), run.nbytes[i], pinned)
+            }
             State::Erred | State::Cancelled => {
                 let (root, trouble) = run.blame_of(of.index);
                 let mut trouble = trouble.cloned().unwrap_or_default();

@@ -2,6 +2,7 @@
 //! simulations: it costs as much as the state is large. Owns no state.
 
 use super::Core;
+use super::pinned::Pin;
 use super::ready::Entry;
 use super::run::Run;
 use super::state::State;
@@ -33,9 +34,17 @@ impl Core {
             }
             if state == State::Processing {
                 let w = WorkerId(run.worker[i as usize]);
-                if !self.cx.worker(w).is_some_and(|x| x.processing.contains_key(&task)) {
+                let Some(hand) = self.cx.worker(w).and_then(|x| x.processing.get(&task)) else {
                     return Err(format!("{task:?} is processing on worker {w}, which does not have it"));
+                };
+                let pin = run.pin_of(&self.cx, i);
+                if hand.started.is_none() && !matches!(pin, Pin::Free) && !matches!(pin, Pin::To(p) if p == w)
+                {
+                    return Err(format!("{task:?} was given to worker {w} and needs what is at {pin:?}"));
                 }
+            }
+            if run.is_pinned(i) && (state != State::Memory || run.holders(i).len() != 1) {
+                return Err(format!("{task:?} is {state:?} and pinned, on workers {:?}", run.holders(i)));
             }
         }
         Ok(())

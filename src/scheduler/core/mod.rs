@@ -18,12 +18,14 @@ mod empty;
 pub mod event;
 pub mod explain;
 mod families;
+mod feed;
 mod former;
 mod gangs;
 pub mod groups;
 mod imports;
 mod invariants;
 pub mod look;
+mod pinned;
 mod place;
 mod ready;
 mod reports;
@@ -94,6 +96,8 @@ pub struct Core {
     /// Clients that are away, and until when their runs are kept.
     leases: BTreeMap<ClientId, Time>,
     steal_at: Option<Time>,
+    /// When a worker without work is looked after.
+    feed_at: Option<Time>,
     /// Workers that leave in order.
     leaving: BTreeSet<WorkerId>,
     /// When silent workers and absent clients are looked for next.
@@ -110,6 +114,7 @@ impl Core {
             generation: 0,
             leases: BTreeMap::new(),
             steal_at: None,
+            feed_at: None,
             leaving: BTreeSet::new(),
             check_at: Time::ZERO,
             cx: Cx::new(epoch, settings),
@@ -171,7 +176,7 @@ impl Core {
     /// When the core wants to be called with `Tick` at the latest.
     pub fn next_deadline(&self) -> Option<Time> {
         let retry = self.cx.delayed.first().map(|&(at, _)| at);
-        [Some(self.check_at), retry, self.steal_at].into_iter().flatten().min()
+        [Some(self.check_at), retry, self.steal_at, self.feed_at].into_iter().flatten().min()
     }
 
     /// The run of a submission, if it is known.

@@ -5,13 +5,16 @@ use super::Core;
 use super::action::{Action, Assigned, Input};
 use super::admit::WORKERS_LOOKED_AT;
 use super::cx::Cx;
+use super::pinned::Pin;
 use super::ready::{Entry, Pile};
 use super::run::{Run, Trouble};
 use super::state::State;
 use super::workers::{InHand, Status, UNKNOWN_DURATION_NS, Worker};
+use crate::base::failure::Failure;
 use crate::base::ids::{Attempt, FamilyIx, TaskRef, WorkerId};
 use smallvec::SmallVec;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Assumed speed of moving results between workers, bytes a second.
@@ -46,6 +49,8 @@ enum Place {
     Later,
     /// Nobody has the memory, or the time.
     Stays(Pile),
+    /// It can never run.
+    Never(Arc<Failure>),
 }
 
 impl Core {
@@ -62,6 +67,7 @@ impl Core {
         changed.iter().for_each(|w| self.serve_local(*w, false));
         self.share_local();
         self.retry_held();
+        self.feed_idle();
         if self.cx.in_hand == 0 {
             // They let others go before, and there was nothing.
             self.serve_gangs();
@@ -169,6 +175,7 @@ impl Core {
                 let until = self.cx.now.after(AVOID_DELAY);
                 self.cx.delayed.insert((until, entry.task));
             }
+            Place::Never(failure) => run.give_up(&mut self.cx, i, failure),
             Place::Stays(_) => {}
         }
         None
@@ -199,6 +206,9 @@ impl Core {
     /// Whether a task that waits for one worker would be done sooner by another, its inputs moved there.
     fn is_worth_moving(&self, run: usize, i: u32, from: WorkerId, to: WorkerId) -> bool {
         let Some(run) = self.runs[run].as_deref() else { return true };
+        if !matches!(run.pin_of(&self.cx, i), Pin::Free) {
+            return false;
+        }
         let Some(worker) = self.cx.worker(from).filter(|w| w.status == Status::Running) else { return true };
         let (f, element) = run.place_of(i);
         let (held, total) = run.bytes_by_worker(f, element);
@@ -264,6 +274,15 @@ impl Core {
 impl Run {
     /// The worker for a queued task of a class that has at least one open worker.
     fn choose(&mut self, cx: &mut Cx, class: usize, i: u32) -> Place {
+        match self.pin_of(cx, i) {
+            Pin::Free => {}
+            Pin::Nowhere(why) => return Place::Never(why),
+            Pin::To(w) if Run::must_wait_for(cx, w) => return Place::Later,
+            Pin::To(w) if cx.ready.is_open(w, class as u32) || cx.in_hand == 0 => {
+                return if self.fits(cx, i, w) { Place::Here(w) } else { Place::Stays(Pile::Held) };
+            }
+            Pin::To(w) => return Place::Local(w),
+        }
         match self.prefer(cx, class, i) {
             Place::Here(w) => self.admitted(cx, class, i, w).map_or_else(Place::Stays, Place::Here),
             place => place,
@@ -413,6 +432,7 @@ impl Run {
         let known_ns = self.expected_ns(f);
         let demand = self.demand(f, element, w);
         let members = cx.members_of(task);
+        let pinned = matches!(self.pin_of(cx, i), Pin::To(_));
         // A task with several workers has each of them whole.
         let slots = members.first().map_or(family.layer.slots, |first| first.slots);
         cx.in_hand += 1;
@@ -421,8 +441,8 @@ impl Run {
             expected_ns: known_ns.unwrap_or(UNKNOWN_DURATION_NS),
             class: family.class,
             started: None,
-            // What has workers to itself stays where that was arranged.
-            stealing: self.must_be_alone(i) || !members.is_empty(),
+            // What has workers to itself stays where that was arranged, as does what can run nowhere else.
+            stealing: self.must_be_alone(i) || !members.is_empty() || pinned,
             suspect: self.trouble.get(&i).is_some_and(|t| !t.lost.is_empty()),
             keep: self.refs[i as usize] > 0,
             reserved: demand.adds,
@@ -431,6 +451,7 @@ impl Run {
         };
         if let Some(worker) = cx.workers.get_mut(w.index()).and_then(|x| x.as_mut()) {
             worker.give(task, hand, &family.layer.resources);
+            worker.is_fed &= demand.adds <= demand.frees;
             if known_ns.is_none() {
                 worker.guessed.push(task);
             }

@@ -54,6 +54,7 @@ impl Core {
             worker.last_seen = now;
             if let Some(memory) = memory {
                 worker.memory = memory;
+                self.cx.spills |= memory.spilled > 0;
                 self.cx.relief = true;
             }
         }
@@ -142,7 +143,7 @@ impl Core {
             }
         }
         for finished in &report.finished {
-            self.on_finished(w, finished);
+            self.on_finished(w, finished, report.pinned.contains(&finished.task));
         }
         for (task, attempt, failure) in report.failed {
             if let Some(run) = self.current(w, task, attempt) {
@@ -242,7 +243,7 @@ impl Core {
         }
     }
 
-    fn on_finished(&mut self, w: WorkerId, finished: &Finished) {
+    fn on_finished(&mut self, w: WorkerId, finished: &Finished, pinned: bool) {
         let Some(run) = self.current(w, finished.task, finished.attempt) else {
             self.refuse_result(w, finished.task);
             return;
@@ -264,6 +265,7 @@ impl Core {
                 Some((run.expected_ns(f)?, run.expected_bytes(f).unwrap_or(0).min(1 << 44)))
             });
         }
+        run.set_pinned(finished.task.index, pinned && run.refs[finished.task.index as usize] > 0);
         run.complete(&mut self.cx, finished.task.index, w, finished.nbytes);
     }
 

@@ -68,6 +68,7 @@ impl Core {
         let sole = |task: &&TaskRef| {
             self.run(task.run).is_some_and(|run| {
                 run.state_of(task.index) == State::Memory
+                    && !run.is_pinned(task.index)
                     && run.holders(task.index).iter().all(|holder| self.leaving.contains(holder))
             })
         };

@@ -3,10 +3,12 @@
 mod calls;
 mod calls_random;
 mod demand;
+mod feed;
 mod gangs;
 mod groups;
 mod individual;
 mod memory;
+mod pinned;
 mod retire;
 
 use super::action::{Action, Assigned, Batch};

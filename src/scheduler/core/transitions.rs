@@ -252,6 +252,7 @@ impl Run {
             }
         }
         self.set_state(cx, i, to);
+        self.set_pinned(i, false);
         self.replicas.remove(&i);
         self.worker[i as usize] = NOBODY;
     }
@@ -342,6 +343,7 @@ impl Run {
     /// A result is not there any more: what needs it waits again.
     pub(super) fn miss(&mut self, cx: &mut Cx, i: u32) {
         let (f, element) = self.place_of(i);
+        self.set_pinned(i, false);
         self.replicas.remove(&i);
         self.worker[i as usize] = NOBODY;
         let mut affected = Vec::new();

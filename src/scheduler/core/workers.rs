@@ -107,6 +107,10 @@ pub(super) struct Worker {
     pub(super) reserved: u64,
     /// What it said last about its memory.
     pub(super) memory: MemoryUse,
+    /// Since when it has nothing in hand though tasks are held back for memory.
+    pub(super) idle_since: Option<Time>,
+    /// It was given such a task all the same, and none since that fitted.
+    pub(super) is_fed: bool,
 }
 
 impl Worker {
@@ -135,10 +139,13 @@ impl Worker {
             kept_for: None,
             reserved: 0,
             memory: MemoryUse::default(),
+            idle_since: None,
+            is_fed: false,
         }
     }
 
     pub(super) fn give(&mut self, task: TaskRef, hand: InHand, resources: &BTreeMap<String, u64>) {
+        self.idle_since = None;
         self.suspects += u32::from(hand.suspect);
         self.slots_in_hand += u64::from(hand.slots);
         self.occupancy += cost(&hand);

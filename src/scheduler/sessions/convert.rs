@@ -94,6 +94,7 @@ pub fn report(news: News) -> Report {
         replicas: news.replicas,
         uncopied: rare.uncopied,
         stored: rare.stored,
+        pinned: rare.pinned,
         away: rare.away,
         paused: rare.paused,
     }

@@ -33,11 +33,6 @@ impl Thresholds {
         [self.target, self.spill, self.pause, self.terminate].into_iter().flatten().next()
     }
 
-    /// The first threshold at which everything counts, not only results.
-    pub fn first_of_all(&self) -> Option<u64> {
-        [self.spill, self.pause, self.terminate].into_iter().flatten().next()
-    }
-
     /// By how much results may pass the target for a moment.
     fn slack(&self) -> u64 {
         let target = self.target.unwrap_or(self.limit);
@@ -129,8 +124,13 @@ impl Pressure {
             let bound = if self.paused { pause.saturating_sub(t.margin()) } else { pause };
             full || total > bound
         });
-        let terminate = t.terminate.is_some_and(|terminate| total > terminate);
+        let terminate = self.is_terminal(usage.managed, usage.unmanaged);
         Verdict { keep, over, paused: self.paused, terminate }
+    }
+
+    /// Whether a task has to end with so much.
+    pub fn is_terminal(&self, managed: u64, unmanaged: u64) -> bool {
+        self.thresholds.terminate.is_some_and(|bound| managed.saturating_add(unmanaged) > bound)
     }
 
     /// Whether anything is gained when results leave: they matter, and without them memory would be below
@@ -256,7 +256,7 @@ mod tests {
         let mut p = Pressure::new(off);
         let full = Usage { managed: 1000, unmanaged: 1000, expected: 0, disk_fails: true };
         assert_eq!(p.assess(full), Verdict::default());
-        assert_eq!((off.admission_bound(), off.first_of_all()), (None, None));
+        assert_eq!(off.admission_bound(), None);
         // As many use it today: nothing to disk, but no runaway either.
         let mut p = Pressure::new(Thresholds { pause: Some(80), terminate: Some(95), ..off });
         assert_eq!(assess(&mut p, 90, 0), (None, true, false));

@@ -152,6 +152,8 @@ pub enum FailureKind {
     Spawn(String),
     /// Its inputs, directory or environment could not be set up.
     Prepare(String),
+    /// An input that was here when it was handed over is not any more.
+    Inputs(String),
     /// It ran longer than it may.
     TimeLimit,
     /// It printed more than `max-output`.
@@ -182,6 +184,7 @@ impl fmt::Display for FailureKind {
             },
             FailureKind::Spawn(message)
             | FailureKind::Prepare(message)
+            | FailureKind::Inputs(message)
             | FailureKind::Native(message)
             | FailureKind::MissingOutput(message)
             | FailureKind::Result(message) => f.write_str(message),

@@ -11,7 +11,7 @@ use super::core::pressure::{Candidate, Pressure, Thresholds, Usage, choose};
 use super::executor::control::Control;
 use super::executor::processes::Counts;
 use super::limits;
-use super::store::Store;
+use super::store::{Store, pool};
 use crate::base::failure::{Enforced, Overrun, Shortage};
 use crate::base::ids::{Attempt, TaskRef};
 use crate::base::units::ByteSize;
@@ -35,6 +35,13 @@ const END_TIME: Duration = Duration::from_secs(2);
 
 /// A change of one so-manieth of the limit is told to the scheduler before the next heartbeat is due.
 const TELL_PART: u64 = 32;
+
+/// Memory that is kept for the next results when those before are gone: one of so many parts of the limit, as
+/// long as nothing else wants it.
+const KEPT_PART: u64 = 2;
+
+/// The same without a limit, bytes.
+const KEPT_BYTES: u64 = 512 << 20;
 
 /// Neighbours that a failure names.
 const NEIGHBOURS_MAX: usize = 5;
@@ -131,11 +138,15 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Whether results of so many bytes can come back from disk without others having to go there.
-    pub fn has_room(&self, bytes: u64) -> bool {
-        let bound = self.thresholds.and_then(|t| t.admission_bound());
+    /// Whether results of so many bytes should come back from disk. Those that `must` do so as long as no
+    /// others have to go there for it; what can be read there as well only if much is free: it would be read
+    /// as a whole, often for a small part of it, and be the first to leave again.
+    pub fn has_room(&self, bytes: u64, must: bool) -> bool {
+        let Some(bound) = self.thresholds.and_then(|t| t.admission_bound()) else { return true };
+        let unmanaged = if must { 0 } else { self.gauge.read().unmanaged(std::iter::empty()) };
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        bound.is_none_or(|bound| store.managed_bytes().saturating_add(bytes) <= bound)
+        let then = store.managed_bytes().saturating_add(unmanaged).saturating_add(bytes);
+        then <= if must { bound } else { bound / 2 }
     }
 }
 
@@ -153,7 +164,15 @@ pub(super) struct Memory {
     peaks: FxHashMap<Id, u64>,
     /// Processes whose memory is enforced by looking at it, and what they may have with those below them.
     bounds: Vec<(i32, u64)>,
-    unmanaged: u64,
+    /// What was seen last of everything else.
+    seen: u64,
+    /// How many workers share this process.
+    sharers: u64,
+    /// Whether that counts once what processes share.
+    exact: bool,
+    /// The least that results had since the last look: what a task has just made may be among its processes'
+    /// bytes still.
+    least: u64,
     /// What the scheduler was told last: bytes on disk, bytes that are no results.
     told: (u64, u64),
 }
@@ -220,6 +239,7 @@ fn is_patient(since: &mut Option<Instant>, results: Results, target: Option<u64>
 impl Memory {
     pub(super) fn new(parts: Parts) -> Memory {
         let pressure = parts.thresholds.map(Pressure::new);
+        pool::keep_at_most(parts.thresholds.map_or(KEPT_BYTES, |t| t.limit / KEPT_PART));
         let (peaks, paused_since, ended) = (FxHashMap::default(), None, None);
         Memory {
             parts,
@@ -229,7 +249,10 @@ impl Memory {
             ended,
             peaks,
             bounds: Vec::new(),
-            unmanaged: 0,
+            seen: 0,
+            sharers: 1,
+            exact: false,
+            least: u64::MAX,
             told: (0, 0),
         }
     }
@@ -241,20 +264,20 @@ impl Memory {
 
     /// Bytes of results on disk, and bytes that are no results, as the scheduler is told now.
     pub(super) fn tell(&mut self) -> (u64, u64) {
-        self.told = (self.spilled_bytes(), self.unmanaged);
+        self.told = (self.spilled_bytes(), self.unmanaged_bytes());
         self.told
     }
 
-    /// Memory that is not results, as of the monitor's last look.
+    /// Memory that is not results: as of the monitor's last look, and what is kept for the next ones.
     pub(super) fn unmanaged_bytes(&self) -> u64 {
-        self.unmanaged
+        self.seen + pool::bytes() / self.sharers
     }
 
     /// Whether these have changed by a part of the limit that matters.
     pub(super) fn has_changed(&self) -> bool {
         let Some(limit) = self.parts.thresholds.map(|t| t.limit) else { return false };
         let (spilled, unmanaged) = self.told;
-        let change = self.spilled_bytes().abs_diff(spilled).max(self.unmanaged.abs_diff(unmanaged));
+        let change = self.spilled_bytes().abs_diff(spilled).max(self.unmanaged_bytes().abs_diff(unmanaged));
         change > limit / TELL_PART
     }
 
@@ -287,7 +310,10 @@ impl Memory {
             self.parts.gauge.be_exact_beyond(bounds.clone());
             self.bounds = bounds;
         }
-        self.unmanaged = reading.unmanaged(pids().map(|(_, pid)| pid));
+        self.seen = reading.unmanaged(pids().map(|(_, pid)| pid));
+        self.sharers = reading.sharers.max(1);
+        // Workers that share a process share the bound from which on it is counted exactly.
+        self.exact = reading.sample.exact || reading.sharers > 1;
         reading
     }
 
@@ -301,10 +327,12 @@ impl Memory {
         self.parts.thresholds.and_then(|t| t.target)
     }
 
-    /// Does what is due with these results. `running` is asked when a task has to end.
+    /// Does what is due with these results. `measured`: right after a look; no task is ended otherwise.
+    /// `running` is asked when one has to be.
     pub(super) fn act(
         &mut self,
         results: Results,
+        measured: bool,
         idle: bool,
         running: impl FnOnce() -> Vec<Running>,
     ) -> Due {
@@ -313,11 +341,23 @@ impl Memory {
         let fault = self.parts.spiller.as_ref().and_then(|s| s.fault());
         let patient = is_patient(&mut self.patient_since, results, pressure.thresholds().target);
         let expected = if patient { results.rest } else { results.growth() };
-        let usage = Usage { managed, unmanaged: self.unmanaged, expected, disk_fails: fault.is_some() };
+        let t = pressure.thresholds();
+        // Before anything has to go to disk, or to wait.
+        let wanted = managed.saturating_add(self.seen).saturating_add_signed(results.growth().max(0));
+        let free = t.admission_bound().unwrap_or(t.limit).saturating_sub(wanted);
+        pool::keep_at_most(free.min(t.limit / KEPT_PART));
+        let unmanaged = self.seen + pool::bytes() / self.sharers;
+        let usage = Usage { managed, unmanaged, expected, disk_fails: fault.is_some() };
         let verdict = pressure.assess(usage);
         let limit = pressure.thresholds().limit;
-        if let Some(first) = pressure.thresholds().first_of_all() {
+        if let Some(first) = pressure.thresholds().admission_bound() {
+            // The scheduler goes by it too: what forks share would keep it from handing out work for ever.
             self.parts.gauge.be_exact_above(first.saturating_sub(managed));
+        }
+        self.least = self.least.min(managed);
+        let certain = measured && self.exact && pressure.is_terminal(self.least, unmanaged);
+        if measured {
+            self.least = managed;
         }
         if let Some(spiller) = &self.parts.spiller {
             // What is being made or fetched cannot go to disk: the rest has to make room for it.
@@ -331,7 +371,7 @@ impl Memory {
             self.paused_since = verdict.paused.then(Instant::now);
             self.say(verdict.paused, usage, limit, fault.as_deref());
         }
-        if verdict.terminate {
+        if verdict.terminate && certain {
             self.end_one(usage, limit, running);
         }
         if let Some(since) = &mut self.paused_since {
@@ -357,8 +397,7 @@ impl Memory {
         if room >= results.next || patient || spiller.is_hopeful() {
             return Some(room);
         }
-        let room =
-            signed(t.pause.unwrap_or(t.limit)).saturating_sub(held).saturating_sub(signed(self.unmanaged));
+        let room = signed(t.pause.unwrap_or(t.limit)).saturating_sub(held).saturating_sub(signed(self.seen));
         Some(if idle { room.max(results.next) } else { room })
     }
 
@@ -450,6 +489,37 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_task_is_ended_on_a_guess() {
+        const ALL: Thresholds = Thresholds {
+            limit: 100,
+            target: Some(60),
+            spill: Some(70),
+            pause: Some(80),
+            terminate: Some(95),
+        };
+        let gauge = Gauge::start().unwrap();
+        let (store, executors) = (Arc::default(), Arc::default());
+        let parts = Parts { gauge, spiller: None, thresholds: Some(ALL), store, executors };
+        // Whether anybody was looked for who should end.
+        let ends = |memory: &mut Memory, managed, measured| {
+            let (results, mut asked) = (Results { managed, ..Results::default() }, false);
+            let _ = memory.act(results, measured, false, || {
+                asked = true;
+                Vec::new()
+            });
+            asked
+        };
+        let mut memory = Memory { seen: 50, exact: true, ..Memory::new(parts) };
+        assert!(!ends(&mut memory, 20, true));
+        assert!(!ends(&mut memory, 50, false), "since the last look only results have grown");
+        assert!(!ends(&mut memory, 50, true), "what was just made may be counted in its process too");
+        memory.exact = false;
+        assert!(!ends(&mut memory, 50, true), "processes may share half of that");
+        memory.exact = true;
+        assert!(ends(&mut memory, 50, true));
+    }
 
     #[test]
     fn a_task_waits_for_what_is_dropped_soon_but_not_for_long() {

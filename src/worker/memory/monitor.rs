@@ -2,6 +2,7 @@
 //! what part of the process's memory is whose; what is done about it is decided elsewhere.
 
 use super::sampler::{Sample, Sampler};
+use crate::worker::store::pool;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -129,6 +130,7 @@ fn watch() {
     let mut sampler = Sampler::default();
     loop {
         std::thread::sleep(INTERVAL);
+        pool::tend();
         let gauges = lock(&GAUGES).living();
         let bounds = gauges.iter().map(|g| g.exact_above.load(Ordering::Relaxed));
         sampler.every_mapping = gauges.iter().any(|g| g.every_mapping.load(Ordering::Relaxed));

@@ -28,6 +28,8 @@ pub(in crate::worker) struct Sample {
     pub own: u64,
     /// The processes under it.
     pub processes: Vec<Process>,
+    /// Memory that processes share since a fork was counted once.
+    pub exact: bool,
     /// Trees that were counted exactly if they have more than so many bytes.
     bounds: Vec<(i32, u64)>,
 }
@@ -36,7 +38,7 @@ impl Sample {
     /// What this process and those under it occupy.
     #[cfg(test)]
     pub fn of(own: u64, processes: Vec<Process>) -> Sample {
-        Sample { own, processes, bounds: Vec::new() }
+        Sample { own, processes, exact: true, bounds: Vec::new() }
     }
 
     /// Bytes of a process and of all under it, if they are more than these and that is exact.
@@ -126,6 +128,7 @@ impl Sampler {
         self.shared.retain(|pid, _| *pid == own_pid || sample.processes.iter().any(|p| p.pid == *pid));
         if sample.total() > exact_above {
             count_forks_once(&mut sample.processes);
+            sample.exact = true;
         }
         sample
     }

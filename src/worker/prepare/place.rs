@@ -153,7 +153,7 @@ impl<'a> Place<'a> {
     fn put(&self, data: &Data, path: &Path, real: bool) -> Result<()> {
         let put = || match data {
             Data::Heap(bytes) => fs::write(path, bytes),
-            Data::File(file) if !real => symlink(file.path(), path),
+            Data::File(file) if !real => symlink(file.path()?, path),
             Data::File(file) => io::copy(&mut file.reopen()?, &mut File::create(path)?).map(|_| ()),
             Data::Spilled(extent) => match extent.path()? {
                 Some(file) if !real => symlink(file, path),

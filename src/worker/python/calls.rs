@@ -10,6 +10,7 @@ use crate::worker::core::event::Start;
 use crate::worker::executor::native::NativeInput;
 use crate::worker::finish::{Job, Runnable};
 use crate::worker::store::Store;
+use crate::worker::store::pinned::Pinned;
 use bytes::Bytes;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use std::collections::BTreeMap;
@@ -120,6 +121,13 @@ pub(in crate::worker) struct CallJob {
     pub(in crate::worker) call: Call,
     /// The results that it depends on, in order.
     pub(in crate::worker) inputs: Vec<NativeInput>,
+}
+
+impl CallJob {
+    /// Its inputs that are objects in executor processes.
+    pub(in crate::worker) fn pins(&self) -> impl Iterator<Item = &Arc<Pinned>> {
+        self.inputs.iter().filter_map(|input| input.result.pinned.as_ref())
+    }
 }
 
 /// Which functions and batches any run needs; shared with those who have copies of them.

@@ -2,20 +2,22 @@
 //! each environment. Owns who gets which call, what each executor has been sent, and who has grown too large
 //! and is replaced.
 
+mod homes;
 mod together;
 
 use super::calls::{Call, CallJob, Calls, Live};
 use super::environment::Environment;
 use super::loaded::Loaded;
-use super::messages::{Call as CallMessage, Drop as DropMessage, tag};
+use super::messages::{Call as CallMessage, Drop as DropMessage, LetGo, tag};
 use super::zygote::Zygote;
 use crate::worker::executor::control::Control;
 use crate::worker::executor::processes::channel::Channel;
-use crate::worker::executor::processes::messages::send_inputs;
+use crate::worker::executor::processes::messages::{To, send_inputs};
 use crate::worker::executor::processes::warm::{Ran, Warm};
 use crate::worker::executor::processes::{ALLOCATOR, Counts, STARTS_MAX};
 use crate::worker::executor::{Clock, Executor, Failure, FailureKind, Outcome};
 use bytes::Bytes;
+use homes::{Homes, home_of};
 use serde_bytes::ByteBuf;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -72,6 +74,7 @@ pub(in crate::worker) struct Python {
     /// The one that was used last is the last one.
     nests: Mutex<Vec<Arc<Nest>>>,
     live: Arc<Live>,
+    homes: Homes,
 }
 
 /// The executors of one environment.
@@ -118,7 +121,7 @@ impl Python {
         if !facts.zygote {
             set("HPCDAG_PYTHON_BARE", "1".into());
         }
-        Python { facts, nests: Mutex::default(), live: Arc::default() }
+        Python { facts, nests: Mutex::default(), live: Arc::default(), homes: Homes::default() }
     }
 
     /// An empty book of calls, whose end executors hear of.
@@ -156,7 +159,7 @@ impl Python {
             }),
         };
         nests.push(nest.clone());
-        let unused = |nest: &Arc<Nest>| Arc::strong_count(nest) == 1;
+        let unused = |nest: &Arc<Nest>| Arc::strong_count(nest) == 1 && !nest.is_home();
         let excess = if nests.len() > NESTS_MAX { nests.iter().position(unused) } else { None };
         let left = excess.map(|at| nests.remove(at));
         drop(nests);
@@ -167,7 +170,7 @@ impl Python {
     /// One that waits, else a new one.
     fn take(&self, nest: &Nest) -> Result<Warmed, FailureKind> {
         loop {
-            let Some(mut warmed) = lock(&nest.idle).pop() else { break };
+            let Some(mut warmed) = nest.take_idle() else { break };
             if warmed.warm.is_alive() {
                 warmed.forget(&self.live);
                 return Ok(warmed);
@@ -175,8 +178,9 @@ impl Python {
             let (exit, _) = warmed.warm.bury();
             tracing::warn!("an idle executor has ended: {exit:?}");
         }
-        let new = |warm, own| {
+        let new = |warm: Warm, own| {
             self.facts.counts.note_started();
+            warm.home().watch(&self.homes.lost);
             Ok(Warmed { warm, loaded: Loaded::new(&self.live), _own: own })
         };
         if !self.facts.zygote {
@@ -237,7 +241,7 @@ impl Python {
             grown = 0;
         }
         if grown > bound {
-            if !warmed.warm.trim(bound) {
+            if !warmed.warm.trim(bound) && !warmed.warm.home().is_used() {
                 let n = counts.note_replaced();
                 if n.is_power_of_two() {
                     tracing::info!(replaced = n, "executors are replaced that keep too much: {grown} bytes");
@@ -254,10 +258,11 @@ impl Python {
     /// Lays one by, and ends one of another environment if there are too many.
     fn shelve(&self, nest: &Nest, warmed: Warmed) {
         lock(&nest.idle).push(warmed);
+        self.homes.note_idle();
         let excess = {
             let nests = lock(&self.nests);
             let idle: usize = nests.iter().map(|nest| lock(&nest.idle).len()).sum();
-            let oldest = || nests.iter().find_map(|nest| lock(&nest.idle).pop());
+            let oldest = || nests.iter().find_map(|nest| nest.take_unused());
             if idle > self.facts.idle_max { oldest() } else { None }
         };
         excess.map(|warmed| warmed.warm.bury());
@@ -265,12 +270,22 @@ impl Python {
 
     /// Runs a call on an executor; gives that back to the next one if it can be used again.
     fn call(&self, job: &CallJob, key: &str, control: &Control) -> (Result<Ran, FailureKind>, Vec<u8>) {
-        let nest = self.nest(&job.call.run.environment);
+        let home = match home_of(job) {
+            Ok(home) => home,
+            Err(kind) => return (Err(kind), Vec::new()),
+        };
         let limit = job.call.options().time_limit_ms.map(Duration::from_millis);
         let mut left = STARTS_MAX;
         loop {
-            let mut warmed = match self.take(&nest) {
-                Ok(warmed) => warmed,
+            let taken = match &home {
+                Some(home) => self.take_home(home, control),
+                None => {
+                    let nest = self.nest(&job.call.run.environment);
+                    self.take(&nest).map(|warmed| (nest, warmed))
+                }
+            };
+            let (nest, mut warmed) = match taken {
+                Ok(taken) => taken,
                 Err(kind) => return (Err(kind), Vec::new()),
             };
             if control.is_cancelled() {
@@ -362,6 +377,10 @@ impl std::ops::Drop for Nest {
 impl Warmed {
     /// Has it forget what it need not keep.
     fn forget(&mut self, live: &Live) {
+        let tasks = self.warm.home().take_dropped();
+        if !tasks.is_empty() {
+            let _ = self.warm.channel().send(tag::LET_GO, &LetGo { tasks }, &[], &[]);
+        }
         let stale = self.loaded.forget(live);
         if stale.is_empty() {
             return;
@@ -376,7 +395,7 @@ impl Warmed {
 fn order(channel: &Channel, task: u64, job: &CallJob, key: &str, loaded: &mut Loaded) -> io::Result<()> {
     let Call { run, batch, place } = &job.call;
     loaded.send(channel, &job.call)?;
-    send_inputs(channel, &job.inputs)?;
+    send_inputs(channel, &job.inputs, To::Python)?;
     let options = job.call.options();
     let call = CallMessage {
         task,

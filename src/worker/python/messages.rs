@@ -19,6 +19,8 @@ pub(super) mod tag {
     pub const LOAD: u16 = 24;
     /// Worker: what no call will refer to.
     pub const DROP: u16 = 25;
+    /// Worker: objects of earlier calls that nobody needs.
+    pub const LET_GO: u16 = 32;
     /// Worker: several calls of a run, one after the other.
     pub const CALLS: u16 = 27;
 }
@@ -51,6 +53,12 @@ pub(super) struct Load {
 #[derive(Debug, Serialize)]
 pub(super) struct Drop {
     pub ids: Vec<ByteBuf>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct LetGo {
+    /// The numbers of the calls that made them.
+    pub tasks: Vec<u64>,
 }
 
 #[derive(Debug, Serialize)]

@@ -3,6 +3,7 @@
 //! business.
 
 use super::memfile::{self, HEAP_BYTES_MAX, MemFile, MemWriter, read_small};
+use super::pinned::Pinned;
 use super::spill::Extent;
 use bytes::Bytes;
 use std::fs::{File, Metadata};
@@ -86,7 +87,7 @@ impl Data {
         if len <= HEAP_BYTES_MAX || (len <= CROWDED_BYTES_MAX && memfile::is_crowded()) {
             return Ok(Data::Heap(bytes));
         }
-        let writer = MemWriter::create("result")?;
+        let writer = MemWriter::sized("result", len)?;
         writer.file().write_all(&bytes)?;
         Data::of_writer(writer)
     }
@@ -193,12 +194,14 @@ fn mtime_ns(meta: &Metadata) -> i64 {
 pub struct TaskResult {
     /// The parts, stdout first if there is one.
     pub parts: Vec<(String, Data)>,
+    /// If it is an object that stays in the process that made it: where that is. Its part stands for it.
+    pub pinned: Option<Arc<Pinned>>,
 }
 
 impl TaskResult {
     /// A result of one unnamed part.
     pub fn of(data: Data) -> TaskResult {
-        TaskResult { parts: vec![(String::new(), data)] }
+        TaskResult { parts: vec![(String::new(), data)], pinned: None }
     }
 
     /// Bytes of all parts, those in place included.
@@ -248,7 +251,8 @@ impl TaskResult {
             Data::Spilled(extent) => Ok((name.clone(), extent.recall()?)),
             _ => Ok((name.clone(), data.clone())),
         };
-        Ok(TaskResult { parts: self.parts.iter().map(part).collect::<io::Result<_>>()? })
+        let parts = self.parts.iter().map(part).collect::<io::Result<_>>()?;
+        Ok(TaskResult { parts, pinned: self.pinned.clone() })
     }
 
     /// The part of a name, if there is one.
@@ -268,7 +272,7 @@ mod tests {
         assert!(matches!(small, Data::Heap(_)));
         assert!(matches!(large, Data::File(_)));
         assert_eq!(large.bytes().unwrap().len() as u64, HEAP_BYTES_MAX + 1);
-        let result = TaskResult { parts: vec![(String::new(), small), ("x".into(), large)] };
+        let result = TaskResult { parts: vec![(String::new(), small), ("x".into(), large)], pinned: None };
         assert_eq!(result.nbytes(), 2 * HEAP_BYTES_MAX + 1);
     }
 

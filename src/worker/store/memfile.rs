@@ -1,11 +1,13 @@
-//! Memory files: large results live in sealed memfds, so that a command's stdout is the result and the next
+//! Memory files: large results live in memfds, so that a command's stdout is the result and the next
 //! command's stdin is that file, without a copy. Owns creating, sealing and opening them anew; what is kept
-//! in them and for how long is the store's business.
+//! in them and for how long is the store's business. What this worker fills itself, or has a Python executor
+//! fill, is not sealed as long as only they have it: its pages are used again (`pool`).
 
+use super::pool::{self, SEGMENT_BYTES_MIN, Segment};
 use bytes::Bytes;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,6 +18,9 @@ pub const HEAP_BYTES_MAX: u64 = 64 << 10;
 
 /// What the names of our memory files begin with, to tell them from others' in the tasks' mappings.
 pub const NAME_PREFIX: &str = "hpcdag:";
+
+/// Parts of so many bytes are mapped to be read: that costs less than a copy.
+const MAPPED_BYTES_MIN: usize = 128 << 10;
 
 /// Whether the kernel knows `MFD_NOEXEC_SEAL` (6.3 and later); assumed until it says no.
 static NOEXEC_KNOWN: AtomicBool = AtomicBool::new(true);
@@ -38,8 +43,9 @@ pub(super) fn is_crowded() -> bool {
     FILES.load(Ordering::Relaxed) >= descriptors() / 2
 }
 
-fn memfd(name: &str) -> io::Result<File> {
-    let name = std::ffi::CString::new(name.replace('\0', "?"))?;
+/// An empty memory file.
+pub(super) fn memfd(name: &str) -> io::Result<File> {
+    let name = std::ffi::CString::new(format!("{NAME_PREFIX}{}", name.replace('\0', "?")))?;
     let base = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     loop {
         let noexec = NOEXEC_KNOWN.load(Ordering::Relaxed);
@@ -60,39 +66,71 @@ fn memfd(name: &str) -> io::Result<File> {
     }
 }
 
+/// A file and what becomes of it.
+#[derive(Debug)]
+enum Backing {
+    /// It is sealed, or will be, and then goes.
+    Own(File),
+    /// Only this process and readers that it hears of have it; its pages are used again.
+    Again(Segment),
+}
+
+impl Backing {
+    fn file(&self) -> &File {
+        match self {
+            Backing::Own(file) => file,
+            Backing::Again(segment) => segment.file(),
+        }
+    }
+}
+
 /// A memory file that is still being written.
 #[derive(Debug)]
 pub struct MemWriter {
-    file: File,
+    backing: Backing,
 }
 
 impl MemWriter {
     /// A new, empty one. `name` shows up in `/proc` only; the kernel keeps 249 bytes of it.
     pub fn create(name: &str) -> io::Result<MemWriter> {
         let end = (0..=name.len().min(200)).rev().find(|&at| name.is_char_boundary(at)).unwrap_or(0);
-        Ok(MemWriter { file: memfd(&format!("{NAME_PREFIX}{}", &name[..end]))? })
+        Ok(MemWriter { backing: Backing::Own(memfd(&name[..end])?) })
+    }
+
+    /// One for exactly so many bytes, which this process alone writes, from the start: into pages that were
+    /// used before, if there are any. Its length says nothing before all of them are written.
+    pub fn sized(name: &str, bytes: u64) -> io::Result<MemWriter> {
+        if bytes < SEGMENT_BYTES_MIN {
+            return MemWriter::create(name);
+        }
+        Ok(MemWriter { backing: Backing::Again(Segment::take(bytes)?) })
     }
 
     /// The file, for writing to it or for handing it to a child as its stdout.
     pub fn file(&self) -> &File {
-        &self.file
+        self.backing.file()
     }
 
     /// Bytes written so far.
     pub fn size(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        Ok(self.file().metadata()?.len())
     }
 
     /// Ends the writing: the content can no longer change, whoever still has the file open. If somebody has
     /// it mapped for writing it cannot be sealed; then a copy is taken as it is now.
     pub fn seal(self) -> io::Result<MemFile> {
-        match add_seals(&self.file) {
-            Ok(()) => MemFile::of_sealed(self.file),
+        let file = match self.backing {
+            Backing::Own(file) => file,
+            // Nobody has it but us.
+            again @ Backing::Again(_) => return MemFile::of(again),
+        };
+        match add_seals(&file) {
+            Ok(()) => MemFile::of(Backing::Own(file)),
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-                let copy = MemWriter::create("copy of a result")?;
-                copy_all(&self.file, copy.file())?;
-                add_seals(&copy.file)?;
-                MemFile::of_sealed(copy.file)
+                let copy = memfd("copy of a result")?;
+                copy_all(&file, &copy)?;
+                add_seals(&copy)?;
+                MemFile::of(Backing::Own(copy))
             }
             Err(error) => Err(error),
         }
@@ -101,7 +139,7 @@ impl MemWriter {
 
 impl AsFd for MemWriter {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        self.file().as_fd()
     }
 }
 
@@ -131,26 +169,30 @@ fn copy_all(from: &File, to: &File) -> io::Result<()> {
     }
 }
 
-/// A sealed memory file: its content and its length never change.
+/// A memory file whose content and length do not change for as long as this value lives, nor for those who
+/// were handed it. It is sealed unless this process alone could change it.
 #[derive(Debug)]
 pub struct MemFile {
-    file: File,
+    backing: Backing,
     len: u64,
 }
 
 impl MemFile {
-    fn of_sealed(file: File) -> io::Result<MemFile> {
-        let len = file.metadata()?.len();
+    fn of(backing: Backing) -> io::Result<MemFile> {
+        let len = backing.file().metadata()?.len();
         FILES.fetch_add(1, Ordering::Relaxed);
-        Ok(MemFile { file, len })
+        Ok(MemFile { backing, len })
     }
 
-    /// A memory file that another process has made. It is sealed if that process has not done so; where it
-    /// cannot be, a copy is taken.
+    /// A memory file that another process has made, or one that it was lent to fill. It is sealed if it is
+    /// its own and it has not done so; where it cannot be, a copy is taken.
     ///
     /// # Errors
     /// It is no memory file, or cannot be copied.
     pub fn adopt(file: File) -> io::Result<MemFile> {
+        if let Some(segment) = pool::take_back(&file) {
+            return MemFile::of(Backing::Again(segment));
+        }
         // SAFETY: a plain system call on a descriptor that we hold.
         let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
         if seals < 0 {
@@ -158,7 +200,8 @@ impl MemFile {
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         let all = libc::F_SEAL_WRITE | libc::F_SEAL_GROW | libc::F_SEAL_SHRINK;
-        if seals & all == all { MemFile::of_sealed(file) } else { MemWriter { file }.seal() }
+        let backing = Backing::Own(file);
+        if seals & all == all { MemFile::of(backing) } else { MemWriter { backing }.seal() }
     }
 
     /// Bytes.
@@ -174,19 +217,55 @@ impl MemFile {
     /// An open file description of one's own, read-only, at the start: readers that share one share its
     /// position, and the second of them finds nothing.
     pub fn reopen(&self) -> io::Result<File> {
-        File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+        File::open(format!("/proc/self/fd/{}", self.sealed()?.as_raw_fd()))
+    }
+
+    /// The file for a Python executor, which maps it privately, and when it does so no more the kernel says.
+    pub fn lend(&self) -> io::Result<OwnedFd> {
+        match &self.backing {
+            Backing::Own(file) => Ok(file.try_clone()?.into()),
+            Backing::Again(segment) => Ok(segment.lend()?.into()),
+        }
+    }
+
+    /// The file for others: nobody can change it any more, and its pages are not used again.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        Ok(self.sealed()?.try_clone()?.into())
+    }
+
+    fn sealed(&self) -> io::Result<&File> {
+        match &self.backing {
+            Backing::Own(file) => Ok(file),
+            Backing::Again(segment) => {
+                let file = segment.escape();
+                // SAFETY: a plain system call on a descriptor that we hold.
+                let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+                if seals & libc::F_SEAL_WRITE == 0 {
+                    add_seals(file)?;
+                }
+                Ok(file)
+            }
+        }
     }
 
     /// A path at which processes of the same user can open it, for as long as this value lives.
-    pub fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()))
+    pub fn path(&self) -> io::Result<PathBuf> {
+        Ok(PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.sealed()?.as_raw_fd())))
     }
 
-    /// A part of the content, copied; shorter if the file ends before.
-    pub fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+    /// A part of the content; shorter if the file ends before. A large one is mapped, not copied.
+    pub fn read_at(self: &Arc<Self>, offset: u64, len: usize) -> io::Result<Bytes> {
         let left = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX);
-        let mut buffer = vec![0; len.min(left)];
-        self.file.read_exact_at(&mut buffer, offset)?;
+        let len = len.min(left);
+        if len >= MAPPED_BYTES_MIN {
+            // SAFETY: as for `bytes`.
+            let map = unsafe {
+                memmap2::MmapOptions::new().offset(offset).len(len).populate().map(self.backing.file())?
+            };
+            return Ok(Bytes::from_owner(Mapped { map, _file: self.clone() }));
+        }
+        let mut buffer = vec![0; len];
+        self.backing.file().read_exact_at(&mut buffer, offset)?;
         Ok(buffer.into())
     }
 
@@ -195,19 +274,21 @@ impl MemFile {
         if self.is_empty() {
             return Ok(Bytes::new());
         }
-        // SAFETY: the file is sealed against writing and shrinking, so the mapped bytes cannot change.
-        Ok(Bytes::from_owner(unsafe { memmap2::Mmap::map(&self.file)? }))
+        // SAFETY: the file is sealed against writing and shrinking, or nobody but this process can do either,
+        // which does not while this value lives: the mapped bytes cannot change.
+        let map = unsafe { memmap2::Mmap::map(self.backing.file())? };
+        Ok(Bytes::from_owner(Mapped { map, _file: self.clone() }))
     }
 }
 
 impl MemFile {
     /// All of the content, mapped at once, and zeroes up to a multiple of `alignment` (of which a page is
-    /// one).
-    pub fn map_aligned(&self, alignment: usize) -> io::Result<memmap2::Mmap> {
+    /// one). To be dropped before this value.
+    pub(super) fn map_aligned(&self, alignment: usize) -> io::Result<memmap2::Mmap> {
         let len = usize::try_from(self.len).map_err(io::Error::other)?.next_multiple_of(alignment);
-        // SAFETY: the file is sealed against writing and shrinking, so the mapped bytes cannot change; the
-        // mapping ends with the page in which the file ends.
-        unsafe { memmap2::MmapOptions::new().len(len).populate().map(&self.file) }
+        // SAFETY: as for `bytes`, if the mapping goes before this value; it ends with the page in which the
+        // file ends.
+        unsafe { memmap2::MmapOptions::new().len(len).populate().map(self.backing.file()) }
     }
 }
 
@@ -217,9 +298,15 @@ impl Drop for MemFile {
     }
 }
 
-impl AsFd for MemFile {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+/// Pages of a file, whose content stays for as long as they are looked at.
+struct Mapped {
+    map: memmap2::Mmap,
+    _file: Arc<MemFile>,
+}
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.map
     }
 }
 
@@ -277,11 +364,11 @@ mod tests {
     fn every_reader_starts_at_the_beginning() {
         let writer = MemWriter::create("t").unwrap();
         writer.file().write_all(b"abc").unwrap();
-        let file = writer.seal().unwrap();
+        let file = Arc::new(writer.seal().unwrap());
         for _ in 0..2 {
             assert_eq!(io::read_to_string(file.reopen().unwrap()).unwrap(), "abc");
         }
-        assert_eq!(std::fs::read(file.path()).unwrap(), b"abc");
+        assert_eq!(std::fs::read(file.path().unwrap()).unwrap(), b"abc");
         assert_eq!(&file.read_at(1, 100).unwrap()[..], b"bc");
         assert!(file.read_at(9, 100).unwrap().is_empty());
     }

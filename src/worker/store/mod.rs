@@ -5,6 +5,8 @@
 pub mod busy;
 pub mod data;
 pub mod memfile;
+pub mod pinned;
+pub mod pool;
 pub mod spill;
 pub mod transfer;
 
@@ -18,8 +20,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Results smaller than this are not worth a place on disk, bytes.
 const SPILL_BYTES_MIN: u64 = 1 << 10;
 
-/// Tasks that read a result from disk before it comes back into memory.
+/// Tasks that read a result from disk before it comes back into memory. Each time that it has left again for
+/// want of room, twice as many: else what many tasks read one after another comes and goes with each of them.
 const READS_ON_DISK: u32 = 1;
+
+/// Beyond so many times it makes no difference any more.
+const RECALLS_MAX: u32 = 16;
 
 /// Bytes of results on the heap, of all stores of this process.
 static HEAP_BYTES: AtomicU64 = AtomicU64::new(0);
@@ -55,6 +61,8 @@ struct Entry {
     replica: bool,
     /// How many tasks have read it on disk.
     reads: u32,
+    /// How often it has come back from there.
+    recalls: u32,
 }
 
 impl Entry {
@@ -111,7 +119,9 @@ impl Store {
     ) -> Option<Arc<TaskResult>> {
         let old = self.remove(task);
         self.count(&result);
-        let entry = Entry { attempt, result, copy: None, used: 0, leaving: false, replica: false, reads: 0 };
+        let (used, reads, recalls) = (0, 0, 0);
+        let (leaving, replica) = (false, false);
+        let entry = Entry { attempt, result, copy: None, used, leaving, replica, reads, recalls };
         self.results.insert(task, entry);
         self.touch(task);
         old
@@ -165,7 +175,7 @@ impl Store {
         let entry = self.results.get_mut(&task).filter(|e| e.result.spilled_bytes() > 0);
         let recall = entry.is_some_and(|entry| {
             entry.reads += 1;
-            entry.reads > READS_ON_DISK || !result.is_readable_on_disk()
+            entry.reads > READS_ON_DISK << entry.recalls.min(RECALLS_MAX) || !result.is_readable_on_disk()
         });
         Some((result, recall))
     }
@@ -186,6 +196,15 @@ impl Store {
         self.orders[entry.kind() as usize].remove(&entry.used);
         self.discount(&entry.result);
         Some(entry.result)
+    }
+
+    /// Takes out those that were in processes which have ended.
+    pub fn take_ended(&mut self) -> Vec<TaskRef> {
+        let ended = |entry: &Entry| entry.result.pinned.as_ref().is_some_and(|p| p.home().has_ended());
+        let lost = self.results.iter().filter(|(_, entry)| ended(entry)).map(|(task, _)| *task);
+        let lost: Vec<TaskRef> = lost.collect();
+        lost.iter().for_each(|task| drop(self.remove(*task)));
+        lost
     }
 
     /// Bytes of all results in memory; files in place do not count.
@@ -305,6 +324,7 @@ impl Store {
         let Some(entry) = self.results.get_mut(&task) else { return };
         if Arc::ptr_eq(&entry.result, on_disk) {
             entry.copy = Some(std::mem::replace(&mut entry.result, in_memory.clone()));
+            (entry.reads, entry.recalls) = (0, entry.recalls + 1);
             self.moved.push((task, false));
             self.discount(on_disk);
             self.count(&in_memory);
@@ -478,6 +498,29 @@ mod tests {
         assert!(!store.use_input(task(0)).unwrap().1);
         assert!(store.use_input(task(0)).unwrap().1);
         assert!(store.use_input(task(1)).unwrap().1, "it is in a file with others");
+    }
+
+    #[test]
+    fn what_came_back_in_vain_comes_back_later_each_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let spill = Spill::new(dir.path(), None, RealDisk);
+        let task = TaskRef { run: RunId(1), index: 0 };
+        let mut store = Store::default();
+        let result = TaskResult::of(Data::of_bytes(vec![1; 2 << 20].into()).unwrap());
+        store.insert(task, Attempt { epoch: 1, n: 1 }, Arc::new(result));
+        for victim in store.choose(u64::MAX, u64::MAX, false).victims {
+            store.left(&victim, spill.write(std::slice::from_ref(&victim.result)).unwrap().remove(0));
+        }
+        let mut reads = Vec::new();
+        for _ in 0..4 {
+            reads.push((1..).find(|_| store.use_input(task).unwrap().1).unwrap());
+            let on_disk = store.use_result(task).unwrap();
+            store.recalled(task, &on_disk, Arc::new(on_disk.recall().unwrap()));
+            drop(on_disk);
+            // Others need its room.
+            assert_eq!(store.choose(1, u64::MAX, false).gone.len(), 1);
+        }
+        assert_eq!(reads, [2, 3, 5, 9]);
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //! their checksums, and their bound; which results go to disk and when is decided elsewhere.
 //!
 //! A large part has a file of its own, which tasks can read directly; small ones share a file. Every block
-//! has a checksum, and no byte leaves here unchecked (what a task reads directly is checked right before).
-//! Large parts are written past the page cache: their pages are free when the write returns, and no dirty
-//! ones pile up that only seem to be.
+//! has a checksum, and no byte leaves here unchecked (what tasks read directly is checked before, again when
+//! the file has changed or after a while). Large parts are written past the page cache: their pages are free
+//! when the write returns, and no dirty ones pile up that only seem to be.
 
 use super::busy::{Busy, Period};
 use super::data::{Data, TaskResult};
@@ -16,9 +16,9 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Bytes under one checksum in a file of one part.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -31,6 +31,9 @@ const DIRECT_BYTES: usize = 8 * BLOCK_BYTES;
 
 /// Parts smaller than this share a file.
 const OWN_FILE_BYTES_MIN: u64 = BLOCK_BYTES as u64;
+
+/// How long a file that was checked counts as sound, as long as nobody has changed it.
+const CHECKED_FOR: Duration = Duration::from_secs(600);
 
 /// What lengths of writes past the page cache are multiples of; no disk asks for more.
 const ALIGNMENT: usize = 4096;
@@ -160,7 +163,7 @@ impl Spill {
                 };
                 parts.push((name.clone(), data));
             }
-            moved.push(Arc::new(TaskResult { parts }));
+            moved.push(Arc::new(TaskResult { parts, pinned: result.pinned.clone() }));
         }
         Ok(moved)
     }
@@ -272,7 +275,8 @@ impl Spill {
         self.reserve(len)?;
         let lost = AtomicBool::new(false);
         FILES.fetch_add(1, Ordering::Relaxed);
-        let new = SpillFile { file: None, len, block, sums: Vec::new(), lost, spill: self.clone() };
+        let (sums, checked, spill) = (Vec::new(), Mutex::default(), self.clone());
+        let new = SpillFile { file: None, len, block, sums, lost, checked, spill };
         let file = create(&self.directory)?;
         Ok((new, file))
     }
@@ -345,6 +349,8 @@ struct SpillFile {
     sums: Vec<u32>,
     /// It could not be read back.
     lost: AtomicBool,
+    /// When all of it was checked last, how long the file was then and when it had been changed.
+    checked: Mutex<Option<(Instant, u64, SystemTime)>>,
     spill: Arc<Spill>,
 }
 
@@ -434,9 +440,19 @@ impl Extent {
         Ok(block.slice(start..block.len().min(start.saturating_add(left))))
     }
 
-    /// Checks all of it.
+    /// Checks all of it, unless that was done a moment ago: of a large result many tasks read a part each.
     pub fn check(&self) -> io::Result<()> {
-        self.pieces(|_| Ok(()))
+        let checked = || self.file.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        let about = self.file.file()?.metadata()?;
+        let (now, then) = ((about.len(), about.modified()?), *checked());
+        let is_same =
+            |(at, len, changed): (Instant, _, _)| at.elapsed() < CHECKED_FOR && (len, changed) == now;
+        if !self.is_lost() && then.is_some_and(is_same) {
+            return Ok(());
+        }
+        self.pieces(|_| Ok(()))?;
+        *checked() = Some((Instant::now(), now.0, now.1));
+        Ok(())
     }
 
     /// An open file of one's own, checked, if it has a file to itself.
@@ -485,7 +501,7 @@ impl Extent {
             })?;
             return Ok(Data::Heap(content.into()));
         }
-        let writer = super::memfile::MemWriter::create("recalled result")?;
+        let writer = super::memfile::MemWriter::sized("recalled result", self.len)?;
         self.pieces(|piece| io::Write::write_all(&mut writer.file(), piece))?;
         Data::of_writer(writer)
     }

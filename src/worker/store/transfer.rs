@@ -186,7 +186,7 @@ impl Assembler {
             let to = if part.len <= HEAP_BYTES_MAX {
                 Landing::Heap(Vec::new())
             } else {
-                Landing::File(MemWriter::create("fetched result")?)
+                Landing::File(MemWriter::sized("fetched result", part.len)?)
             };
             self.open = Some(Open { name: part.name, left: part.len, to });
         }
@@ -207,6 +207,7 @@ mod tests {
                 ("p".into(), place),
                 ("b".into(), Data::of_bytes(big.into()).unwrap()),
             ],
+            pinned: None,
         }
     }
 

@@ -309,6 +309,7 @@ fn from_worker() -> Vec<FromWorker> {
         kept: vec![(task(), attempt())],
         uncopied: vec![(task(), WorkerId(4))],
         stored: vec![(task(), 100)],
+        pinned: vec![task()],
         away: vec![(task(), attempt(), true)],
         paused: Some(true),
     };

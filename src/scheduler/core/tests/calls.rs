@@ -17,7 +17,13 @@ pub(super) fn tasks(needs: &[&[u32]]) -> Vec<Layer> {
 }
 
 impl Story {
-    fn calls(&mut self, run: u32, imports: &[TaskRef], needs: &[&[u32]], wanted: &[u32]) -> &mut Story {
+    pub(super) fn calls(
+        &mut self,
+        run: u32,
+        imports: &[TaskRef],
+        needs: &[&[u32]],
+        wanted: &[u32],
+    ) -> &mut Story {
         let layers = tasks(&[vec![&[][..]; imports.len()], needs.to_vec()].concat());
         let calls = CallSpec { imports: imports.to_vec(), wanted: wanted.to_vec(), brought: Vec::new() };
         let uuid = uuid::Uuid::from_u128(u128::from(run));

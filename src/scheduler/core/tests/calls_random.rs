@@ -95,6 +95,9 @@ impl Chaos {
         } else {
             let (nbytes, duration) = (100, Duration::from_millis(1));
             report.finished.push(Finished { task, attempt: given.attempt, nbytes, duration });
+            if self.rng.u32(0..6) == 0 {
+                report.pinned.push(task);
+            }
         }
         self.tell(Event::WorkerReport { worker: w, report });
     }

@@ -2,7 +2,7 @@
 //! ended, and asks for the others back when one turns out to be long: nobody else could run them meanwhile.
 
 use super::channel::Channel;
-use super::messages::{Away, Returned, Said, Task, tag, take_done, take_dones};
+use super::messages::{Away, Returned, Said, Task, send_room, tag, take_done, take_dones};
 use super::warm::{Ran, Warm, has_gone, judge};
 use crate::worker::executor::FailureKind;
 use crate::worker::executor::control::Control;
@@ -109,6 +109,7 @@ impl Warm {
             }
         }
         batch.give_back();
+        self.home().set_away(false);
         batch.rest
     }
 
@@ -179,6 +180,7 @@ impl Warm {
             tag::AWAY => {
                 let said: Away = frame.control()?;
                 if let Some(place) = batch.place(said.task) {
+                    self.home().set_away(said.away);
                     batch.controls[place].set_away(said.away);
                     // What it waits for may be behind it.
                     if said.away && !batch.recalled {
@@ -186,6 +188,10 @@ impl Warm {
                         let _ = self.channel.send(tag::RECALL, &(), &[], &[]);
                     }
                 }
+                Vec::new()
+            }
+            tag::ROOM => {
+                send_room(&self.channel, &frame)?;
                 Vec::new()
             }
             tag::RETURNED => {
@@ -210,7 +216,8 @@ impl Warm {
             other => return Err(wrong(&format!("it said {other}"))),
         };
         let mut ends = Vec::with_capacity(ended.len());
-        for (done, result) in ended {
+        for (done, mut result) in ended {
+            result.pinned = self.pinned(&done);
             let place = batch.place(done.task);
             let place = place.ok_or_else(|| wrong("it ended a task that it was not given"))?;
             batch.end(place);

@@ -6,6 +6,7 @@ use super::channel::{Channel, DESCRIPTORS_MAX, Frame};
 use crate::graph::items::Item;
 use crate::worker::executor::native::NativeInput;
 use crate::worker::store::data::{Data, TaskResult};
+use crate::worker::store::pool;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -17,7 +18,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
 /// The oldest and the newest version of this protocol that this program speaks.
-pub(super) const VERSIONS: (u16, u16) = (1, 2);
+pub(super) const VERSIONS: (u16, u16) = (1, 3);
 
 /// From this version on executors take several calls at once.
 pub(super) const BATCHES_VERSION: u16 = 2;
@@ -55,6 +56,15 @@ pub(super) mod tag {
     pub const RETURNED: u16 = 30;
     /// Executor: so much of what it prints is this task's, of several that came together.
     pub const SAID: u16 = 31;
+    /// Executor: it needs a memory file for so many bytes.
+    pub const ROOM: u16 = 34;
+    /// Worker: there it is, or there is none.
+    pub const LENT: u16 = 35;
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Room {
+    pub bytes: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -153,6 +163,8 @@ pub(super) struct Done {
 pub(super) enum End {
     /// Well.
     Succeeded,
+    /// Well; what it made stays in the executor, since nothing can turn it into bytes. Its part says so.
+    Pinned,
     /// Its function said or did this.
     Failed(String),
     /// As it was told to.
@@ -163,6 +175,15 @@ pub(super) enum End {
     Unkept(String),
     /// It raised an exception: type and message, traceback, and the exception itself.
     Raised(String, String, ByteBuf),
+}
+
+/// For whom memory files are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::worker) enum To {
+    /// Executors of our own package: they map them privately and keep no descriptor.
+    Python,
+    /// Anybody else.
+    Others,
 }
 
 /// Raw bytes and descriptors of a frame that is put together.
@@ -200,19 +221,18 @@ impl Cargo {
         self.bytes > INPUTS_BYTES || self.held.len() >= DESCRIPTORS_MAX
     }
 
-    fn send<M: Serialize>(&mut self, channel: &Channel, tag: u16, message: &M) -> io::Result<()> {
+    fn send<M: Serialize>(&mut self, channel: &Channel, tag: u16, message: &M, to: To) -> io::Result<()> {
         let cargo = std::mem::take(self);
-        let descriptors: Vec<BorrowedFd<'_>> = cargo
-            .held
-            .iter()
-            .filter_map(|d| if let Data::File(f) = d { Some(f.as_fd()) } else { None })
-            .collect();
+        let files = cargo.held.iter().filter_map(|d| if let Data::File(f) = d { Some(f) } else { None });
+        let files = files.map(|file| if to == To::Python { file.lend() } else { file.share() });
+        let files = files.collect::<io::Result<Vec<OwnedFd>>>()?;
+        let descriptors: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
         channel.send(tag, message, &cargo.body, &descriptors)
     }
 }
 
 /// Sends a task's inputs, in as many frames as it takes.
-pub(in crate::worker) fn send_inputs(channel: &Channel, inputs: &[NativeInput]) -> io::Result<()> {
+pub(in crate::worker) fn send_inputs(channel: &Channel, inputs: &[NativeInput], to: To) -> io::Result<()> {
     let (mut cargo, mut message) = (Cargo::default(), Inputs::default());
     for input in inputs {
         let (producer, key) = (input.producer.clone(), input.key.clone());
@@ -223,13 +243,13 @@ pub(in crate::worker) fn send_inputs(channel: &Channel, inputs: &[NativeInput]) 
                 last.parts.push(part);
             }
             if cargo.is_full() {
-                cargo.send(channel, tag::INPUTS, &std::mem::take(&mut message))?;
+                cargo.send(channel, tag::INPUTS, &std::mem::take(&mut message), to)?;
                 let (producer, key) = (input.producer.clone(), input.key.clone());
                 message.inputs.push(Input { producer, key, continued: true, parts: Vec::new() });
             }
         }
     }
-    if message.inputs.is_empty() { Ok(()) } else { cargo.send(channel, tag::INPUTS, &message) }
+    if message.inputs.is_empty() { Ok(()) } else { cargo.send(channel, tag::INPUTS, &message, to) }
 }
 
 /// Adds the inputs of a frame to those before.
@@ -245,7 +265,7 @@ pub(super) fn take_inputs(frame: Frame, inputs: &mut Vec<NativeInput>) -> io::Re
             all.append(&mut parts);
             parts = all;
         }
-        let result = Arc::new(TaskResult { parts });
+        let result = Arc::new(TaskResult { parts, pinned: None });
         inputs.push(NativeInput { producer: input.producer, key: input.key, result });
     }
     Ok(())
@@ -256,7 +276,15 @@ pub(super) fn send_done(channel: &Channel, mut done: Done, result: Option<&TaskR
     let mut cargo = Cargo::default();
     let parts = result.into_iter().flat_map(|r| &r.parts);
     done.parts = parts.map(|(name, data)| cargo.load(name, data)).collect::<io::Result<_>>()?;
-    cargo.send(channel, tag::DONE, &done)
+    cargo.send(channel, tag::DONE, &done, To::Others)
+}
+
+/// Answers an executor that needs a memory file; without one if there cannot be one.
+pub(super) fn send_room(channel: &Channel, frame: &Frame) -> io::Result<()> {
+    let Room { bytes } = frame.control()?;
+    let file = pool::lend_room(bytes).inspect_err(|e| tracing::warn!("cannot lend a memory file: {e}")).ok();
+    let descriptors: Vec<BorrowedFd<'_>> = file.iter().map(AsFd::as_fd).collect();
+    channel.send(tag::LENT, &(), &[], &descriptors)
 }
 
 /// The end of a task, and what it has made.
@@ -264,7 +292,7 @@ pub(super) fn take_done(frame: Frame) -> io::Result<(Done, TaskResult)> {
     let mut done: Done = frame.control()?;
     let mut unload = Unload::of(frame);
     let parts = std::mem::take(&mut done.parts).into_iter().map(|part| unload.part(part));
-    let result = TaskResult { parts: parts.collect::<io::Result<_>>()? };
+    let result = TaskResult { parts: parts.collect::<io::Result<_>>()?, pinned: None };
     Ok((done, result))
 }
 
@@ -274,7 +302,7 @@ pub(super) fn take_dones(frame: Frame) -> io::Result<Vec<(Done, TaskResult)>> {
     let mut unload = Unload::of(frame);
     let take = |mut done: Done| {
         let parts = std::mem::take(&mut done.parts).into_iter().map(|part| unload.part(part));
-        let result = TaskResult { parts: parts.collect::<io::Result<_>>()? };
+        let result = TaskResult { parts: parts.collect::<io::Result<_>>()?, pinned: None };
         Ok((done, result))
     };
     dones.into_iter().map(take).collect()
@@ -329,7 +357,7 @@ mod tests {
         let parts = |n: usize| {
             (0..n).map(move |i| (format!("p{i}"), data(if i % 2 == 0 { 100_000 } else { 9 }, i as u8)))
         };
-        let result = |n| Arc::new(TaskResult { parts: parts(n).collect() });
+        let result = |n| Arc::new(TaskResult { parts: parts(n).collect(), pinned: None });
         let in_place = Data::InPlace { path: "/a b".into(), size: 7, mtime_ns: -1 };
         let input = |key: &str, result| NativeInput { producer: "p".into(), key: key.into(), result };
         let sent = vec![
@@ -339,7 +367,7 @@ mod tests {
             input("d", Arc::new(TaskResult::of(in_place))),
         ];
         let again = sent.clone();
-        let sender = std::thread::spawn(move || send_inputs(&one, &again).unwrap());
+        let sender = std::thread::spawn(move || send_inputs(&one, &again, To::Others).unwrap());
         let mut got = Vec::new();
         let mut frames = 0;
         while let Some(frame) = other.receive().unwrap() {

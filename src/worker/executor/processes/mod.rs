@@ -16,7 +16,7 @@ use super::native::NativeJob;
 pub(in crate::worker) use super::process::Parent;
 use super::{Clock, Executor, Failure, FailureKind, Outcome};
 use channel::Channel;
-use messages::{Run, send_inputs, tag};
+use messages::{Run, To, send_inputs, tag};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
@@ -168,7 +168,7 @@ impl IsolatedNatives {
 
 /// Hands a task over.
 fn order(channel: &Channel, task: u64, job: &NativeJob) -> io::Result<()> {
-    send_inputs(channel, &job.inputs)?;
+    send_inputs(channel, &job.inputs, To::Others)?;
     let run = Run {
         task,
         key: job.key.clone(),

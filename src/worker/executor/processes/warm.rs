@@ -4,7 +4,9 @@
 
 use super::Program;
 use super::channel::{Channel, Frame};
-use super::messages::{Away, BATCHES_VERSION, End, Hello, Task, VERSIONS, Welcome, tag, take_done};
+use super::messages::{
+    Away, BATCHES_VERSION, Done, End, Hello, Task, VERSIONS, Welcome, send_room, tag, take_done,
+};
 use crate::base::failure::Raised;
 use crate::worker::executor::FailureKind;
 use crate::worker::executor::control::Control;
@@ -12,6 +14,7 @@ use crate::worker::executor::process::{Exit, Parent, Process, poll, poll_fd};
 use crate::worker::executor::streams::Tail;
 use crate::worker::printed::Which;
 use crate::worker::store::data::TaskResult;
+use crate::worker::store::pinned::{Home, Living, Pinned};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
@@ -52,6 +55,7 @@ pub(in crate::worker) struct Warm {
     pub(super) tasks: u64,
     /// How it ended, once it was reaped.
     exit: Option<Exit>,
+    home: Living,
 }
 
 /// How a task ended.
@@ -120,7 +124,18 @@ impl Warm {
         let Ends { channel, stderr } = ends;
         let (channel, kind, version) = (Arc::new(channel), String::new(), 0);
         let (started_with, occupied, tasks, exit) = (0, 0, 0, None);
-        let mut warm = Warm { channel, kind, version, process, stderr, started_with, occupied, tasks, exit };
+        let mut warm = Warm {
+            channel,
+            kind,
+            version,
+            process,
+            stderr,
+            started_with,
+            occupied,
+            tasks,
+            exit,
+            home: Living::default(),
+        };
         if let Err(why) = warm.greet() {
             let (exit, text) = warm.bury();
             let end = exit.map_or_else(String::new, |exit| format!(" ({})", kind_of(exit)));
@@ -151,6 +166,16 @@ impl Warm {
     /// How many tasks it was given.
     pub fn tasks(&self) -> u64 {
         self.tasks
+    }
+
+    /// What lives in it.
+    pub fn home(&self) -> &Arc<Home> {
+        self.home.home()
+    }
+
+    /// What a task has left in it that cannot leave it.
+    pub(super) fn pinned(&self, done: &Done) -> Option<Arc<Pinned>> {
+        matches!(done.end, End::Pinned).then(|| Arc::new(Pinned::new(self.home(), done.task)))
     }
 
     /// Its connection, for messages between tasks.
@@ -236,6 +261,7 @@ impl Warm {
                 Ran::Died { kind, unasked: false }
             }
         };
+        self.home().set_away(false);
         // Before its file is closed, for others look at it.
         control.set_capture(None);
         control.set_pid(0);
@@ -275,13 +301,22 @@ impl Warm {
                     control.set_capture(capture.as_ref());
                 }
                 Ok(Some(frame)) if frame.tag == tag::AWAY => match frame.control::<Away>() {
-                    Ok(said) if said.task == self.tasks => control.set_away(said.away),
+                    Ok(said) if said.task == self.tasks => {
+                        self.home().set_away(said.away);
+                        control.set_away(said.away);
+                    }
                     // Of a task that has ended: a thread of it goes on.
                     Ok(_) => {}
                     Err(error) => return self.confused(&error.to_string()),
                 },
+                Ok(Some(frame)) if frame.tag == tag::ROOM => match send_room(&self.channel, &frame) {
+                    Ok(()) => {}
+                    Err(error) if has_gone(&error) => return self.died(stopped),
+                    Err(error) => return self.confused(&error.to_string()),
+                },
                 Ok(Some(frame)) if frame.tag == tag::DONE => match take_done(frame) {
-                    Ok((done, result)) if done.task == self.tasks => {
+                    Ok((done, mut result)) if done.task == self.tasks => {
+                        result.pinned = self.pinned(&done);
                         let result = stopped.map_or_else(|| judge(done.end, result), Err);
                         return Ran::Done(result, Duration::from_nanos(done.cpu_ns));
                     }
@@ -413,7 +448,7 @@ pub(super) fn kind_of(exit: Exit) -> FailureKind {
 
 pub(super) fn judge(end: End, result: TaskResult) -> Result<TaskResult, FailureKind> {
     match end {
-        End::Succeeded => Ok(result),
+        End::Succeeded | End::Pinned => Ok(result),
         End::Failed(text) => Err(FailureKind::Native(text)),
         End::Cancelled => Err(FailureKind::Cancelled),
         End::TimeLimit => Err(FailureKind::TimeLimit),

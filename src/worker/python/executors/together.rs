@@ -5,7 +5,7 @@ use super::{Python, Warmed};
 use crate::worker::executor::control::Control;
 use crate::worker::executor::processes::batch::End;
 use crate::worker::executor::processes::channel::Channel;
-use crate::worker::executor::processes::messages::send_inputs;
+use crate::worker::executor::processes::messages::{To, send_inputs};
 use crate::worker::executor::processes::warm::Ran;
 use crate::worker::executor::{Clock, Outcome};
 use crate::worker::python::calls::CallJob;
@@ -94,7 +94,7 @@ fn order_all(channel: &Channel, first: u64, jobs: &[CallJob], loaded: &mut Loade
         calls.push((number, job.call.key(), at, job.call.place, attempt.epoch, attempt.n, inputs));
     }
     let inputs: Vec<_> = jobs.iter().flat_map(|job| &job.inputs).cloned().collect();
-    send_inputs(channel, &inputs)?;
+    send_inputs(channel, &inputs, To::Python)?;
     let Some(first) = jobs.first() else { return Ok(()) };
     let message = Calls { run: first.call.run.uuid, slots: first.call.options().slots, batches, calls };
     channel.send(tag::CALLS, &message, &[], &[])

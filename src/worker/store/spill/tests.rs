@@ -33,7 +33,7 @@ fn sample(n: u32) -> Arc<TaskResult> {
         ("none".into(), Data::Heap(Bytes::new())),
         ("big".into(), Data::of_bytes(big.into()).unwrap()),
     ];
-    Arc::new(TaskResult { parts })
+    Arc::new(TaskResult { parts, pinned: None })
 }
 
 #[test]
@@ -98,6 +98,23 @@ fn a_truncated_file_is_noticed_before_it_is_mapped() {
     OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 20).unwrap();
     assert!(extent.bytes().is_err() && spill.take_lost() && extent.is_lost());
     assert!(extent.reopen().is_err() && extent.recall().is_err() && extent.read_at(2 << 20, 9).is_err());
+}
+
+#[test]
+fn what_many_tasks_read_is_checked_once_and_again_when_somebody_changed_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let spill = Spill::new(dir.path(), None, RealDisk);
+    let after = spill.write(&[sample(1)]).unwrap();
+    let Data::Spilled(extent) = &after[0].parts[2].1 else { panic!("{after:?}") };
+    let path = extent.path().unwrap().unwrap();
+    let read = spill.disk_use().read;
+    assert_eq!(read, extent.len());
+    assert!(extent.path().unwrap().is_some() && extent.bytes().is_ok());
+    assert_eq!(spill.disk_use().read, read, "it was checked a moment ago");
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    assert!(extent.path().is_ok() && spill.disk_use().read == 2 * read);
 }
 
 #[test]
