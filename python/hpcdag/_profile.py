@@ -207,7 +207,8 @@ def _look_for_ever(executor: Watched, outermost: CodeType, interval: float, path
     pause, write_pause, due = pause_after(interval, 0.0), _WRITE_SECONDS, 0.0
     is_new, written, used = False, 0.0, time.thread_time()
     while True:
-        if is_new and (not executor.busy.is_set() or time.monotonic() - written > write_pause):
+        left = written + write_pause - time.monotonic()
+        if is_new and left <= 0:
             begin = time.thread_time()
             # Without room, or in the moment in which the worker ends, there is none until the next time.
             with contextlib.suppress(OSError):
@@ -215,7 +216,9 @@ def _look_for_ever(executor: Watched, outermost: CodeType, interval: float, path
             used = time.thread_time()
             write_pause = max(_WRITE_SECONDS, (used - begin) / _WRITE_SHARE)
             is_new, written = False, time.monotonic()
-        executor.busy.wait()
+        # What was seen of tasks that have ended is written, too, when that is due.
+        if not executor.busy.wait(left if is_new else None):
+            continue
         time.sleep(pause)
         call = executor.running
         if call is None:
