@@ -1,5 +1,6 @@
 //! Groups of tasks that people follow as one, and what all tasks come to. Owns their names, their counts and
-//! how long they are kept; nothing is decided by them.
+//! how long they are kept. Their counts decide nothing; which group a task is in does: what its like have
+//! taken and made is expected of it (`run::Usual`).
 //!
 //! A family is in one group, so a change of a task costs a few additions. What a run had when it was
 //! forgotten leaves the counts; what was done stays.

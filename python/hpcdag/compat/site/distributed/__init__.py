@@ -1,8 +1,7 @@
 """Stand-in for `distributed`: names that scripts import, on hpcdag.
 
 Found instead of the real package in scripts that `hpcdag run` starts with HPCDAG_COMPAT=1. What is the same,
-what
-differs and what is absent: docs/from-dask.md.
+what differs and what is absent: docs/from-dask.md.
 """
 
 from __future__ import annotations
