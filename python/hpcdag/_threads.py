@@ -7,6 +7,7 @@ is. Their loop, and everything else, is `_executor`'s; the first of them is the 
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import io
 import os
 import sys
@@ -190,6 +191,8 @@ def main(connections: Sequence[int], outputs: Sequence[int]) -> int:
     """Runs as many threads as there are sockets in `connections`, each with its descriptor for what tasks
     print; the process's exit status."""
     _tasks.prepare_process()
+    # Of many stacks only the last would be kept, which may be another one's.
+    faulthandler.enable(file=2, all_threads=False)
     streams = [Stream(1, sys.stdout), Stream(2, sys.stderr)]
     sys.stdout, sys.stderr = streams  # type: ignore[assignment]
     sys.__stdout__, sys.__stderr__ = streams  # type: ignore[misc, assignment]
