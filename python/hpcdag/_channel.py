@@ -141,6 +141,14 @@ class Channel:
                 left[0] = left[0][n:]
 
 
+def of_descriptor(connection: int) -> Channel:
+    """One end, which is this process's alone: those that it forks do not keep the connection open."""
+    sock = socket.socket(fileno=connection)
+    sock.set_inheritable(False)
+    os.register_at_fork(after_in_child=lambda: sock.fileno() >= 0 and os.close(sock.detach()))
+    return Channel(sock)
+
+
 def memory_file(data: Any, lent: int | None = None) -> int:
     """A sealed memory file with the bytes of `data` (bytes-like), or the file `lent` with them, which is not
     sealed; the caller owns its descriptor."""

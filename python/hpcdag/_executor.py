@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import os
 import select
-import socket
 import sys
 import threading
 import time
@@ -45,6 +44,10 @@ _DONES_NS_MAX = 1_000_000
 class Executor:
     """One connection to a worker."""
 
+    # By which the CPU time of tasks is taken, ns.
+    clock = staticmethod(time.process_time_ns)
+    name = ""
+
     def __init__(self, channel: _channel.Channel) -> None:
         self.channel = channel
         self.loaded = Loaded()
@@ -66,7 +69,8 @@ class Executor:
         self.pieces: list[Any] = []
         self.pieces_bytes = 0
         self.oldest = 0
-        # What was printed when the last task had ended.
+        # What was printed so far, and when the last task had ended.
+        self.printed = _said.counter
         self.said = 0
         # Of the protocol.
         self.version = 1
@@ -77,7 +81,7 @@ class Executor:
         """Until the connection ends."""
         self.channel.send(HELLO, [*VERSIONS, "python", os.getpid()])
         threading.Thread(target=self._watch, name="hpcdag-watch", daemon=True).start()
-        _profile.start(self, Executor._attempt.__code__, os.environ.get("HPCDAG_WORKER_DIR"))
+        _profile.start(self, Executor._attempt.__code__, os.environ.get("HPCDAG_WORKER_DIR"), self.name)
         while True:
             try:
                 call = self.waiting.popleft()
@@ -261,9 +265,9 @@ class Executor:
         _tasks.set_teller(lambda away: self._say_away(call.task, away))
         if not self.busy.is_set():
             self.busy.set()
-        before = time.process_time_ns()
+        before = self.clock()
         end, parts = self._attempt(call)
-        spent = time.process_time_ns() - before
+        spent = self.clock() - before
         self.running = None
         _tasks.set_teller(None)
         _tasks.set_current(None)
@@ -273,7 +277,7 @@ class Executor:
                 stream.flush()
             except Exception:
                 pass  # The task has closed or replaced it.
-        if _said.count != self.said:
+        if self.printed.n != self.said:
             self._tell_said(call)
         self._send_done(call, end, parts, spent)
         call.inputs.clear()
@@ -282,7 +286,7 @@ class Executor:
             gc.collect()
 
     def _tell_said(self, call: Call) -> None:
-        n, self.said = _said.count - self.said, _said.count
+        n, self.said = self.printed.n - self.said, self.printed.n
         if call.together:
             with self.sending:
                 self.channel.send(SAID, [call.task, n])
@@ -388,12 +392,8 @@ class Executor:
 def main(connection: int) -> int:
     """Runs an executor on the socket `connection`; its exit status."""
     _tasks.prepare_process()
-    sock = socket.socket(fileno=connection)
-    sock.set_inheritable(False)
-    # A process that a task forks must not keep the connection open.
-    os.register_at_fork(after_in_child=lambda: sock.fileno() >= 0 and os.close(sock.detach()))
     try:
-        Executor(_channel.Channel(sock)).main()
+        Executor(_channel.of_descriptor(connection)).main()
     except (BrokenPipeError, EOFError):
         pass  # The worker has gone while it was told or asked something.
     return 0

@@ -16,22 +16,19 @@ from . import _registry, _tasks
 if TYPE_CHECKING:
     from .client import Client
 
-# What the running task has given away, with that task: at its end nothing is given back.
-_seceded: tuple[Any, Any] | None = None
-
 
 def secede() -> None:
     """Gives the slot of the task that calls this away for good, so that the worker starts another one.
 
     Raises ValueError outside of tasks.
     """
-    global _seceded
-    task = _task("secede")
-    if _seceded is not None and _seceded[0] is task:
+    task, running = _task("secede"), _tasks.running()
+    if running.seceded is not None and running.seceded[0] is task:
         return
     away = _tasks.away()
     away.__enter__()
-    _seceded = (task, away)
+    # With the task: at its end nothing is given back.
+    running.seceded = (task, away)
 
 
 def rejoin() -> None:
@@ -40,9 +37,8 @@ def rejoin() -> None:
 
     Raises ValueError outside of tasks.
     """
-    global _seceded
-    task = _task("rejoin")
-    given, _seceded = _seceded, None
+    task, running = _task("rejoin"), _tasks.running()
+    given, running.seceded = running.seceded, None
     if given is not None and given[0] is task:
         given[1].__exit__(None, None, None)
 

@@ -7,6 +7,7 @@ where that lives, and says what to do anywhere else.
 from __future__ import annotations
 
 import pickle
+import threading
 import uuid
 from typing import Any
 
@@ -16,6 +17,7 @@ from ._result import Unpicklable
 _objects: dict[int, Any] = {}
 # Of the process that has them.
 _place = ""
+_lock = threading.Lock()
 
 
 class _Reference:
@@ -37,8 +39,8 @@ def keep(number: int, value: Any, why: str) -> list[tuple[str, Any]]:
         why: what cannot be pickled, for those who want it elsewhere.
     """
     global _place
-    if not _place:
-        _place = uuid.uuid4().hex
+    with _lock:
+        _place = _place or uuid.uuid4().hex
     _objects[number] = value
     return [("", pickle.dumps(_Reference(_place, number, why), protocol=5))]
 

@@ -1,4 +1,4 @@
-"""Where the tasks of this executor spend their time: the stack of the main thread, looked at now and then.
+"""Where the tasks of this executor spend their time: the stack of the thread that runs them, looked at now and then.
 
 Owns the thread that looks, the sums of what it has seen, and the file they are written to, which the worker
 reads (`docs/protocol.md`). Nothing is done on the way of a task: what it costs is the thread's own time, of
@@ -179,31 +179,33 @@ def key_split(key: str) -> str:
     return name
 
 
-def start(executor: Watched, outermost: CodeType, directory: str | None) -> None:
-    """Begins to look, unless it is switched off. `directory` is the worker's."""
+def start(executor: Watched, outermost: CodeType, directory: str | None, thread: str = "") -> None:
+    """Begins to look at the calling thread, unless it is switched off. `directory` is the worker's; `thread`
+    says which one of several of this process it is."""
     try:
         interval = float(os.environ.get(VARIABLE, "0"))
     except ValueError:
         return
     if interval <= 0 or not directory:
         return
-    path = os.path.join(directory, "profile", str(os.getpid()))
-    args = (executor, outermost, interval, path)
+    path = os.path.join(directory, "profile", f"{os.getpid()}{thread}")
+    args = (executor, threading.get_ident(), outermost, interval, path)
     threading.Thread(target=_look, args=args, name="hpcdag-profile", daemon=True).start()
 
 
-def _look(executor: Watched, outermost: CodeType, interval: float, path: str) -> None:
+def _look(executor: Watched, thread: int, outermost: CodeType, interval: float, path: str) -> None:
     try:
-        _look_for_ever(executor, outermost, interval, path)
+        _look_for_ever(executor, thread, outermost, interval, path)
     except Exception as error:
         # The tasks have nothing to do with it.
         with contextlib.suppress(Exception):
             print(f"hpcdag executor: no profile any more: {error!r}", file=sys.stderr)
 
 
-def _look_for_ever(executor: Watched, outermost: CodeType, interval: float, path: str) -> None:
+def _look_for_ever(
+    executor: Watched, thread: int, outermost: CodeType, interval: float, path: str
+) -> None:
     samples = Samples(interval)
-    main = threading.main_thread().ident
     pause, write_pause, due = pause_after(interval, 0.0), _WRITE_SECONDS, 0.0
     is_new, written, used = False, 0.0, time.thread_time()
     while True:
@@ -223,7 +225,7 @@ def _look_for_ever(executor: Watched, outermost: CodeType, interval: float, path
         call = executor.running
         if call is None:
             continue
-        frame = sys._current_frames().get(main) if main is not None else None
+        frame = sys._current_frames().get(thread)
         # A look stands for the time since the one before.
         due += pause / interval
         if executor.running is call:

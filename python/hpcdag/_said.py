@@ -11,16 +11,34 @@ import io
 import sys
 from typing import Any
 
-#: Bytes so far.
-count = 0
+
+class Counter:
+    """Bytes so far."""
+
+    __slots__ = ("n",)
+
+    def __init__(self) -> None:
+        self.n = 0
+
+
+#: Of the whole process, or of its main thread if it runs tasks in several.
+counter = Counter()
 
 
 class _Counted(io.FileIO):
+    counter: Counter
+
     def write(self, data: Any, /) -> Any:
-        global count
         written = super().write(data)
-        count += written or 0
+        self.counter.n += written or 0
         return written
+
+
+def stream(fd: int, counted: Counter, encoding: str, errors: str | None) -> io.TextIOWrapper:
+    """A stream to a descriptor, which stays the caller's."""
+    raw = _Counted(fd, "wb", closefd=False)
+    raw.counter = counted
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors=errors, line_buffering=True)
 
 
 def install() -> None:
@@ -29,7 +47,6 @@ def install() -> None:
         old = getattr(sys, name)
         with contextlib.suppress(Exception):
             old.flush()
-            raw = io.BufferedWriter(_Counted(fd, "wb", closefd=False))
-            new = io.TextIOWrapper(raw, encoding=old.encoding, errors=old.errors, line_buffering=True)
+            new = stream(fd, counter, old.encoding, old.errors)
             setattr(sys, name, new)
             setattr(sys, f"__{name}__", new)

@@ -52,51 +52,81 @@ class Current(NamedTuple):
     run: bytes  #: uuid of its run
 
 
-_current: Current | None = None
+class _Running:
+    """The task that runs, and who hears that it waits for other tasks (True), or goes on."""
 
-# Says to the worker that the task waits for other tasks (True), or goes on.
-_tell: Callable[[bool], None] | None = None
+    __slots__ = ("away", "seceded", "task", "tell")
+
+    def __init__(self) -> None:
+        self.task: Current | None = None
+        self.tell: Callable[[bool], None] | None = None
+        self.away = 0
+        self.seceded: Any = None
+
+
+_process = _Running()
 _away_lock = threading.Lock()
-_away = 0
+
+
+class _OfThread(threading.local):
+    running = _process
+
+
+# Where each thread runs tasks of its own.
+_threads: _OfThread | None = None
+
+
+def own_thread() -> None:
+    """From now on what is said here of the running task is about the calling thread's: for processes that
+    run tasks in several. Threads that tasks start have none."""
+    global _threads
+    with _away_lock:
+        if _threads is None:
+            _threads = _OfThread()
+    _threads.running = _Running()
+
+
+def running() -> _Running:
+    """What is known of the running task."""
+    return _process if _threads is None else _threads.running
 
 
 def set_teller(tell: Callable[[bool], None] | None) -> None:
     """Says how the worker hears that the task which runs now waits; nothing of the task before counts."""
-    global _tell, _away
+    own = running()
     with _away_lock:
-        _tell, _away = tell, 0
+        own.tell, own.away = tell, 0
 
 
 @contextlib.contextmanager
 def away() -> Iterator[None]:
     """While a task waits for other tasks: its slots are free for them meanwhile, so they can run even if
     all slots are taken by tasks that wait. Outside of tasks it does nothing."""
-    global _away
+    own = running()
     with _away_lock:
-        tell = _tell
-        _away += 1
-        if tell is not None and _away == 1:
+        tell = own.tell
+        own.away += 1
+        if tell is not None and own.away == 1:
             tell(True)
     try:
         yield
     finally:
         with _away_lock:
             # Of a task that has ended meanwhile nothing is said any more.
-            if tell is not None and _tell is tell:
-                _away -= 1
-                if _away == 0:
+            if tell is not None and own.tell is tell:
+                own.away -= 1
+                if own.away == 0:
                     tell(False)
 
 
 def current() -> Current | None:
     """The task that calls this; None outside of tasks."""
-    return _current
+    return running().task
 
 
 def set_current(task: Current | None) -> None:
     """Says which task runs now."""
-    global _current
-    _current = task
+    running().task = task
 
 
 def slots(nthreads: int) -> int:

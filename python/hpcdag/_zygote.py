@@ -26,7 +26,7 @@ from typing import Any
 
 from . import _channel, _environment, _msgpack
 
-VERSIONS = (1, 1)
+VERSIONS = (1, 2)
 
 HELLO, WELCOME = 1, 2
 FORK, FORKED, EXITED, LOAD = 20, 21, 22, 24
@@ -107,7 +107,7 @@ class Zygote:
                 raise RuntimeError(f"a zygote was sent a {kind}")
             self.prepare(_msgpack.unpack(frame.body))
         elif frame.tag == FORK:
-            self.fork(frame.control[0], *frame.descriptors)
+            self.fork(frame.control[0], frame.descriptors)
         else:
             raise RuntimeError(f"message {frame.tag} is not for zygotes")
 
@@ -138,8 +138,12 @@ class Zygote:
         gc.collect()
         gc.freeze()
 
-    def fork(self, number: int, connection: int, output: int) -> None:
-        """Starts an executor; its number 0 as a process says that it could not be."""
+    def fork(self, number: int, fds: list[int]) -> None:
+        """Starts an executor; its number 0 as a process says that it could not be.
+
+        `fds`: its connection and where its output goes; of one with several threads where the process's
+        output goes, then both for each thread.
+        """
         while self.later and self.forks >= _EARLY_MAX:
             self.import_next()
         self.forks += 1
@@ -154,20 +158,21 @@ class Zygote:
             _note(f"an executor could not be forked: {error}")
             pid = -1
         if pid == 0:
-            self.become_executor(connection, output)
+            self.become_executor(fds)
         if pid > 0:
             self.children.add(pid)
             try:
                 os.setpgid(pid, pid)
             except OSError:
                 pass  # The child has done it, or is gone.
-        os.close(connection)
-        os.close(output)
+        for fd in fds:
+            os.close(fd)
         self.channel.send(FORKED, [number, max(pid, 0)])
 
-    def become_executor(self, connection: int, output: int) -> None:
+    def become_executor(self, fds: list[int]) -> None:
         """The child's way; does not return."""
         status = 70
+        connection, output = (-1, fds[0]) if len(fds) % 2 else fds
         try:
             os.setpgid(0, 0)
             signal.set_wakeup_fd(-1)
@@ -182,7 +187,12 @@ class Zygote:
             os.close(output)
             from . import _executor
 
-            status = _executor.main(connection)
+            if connection >= 0:
+                status = _executor.main(connection)
+            else:
+                from . import _threads
+
+                status = _threads.main(fds[1::2], fds[2::2])
         except BaseException:
             import traceback
 

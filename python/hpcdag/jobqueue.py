@@ -40,16 +40,18 @@ _WITHOUT_EFFECT = {
 class Cluster(ClusterBase):
     """Workers in jobs of a batch system; the scheduler is a process of this host. Both end with this process.
 
-    One job is one worker with `cores` slots (`nodes` workers on as many nodes). Calls of Python functions
-    run in processes of their own in it, so `processes` does not divide it: it only says how many of
-    dask-jobqueue's workers one job stands for when `scale(n)` and `adapt` count workers.
+    One job is one worker with `cores` slots (`nodes` workers on as many nodes). Without `processes`, each
+    slot runs calls of Python functions in a process of its own. With it there are so many processes in a job,
+    each in `cores / processes` threads, as dask-jobqueue's workers have them, and one job stands for as many
+    of these workers when `scale(n)` and `adapt` count.
 
     Args:
         site: a pool of the configuration, `[launch.pool.NAME]`: with its launcher, queue, account, cores and
             so on. Keywords win over it.
         cores: processors of a job, and how many tasks it runs at once.
         memory: memory of a job: bytes, or a text such as `"100GB"`.
-        processes: how many of Dask's workers a job stands for.
+        processes: how many processes of a job run calls of Python functions, in `cores / processes` threads
+            each; and how many of Dask's workers a job stands for.
         queue: queue, or partition.
         account: whom jobs are charged to.
         walltime: how long a job may run: `"02:00:00"`, `"90m"`.
@@ -134,6 +136,7 @@ class Cluster(ClusterBase):
             ("--nodes", nodes),
             # The flag is about both: processors to ask for, and slots.
             ("--nthreads", cores if job_cpu is None else None),
+            ("--processes", None if processes is None else -(-processes // (nodes or 1))),
             ("--mem", _first(job_mem, memory, size_option)),
             ("--memory-limit", size_option(memory) if job_mem is not None and memory is not None else None),
             ("--partition", queue),

@@ -18,7 +18,6 @@ from hpcdag.cluster import ClusterBase, dashboard_setting, settings_env, size_op
 _WITHOUT_EFFECT = {
     "worker_dashboard_address",
     "silence_logs",
-    "processes",
     "protocol",
     "security",
     "loop",
@@ -34,6 +33,10 @@ class LocalCluster(ClusterBase):
             anyway.
         nthreads: how many tasks a worker runs at once. Without it the workers share the processors that this
             process may use.
+        processes: how many processes of a worker run its calls of Python functions, each in as many threads as
+            it takes: of 24 threads, 4 processes have 6 each. Threads of one process share its modules, objects
+            and memory, but also its interpreter's lock: for numpy, pandas and the like. Without it each thread
+            is a process of its own. `True` and `False`, as Dask has them, mean that and one process.
         memory_limit: memory of each worker with its tasks and results: bytes, a text such as `"4GiB"`, a
             fraction of what is granted to this process, `"auto"`, or 0 for no limit.
         local_directory: where spilled results and working directories go.
@@ -62,6 +65,7 @@ class LocalCluster(ClusterBase):
         nthreads: int | None = None,
         memory_limit: str | int | float | None = None,
         *,
+        processes: int | bool | None = None,
         local_directory: str | Path | None = None,
         resources: Mapping[str, float] | None = None,
         scheduler_options: Mapping[str, Any] | None = None,
@@ -86,6 +90,7 @@ class LocalCluster(ClusterBase):
         count = 1 if count is None else count
         self._options = _options(
             nthreads=threads_per_worker if nthreads is None else nthreads,
+            processes=(None if processes else 1) if isinstance(processes, bool) else processes,
             memory_limit=memory_limit,
             local_directory=local_directory,
             resources=resources,
@@ -149,6 +154,7 @@ class LocalCluster(ClusterBase):
 
 def _options(
     nthreads: int | None,
+    processes: int | None,
     memory_limit: str | int | float | None,
     local_directory: str | Path | None,
     resources: Mapping[str, float] | None,
@@ -156,6 +162,8 @@ def _options(
     options = []
     if nthreads is not None:
         options += ["--nthreads", str(nthreads)]
+    if processes is not None:
+        options += ["--processes", str(processes)]
     if memory_limit is not None:
         options += ["--memory-limit", size_option(memory_limit)]
     if local_directory is not None:

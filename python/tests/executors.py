@@ -146,7 +146,7 @@ class Zygote:
         its.close()
         self.channel = _channel.Channel(mine)
         hello = receive(self.channel, _zygote.HELLO).control
-        assert hello == [1, 1, f"python-zygote {sys.version_info[0]}.{sys.version_info[1]}", self.process.pid]
+        assert hello == [1, 2, f"python-zygote {sys.version_info[0]}.{sys.version_info[1]}", self.process.pid]
         self.channel.send(_zygote.WELCOME, [1])
         described = _environment.describe(preload=preload) | environment
         self.channel.send(_zygote.LOAD, ["environment", b""], [_msgpack.pack(described)])

@@ -351,6 +351,8 @@ table! {
         preload: Option<Vec<String>>,
         /// Whether executors are forked from one process that has imported what they need.
         zygote: bool,
+        /// Executor processes, which share the worker's threads among them; one for each if `None`.
+        processes: Option<u32>,
     }
 }
 

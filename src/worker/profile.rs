@@ -152,7 +152,8 @@ impl Profiler {
         let mut all = Vec::new();
         for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let pid = name.trim_end_matches(".new");
+            // Behind it, which of the process's threads.
+            let pid = name.trim_end_matches(".new").split('-').next().unwrap_or_default();
             // What has no number is none of theirs.
             let Ok(pid) = pid.parse::<u32>() else { continue };
             let lives = Path::new("/proc").join(pid.to_string()).exists();

@@ -587,6 +587,7 @@ fn python(settings: &Settings, facts: &WorkerFacts, enforce: bool, memory: &Part
     let (least, most) = PYTHON_IDLE_BYTES;
     let limit = memory.thresholds.map(|t| t.limit);
     let share = |limit: u64| (limit / PYTHON_IDLE_PART / u64::from(slots.max(1))).clamp(least, most);
+    let (processes, threads) = python::divide(slots, settings.python.processes);
     Python::new(python::Facts {
         executable: settings.python.executable.clone(),
         preload: settings.python.preload.clone().unwrap_or_default(),
@@ -595,7 +596,9 @@ fn python(settings: &Settings, facts: &WorkerFacts, enforce: bool, memory: &Part
         dir: facts.local_directory.clone(),
         grace: settings.kill_grace.0,
         idle_bytes: settings.memory.executor_idle.map_or_else(|| limit.map_or(most, share), |size| size.0),
-        idle_max: slots as usize,
+        idle_max: (processes * threads).max(slots) as usize,
+        threads,
+        processes: processes as usize,
         enforce,
         counts: memory.executors.clone(),
     })

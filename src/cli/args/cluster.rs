@@ -49,6 +49,10 @@ pub struct WorkerOptions {
     /// How many tasks of one thread run at once on a worker: a number or auto
     #[arg(short = 'c', long, value_name = "N")]
     pub nthreads: Option<String>,
+    /// How many processes run a worker's Python calls, each in as many threads as it takes: 4 processes of 24
+    /// threads have 6 each. Without it each thread is a process of its own
+    #[arg(long, value_name = "P")]
+    pub processes: Option<u32>,
     /// Memory of a worker: a size (100GiB), a fraction of the node's (0.5), auto or none
     #[arg(long, value_name = "SIZE")]
     pub memory_limit: Option<String>,
@@ -85,8 +89,10 @@ impl WorkerOptions {
     /// The settings among these flags.
     pub fn settings(&self) -> Vec<Setting> {
         let local_directory = self.local_directory.as_ref().map(|d| d.to_string_lossy().into_owned());
+        let processes = self.processes.map(|n| n.to_string());
         collect([
             ("worker.nthreads", &self.nthreads),
+            ("worker.python.processes", &processes),
             ("worker.memory-limit", &self.memory_limit),
             ("worker.local-directory", &local_directory),
             ("worker.resources", &self.resources),
@@ -107,6 +113,7 @@ impl WorkerOptions {
         for (key, value) in self.settings() {
             match key {
                 "worker.local-directory" => {}
+                "worker.python.processes" => args.extend(["--processes".into(), value.into()]),
                 "worker.memory.enforce" => args.push("--enforce".into()),
                 "worker.lifetime-restart" => args.push("--lifetime-restart".into()),
                 "worker.native-isolation" => args.push("--isolate-natives".into()),

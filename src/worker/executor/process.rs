@@ -95,6 +95,13 @@ impl Process {
         self.wait(libc::WNOHANG)
     }
 
+    /// This process, for somebody else to look after; nothing is left to do here.
+    pub fn take(&mut self) -> Process {
+        let (pid, parent, pidfd) = (self.pid, self.parent.take(), self.pidfd.take());
+        let reaped = std::mem::replace(&mut self.reaped, true);
+        Process { pid, parent, pidfd, reaped }
+    }
+
     /// Waits until the process has ended and reaps it, however long that takes.
     pub fn wait_for_ever(mut self) {
         let others = self.parent.is_some();

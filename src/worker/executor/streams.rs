@@ -246,6 +246,8 @@ pub(super) struct Tail {
     book: Option<Stream>,
     /// Where nobody can tell yet whose it is, what was said since.
     later: Option<Vec<u8>>,
+    /// What came from elsewhere meanwhile.
+    aside: Vec<u8>,
 }
 
 impl Tail {
@@ -253,7 +255,8 @@ impl Tail {
     pub fn open() -> io::Result<(Tail, OwnedFd)> {
         let (read, write) = io::pipe()?;
         nonblocking(read.as_fd())?;
-        Ok((Tail { pipe: Some(read), kept: Vec::new(), cut: false, book: None, later: None }, write.into()))
+        let (kept, aside) = (Vec::new(), Vec::new());
+        Ok((Tail { pipe: Some(read), kept, cut: false, book: None, later: None, aside }, write.into()))
     }
 
     /// The pipe, until everybody has closed its other end.
@@ -268,17 +271,13 @@ impl Tail {
         match pipe.read(&mut buffer) {
             Ok(0) => self.pipe = None,
             Ok(n) => {
-                self.kept.extend_from_slice(&buffer[..n]);
                 if let Some(book) = &mut self.book {
                     book.write(&buffer[..n]);
                 } else if let Some(later) = &mut self.later {
                     later.extend_from_slice(&buffer[..n]);
                     later.drain(..later.len().saturating_sub(LATER_BYTES));
                 }
-                if self.kept.len() > 2 * TAIL_BYTES {
-                    self.kept.drain(..self.kept.len() - TAIL_BYTES);
-                    self.cut = true;
-                }
+                self.keep(&buffer[..n]);
                 return n;
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
@@ -287,10 +286,34 @@ impl Tail {
         0
     }
 
+    fn keep(&mut self, bytes: &[u8]) {
+        self.kept.extend_from_slice(bytes);
+        if self.kept.len() > 2 * TAIL_BYTES {
+            self.kept.drain(..self.kept.len() - TAIL_BYTES);
+            self.cut = true;
+        }
+    }
+
+    /// Something was said that did not come through this pipe.
+    pub fn add_aside(&mut self, bytes: &[u8]) {
+        match (&mut self.book, &self.later) {
+            (Some(book), _) if !bytes.is_empty() => book.write(bytes),
+            (None, Some(_)) => self.aside.extend_from_slice(bytes),
+            _ => {}
+        }
+        self.keep(bytes);
+    }
+
+    /// All that was said since `record_later`, or since this was called last.
+    pub fn take_all(&mut self) -> Vec<u8> {
+        self.drain();
+        self.later.replace(Vec::new()).unwrap_or_default()
+    }
+
     /// What comes from now on is kept there besides, and what was said since `record_later`.
     pub fn record(&mut self, mut book: Option<Stream>) {
-        let before = self.later.take().filter(|before| !before.is_empty());
-        if let (Some(book), Some(before)) = (&mut book, before) {
+        let before = [self.later.take().unwrap_or_default(), std::mem::take(&mut self.aside)].concat();
+        if let Some(book) = book.as_mut().filter(|_| !before.is_empty()) {
             book.write(&before);
         }
         self.book = book;
@@ -305,7 +328,8 @@ impl Tail {
     pub fn take_later(&mut self, n: u64) -> Vec<u8> {
         self.drain();
         let Some(later) = &mut self.later else { return Vec::new() };
-        later.drain(..usize::try_from(n).unwrap_or(usize::MAX).min(later.len())).collect()
+        let own = later.drain(..usize::try_from(n).unwrap_or(usize::MAX).min(later.len()));
+        own.chain(std::mem::take(&mut self.aside)).collect()
     }
 
     /// Forgets what was said before a task begins.
@@ -314,6 +338,7 @@ impl Tail {
         (self.book, self.later) = (None, None);
         self.drain();
         self.kept.clear();
+        self.aside.clear();
         self.cut = false;
     }
 

@@ -289,11 +289,12 @@ impl Memory {
     /// Takes note of what the monitor has seen of the tasks that run.
     pub(super) fn look(&mut self, running: &[(TaskRef, Attempt, Arc<Control>)]) -> Reading {
         let reading = self.parts.gauge.read();
-        let pids = || running.iter().filter_map(|(t, a, control)| Some(((*t, *a), control.pid()?)));
+        let sharing = sharing(running.iter().map(|(_, _, control)| &**control));
         let mut bounds = Vec::new();
         for (task, attempt, control) in running {
             let Some(pid) = control.pid() else { continue };
-            let bytes = reading.sample.below(pid).saturating_sub(control.base_bytes());
+            let n = sharing.get(&pid).copied().unwrap_or(1);
+            let bytes = reading.sample.below(pid).saturating_sub(control.base_bytes()) / n;
             let peak = self.peaks.entry((*task, *attempt)).or_default();
             *peak = bytes.max(*peak);
             if let Some(declared) = control.bound_bytes() {
@@ -310,7 +311,7 @@ impl Memory {
             self.parts.gauge.be_exact_beyond(bounds.clone());
             self.bounds = bounds;
         }
-        self.seen = reading.unmanaged(pids().map(|(_, pid)| pid));
+        self.seen = reading.unmanaged(sharing.into_keys());
         self.sharers = reading.sharers.max(1);
         // Workers that share a process share the bound from which on it is counted exactly.
         self.exact = reading.sample.exact || reading.sharers > 1;
@@ -435,7 +436,9 @@ impl Memory {
             return;
         }
         let sample = self.parts.gauge.read().sample;
-        let bytes = |r: &Running| r.control.pid().map_or(0, |pid| sample.below(pid));
+        let sharing = sharing(running.iter().map(|r| &*r.control));
+        let share = |pid| sample.below(pid) / sharing.get(&pid).copied().unwrap_or(1);
+        let bytes = |r: &Running| r.control.pid().map_or(0, share);
         let candidates: Vec<_> = running.iter().filter(|r| !r.control.is_cancelled()).collect();
         let candidates = candidates.iter().map(|r| {
             let ((task, attempt), expected) = (r.id, r.usual);
@@ -484,6 +487,13 @@ impl Memory {
         }
         lost
     }
+}
+
+/// How many of these run in which process: what that occupies is theirs in equal parts.
+fn sharing<'a>(running: impl Iterator<Item = &'a Control>) -> FxHashMap<i32, u64> {
+    let mut sharing = FxHashMap::default();
+    running.filter_map(Control::pid).for_each(|pid| *sharing.entry(pid).or_default() += 1);
+    sharing
 }
 
 #[cfg(test)]

@@ -121,6 +121,8 @@ pub(in crate::worker) struct CallJob {
     pub(in crate::worker) call: Call,
     /// The results that it depends on, in order.
     pub(in crate::worker) inputs: Vec<NativeInput>,
+    /// It may have ended a process in which others ran: it is to have one of its own.
+    pub(in crate::worker) alone: bool,
 }
 
 impl CallJob {
@@ -276,7 +278,7 @@ impl Calls {
             let key = self.find(*input).map_or_else(|| input.index.to_string(), |call| call.key());
             inputs.push(NativeInput { producer: String::new(), key, result });
         }
-        let job = CallJob { task, attempt: start.attempt, call, inputs };
+        let job = CallJob { task, attempt: start.attempt, call, inputs, alone: false };
         Ok(Job { kind: Runnable::Call(Box::new(job)), on_disk, in_line: start.in_line })
     }
 }

@@ -3,6 +3,7 @@
 //! and is replaced.
 
 mod homes;
+mod threads;
 mod together;
 
 use super::calls::{Call, CallJob, Calls, Live};
@@ -11,6 +12,7 @@ use super::loaded::Loaded;
 use super::messages::{Call as CallMessage, Drop as DropMessage, LetGo, tag};
 use super::zygote::Zygote;
 use crate::worker::executor::control::Control;
+use crate::worker::executor::processes::body::Body;
 use crate::worker::executor::processes::channel::Channel;
 use crate::worker::executor::processes::messages::{To, send_inputs};
 use crate::worker::executor::processes::warm::{Ran, Warm};
@@ -23,11 +25,15 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
+pub(in crate::worker) use threads::divide;
 
 /// For how long it is believed that a zygote which did not start would not start now.
 const FAILED_TIME: Duration = Duration::from_secs(5);
+
+/// A call whose executor process has ended so often for what others did in it has one of its own.
+const LOST_MAX: u32 = 2;
 
 /// Zygotes that nobody uses are kept, up to so many of all.
 const NESTS_MAX: usize = 4;
@@ -61,6 +67,11 @@ pub(in crate::worker) struct Facts {
     pub idle_bytes: u64,
     /// Idle executors of all environments at most.
     pub idle_max: usize,
+    /// Threads of an executor process, each of which is an executor, and how many such processes there are
+    /// before threads of the same one run calls at once.
+    pub threads: u32,
+    /// See there.
+    pub processes: usize,
     /// Whether the memory that calls declare is a hard limit.
     pub enforce: bool,
     /// What became of executors.
@@ -83,6 +94,8 @@ struct Nest {
     environment: Arc<Bytes>,
     zygote: Mutex<Source>,
     idle: Mutex<Vec<Warmed>>,
+    /// Its processes of several threads. Whoever has this may start one.
+    bodies: Mutex<Vec<Weak<Body>>>,
 }
 
 /// Where executors come from.
@@ -99,7 +112,7 @@ struct Warmed {
     warm: Warm,
     loaded: Loaded,
     /// The zygote that is this one's alone.
-    _own: Option<Zygote>,
+    _own: Option<Arc<Zygote>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -156,6 +169,7 @@ impl Python {
                 environment: environment.clone(),
                 zygote: Mutex::new(Source::None),
                 idle: Mutex::default(),
+                bodies: Mutex::default(),
             }),
         };
         nests.push(nest.clone());
@@ -169,34 +183,60 @@ impl Python {
 
     /// One that waits, else a new one.
     fn take(&self, nest: &Nest) -> Result<Warmed, FailureKind> {
+        if self.facts.threads > 1 {
+            return self.take_thread(nest);
+        }
         loop {
-            let Some(mut warmed) = nest.take_idle() else { break };
-            if warmed.warm.is_alive() {
-                warmed.forget(&self.live);
+            let Some(warmed) = nest.take_idle() else { break };
+            if let Some(warmed) = self.look_after(warmed) {
                 return Ok(warmed);
             }
-            let (exit, _) = warmed.warm.bury();
+        }
+        self.start_alone(nest)
+    }
+
+    /// One that was idle, if it still lives, as it is to be used.
+    fn look_after(&self, mut warmed: Warmed) -> Option<Warmed> {
+        let was_over = warmed.warm.body().is_over();
+        if warmed.warm.is_alive() {
+            warmed.forget(&self.live);
+            return Some(warmed);
+        }
+        let (exit, _) = warmed.warm.bury();
+        if !was_over {
             tracing::warn!("an idle executor has ended: {exit:?}");
         }
-        let new = |warm: Warm, own| {
+        None
+    }
+
+    /// A new one in a process of its own.
+    fn start_alone(&self, nest: &Nest) -> Result<Warmed, FailureKind> {
+        let none = || FailureKind::Spawn("an executor was not started".into());
+        self.fork(nest, 1)?.pop().ok_or_else(none)
+    }
+
+    /// New ones, in a process of so many threads.
+    fn fork(&self, nest: &Nest, threads: u32) -> Result<Vec<Warmed>, FailureKind> {
+        let new = |warms: Vec<Warm>, own: Option<Arc<Zygote>>| {
             self.facts.counts.note_started();
-            warm.home().watch(&self.homes.lost);
-            Ok(Warmed { warm, loaded: Loaded::new(&self.live), _own: own })
+            warms.iter().for_each(|warm| warm.home().watch(&self.homes.lost));
+            let new = |warm| Warmed { warm, loaded: Loaded::new(&self.live), _own: own.clone() };
+            Ok(warms.into_iter().map(new).collect())
         };
         if !self.facts.zygote {
             let own = self.start(&nest.environment).map_err(FailureKind::Prepare)?;
-            return new(own.fork().map_err(FailureKind::Spawn)?, Some(own));
+            return new(own.fork(threads).map_err(FailureKind::Spawn)?, Some(Arc::new(own)));
         }
         let zygote = self.zygote(nest)?;
-        let warm = match zygote.fork() {
+        let warms = match zygote.fork(threads) {
             // It has died since it was last used: another one may live.
             Err(why) if zygote.is_gone() => {
                 tracing::warn!("{why}");
-                self.zygote(nest)?.fork()
+                self.zygote(nest)?.fork(threads)
             }
             forked => forked,
         };
-        new(warm.map_err(FailureKind::Spawn)?, None)
+        new(warms.map_err(FailureKind::Spawn)?, None)
     }
 
     /// The zygote of an environment. Whoever comes first starts it, the others wait.
@@ -233,7 +273,13 @@ impl Python {
 
     /// Keeps one for the next call, unless it keeps too much memory itself.
     fn give_back(&self, nest: &Nest, mut warmed: Warmed) {
-        let (mut grown, bound) = (warmed.warm.grown_bytes(), self.facts.idle_bytes);
+        let body = warmed.warm.body();
+        let bound = self.facts.idle_bytes.saturating_mul(body.threads().into());
+        if body.busy() > 0 {
+            // What it has beyond that may be of use to others.
+            return self.shelve(nest, warmed);
+        }
+        let mut grown = warmed.warm.grown_bytes();
         let counts = &self.facts.counts;
         if warmed.warm.tasks() == 1 && grown <= bound {
             // The first call imports what others will use too.
@@ -241,31 +287,34 @@ impl Python {
             grown = 0;
         }
         if grown > bound {
-            if !warmed.warm.trim(bound) && !warmed.warm.home().is_used() {
+            if !warmed.warm.trim(bound)
+                && !warmed.warm.home().is_used()
+                && let Some(others) = nest.take_others(&warmed)
+            {
                 let n = counts.note_replaced();
                 if n.is_power_of_two() {
                     tracing::info!(replaced = n, "executors are replaced that keep too much: {grown} bytes");
                 }
-                warmed.warm.bury();
+                bury_all(others.into_iter().chain([warmed]));
                 return;
             }
             counts.note_trimmed();
         }
-        warmed.forget(&self.live);
         self.shelve(nest, warmed);
     }
 
     /// Lays one by, and ends one of another environment if there are too many.
-    fn shelve(&self, nest: &Nest, warmed: Warmed) {
+    fn shelve(&self, nest: &Nest, mut warmed: Warmed) {
+        warmed.forget(&self.live);
         lock(&nest.idle).push(warmed);
         self.homes.note_idle();
         let excess = {
             let nests = lock(&self.nests);
             let idle: usize = nests.iter().map(|nest| lock(&nest.idle).len()).sum();
-            let oldest = || nests.iter().find_map(|nest| nest.take_unused());
+            let oldest = || nests.iter().find_map(|nest| nest.take_process());
             if idle > self.facts.idle_max { oldest() } else { None }
         };
-        excess.map(|warmed| warmed.warm.bury());
+        bury_all(excess.into_iter().flatten());
     }
 
     /// Runs a call on an executor; gives that back to the next one if it can be used again.
@@ -275,13 +324,16 @@ impl Python {
             Err(kind) => return (Err(kind), Vec::new()),
         };
         let limit = job.call.options().time_limit_ms.map(Duration::from_millis);
-        let mut left = STARTS_MAX;
+        let (mut left, mut lost) = (STARTS_MAX, 0);
+        // What a limit is put on must be that of one call.
+        let mut alone = job.alone || control.bound_bytes().is_some();
         loop {
             let taken = match &home {
                 Some(home) => self.take_home(home, control),
                 None => {
                     let nest = self.nest(&job.call.run.environment);
-                    self.take(&nest).map(|warmed| (nest, warmed))
+                    let taken = if alone { self.start_alone(&nest) } else { self.take(&nest) };
+                    taken.map(|warmed| (nest, warmed))
                 }
             };
             let (nest, mut warmed) = match taken {
@@ -302,11 +354,23 @@ impl Python {
                     let text = format!("{STARTS_MAX} executors ended before the call could begin");
                     return (Err(FailureKind::Spawn(text)), said);
                 }
+                Ran::Lost { suspect } => {
+                    tracing::info!(task = key, "runs again: its executor process ended with others in it");
+                    warmed.warm.bury();
+                    lost += 1;
+                    left += 1;
+                    alone |= suspect || lost >= LOST_MAX;
+                }
                 Ran::Done(result, cpu) => {
                     let said = warmed.warm.said();
                     let text = String::from_utf8_lossy(&said);
                     text.lines().for_each(|line| tracing::debug!(task = key, "printed: {line}"));
-                    self.give_back(&nest, warmed);
+                    if alone && self.facts.threads > 1 && !warmed.warm.home().is_used() {
+                        // Others have threads that wait for calls.
+                        warmed.warm.bury();
+                    } else {
+                        self.give_back(&nest, warmed);
+                    }
                     return (Ok(Ran::Done(result, cpu)), said);
                 }
                 died @ Ran::Died { .. } => {
@@ -355,7 +419,9 @@ impl Python {
                 return clock.outcome(Err(failure), Duration::ZERO, 0);
             }
             Ok(Ran::Done(Err(kind), cpu)) => (kind, cpu),
-            Ok(Ran::NotBegun) => (FailureKind::Spawn("the call could not begin".into()), Duration::ZERO),
+            Ok(Ran::NotBegun | Ran::Lost { .. }) => {
+                (FailureKind::Spawn("the call could not begin".into()), Duration::ZERO)
+            }
             Err(kind) => (kind, Duration::ZERO),
         };
         let reason = control.reason().filter(|_| kind == FailureKind::Cancelled);
@@ -366,11 +432,17 @@ impl Python {
 impl std::ops::Drop for Nest {
     fn drop(&mut self) {
         let idle = std::mem::take(&mut *lock(&self.idle));
-        // All of them, then one after the other: each takes a moment.
-        idle.iter().for_each(|warmed| warmed.warm.channel().close());
-        for warmed in idle {
-            warmed.warm.bury();
-        }
+        bury_all(idle.into_iter());
+    }
+}
+
+/// Ends executors.
+fn bury_all(warmed: impl Iterator<Item = Warmed>) {
+    let all: Vec<Warmed> = warmed.collect();
+    // All of them, then one after the other: each takes a moment.
+    all.iter().for_each(|warmed| warmed.warm.channel().close());
+    for warmed in all {
+        warmed.warm.bury();
     }
 }
 

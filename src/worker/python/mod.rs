@@ -10,4 +10,4 @@ mod loaded;
 mod messages;
 mod zygote;
 
-pub(super) use executors::{Facts, Python};
+pub(super) use executors::{Facts, Python, divide};

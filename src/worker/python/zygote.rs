@@ -21,6 +21,12 @@ use std::time::{Duration, Instant};
 /// What its kind begins with, before the version.
 const KIND: &str = "python-zygote ";
 
+/// From this version on it forks processes of several threads.
+const THREADS_VERSION: u16 = 2;
+
+/// Threads of an executor process at most: their descriptors go into one frame.
+pub(super) const THREADS_MAX: u32 = 60;
+
 /// How long its thread waits at a time; it wakes by itself.
 const LISTEN_TIME: Duration = Duration::from_secs(3600);
 
@@ -69,6 +75,7 @@ pub(super) struct Zygote {
     /// Held while something is sent.
     sending: Mutex<()>,
     shared: Arc<Shared>,
+    version: u16,
 }
 
 impl Drop for Zygote {
@@ -108,7 +115,7 @@ impl Zygote {
             warm.bury();
             return Err(mismatch);
         }
-        let channel = warm.channel().clone();
+        let (channel, version) = (warm.channel().clone(), warm.version());
         let load = Load { kind: "environment", id: ByteBuf::new() };
         if let Err(error) = channel.send(tag::LOAD, &load, std::slice::from_ref(bytes), &[]) {
             let (_, said) = warm.bury();
@@ -119,7 +126,7 @@ impl Zygote {
         let listening = shared.clone();
         let thread = std::thread::Builder::new().name("zygote".into());
         thread.spawn(move || listen(warm, &listening)).map_err(|e| format!("cannot start a thread: {e}"))?;
-        Ok(Zygote { channel, sending: Mutex::new(()), shared })
+        Ok(Zygote { channel, sending: Mutex::new(()), shared, version })
     }
 
     /// Whether it cannot be used any more.
@@ -127,10 +134,11 @@ impl Zygote {
         self.shared.children().gone.is_some()
     }
 
-    /// One more executor.
-    pub fn fork(&self) -> Result<Warm, String> {
+    /// One more process, with so many threads: an executor each.
+    pub fn fork(&self, threads: u32) -> Result<Vec<Warm>, String> {
         let say = |e: io::Error| format!("cannot start an executor: {e}");
-        let (ends, theirs) = Ends::make().map_err(say)?;
+        let threads = if self.version < THREADS_VERSION { 1 } else { threads };
+        let (ends, theirs) = Ends::make(threads).map_err(say)?;
         let number = {
             let mut children = self.shared.children();
             children.asked += 1;
@@ -138,7 +146,7 @@ impl Zygote {
         };
         let sent = {
             let _one = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
-            let descriptors = [theirs[0].as_fd(), theirs[1].as_fd()];
+            let descriptors: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
             self.channel.send(tag::FORK, &Fork { number }, &[], &descriptors)
         };
         drop(theirs);

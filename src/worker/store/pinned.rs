@@ -1,15 +1,17 @@
 //! Results that stay in the process that made them, as objects that nothing can turn into bytes. Owns what
 //! is known of such a process: whether it lives, what lives in it, and what of that nobody needs any more.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// A process in which objects may live.
 #[derive(Debug, Default)]
 pub struct Home {
     ended: AtomicBool,
-    /// Its task waits for tasks that it has launched.
-    away: AtomicBool,
+    /// How many of its tasks wait for tasks that they have launched.
+    away: AtomicU32,
+    /// Tasks that it can run at once, less one.
+    more: AtomicU32,
     /// Objects that somebody needs.
     held: AtomicUsize,
     /// Objects that nobody needs, by number.
@@ -34,14 +36,23 @@ impl Home {
         self.held.load(Ordering::Acquire) > 0
     }
 
-    /// Whether its task waits for tasks that it has launched.
-    pub fn is_away(&self) -> bool {
-        self.away.load(Ordering::Acquire)
+    /// Says how many tasks it can run at once.
+    pub fn set_threads(&self, threads: u32) {
+        self.more.store(threads.saturating_sub(1), Ordering::Release);
     }
 
-    /// Notes whether its task waits for tasks that it has launched.
+    /// Whether all its tasks wait for tasks that they have launched, so that none of them may end before a
+    /// further one has run.
+    pub fn is_away(&self) -> bool {
+        self.away.load(Ordering::Acquire) > self.more.load(Ordering::Acquire)
+    }
+
+    /// One of its tasks begins to wait for tasks that it has launched, or goes on.
     pub fn set_away(&self, away: bool) {
-        self.away.store(away, Ordering::Release);
+        match away {
+            true => self.away.fetch_add(1, Ordering::AcqRel),
+            false => self.away.fetch_sub(1, Ordering::AcqRel),
+        };
     }
 
     /// What nobody needs any more since the last call.
@@ -49,8 +60,11 @@ impl Home {
         std::mem::take(&mut *self.dropped.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn end(&self) {
-        self.ended.store(true, Ordering::Release);
+    /// It has ended.
+    pub fn end(&self) {
+        if self.ended.swap(true, Ordering::AcqRel) {
+            return;
+        }
         if let Some(watcher) = self.watcher.get().filter(|_| self.is_used()) {
             watcher.store(true, Ordering::Release);
         }

@@ -27,6 +27,8 @@ pub(in crate::worker) struct Rest {
     pub died: Option<(usize, FailureKind, bool)>,
     /// The executor cannot be used any more.
     pub is_gone: bool,
+    /// One of those that are to be run anew may have ended it, or one that another of its threads ran.
+    pub suspects: bool,
 }
 
 struct Batch<'a> {
@@ -88,7 +90,7 @@ impl Warm {
         let n = controls.len();
         let mut batch = Batch {
             controls,
-            first: self.tasks + 1,
+            first: self.number + 1,
             over: vec![false; n],
             asked: vec![false; n],
             rest: Rest::default(),
@@ -96,8 +98,8 @@ impl Warm {
             is_alone: false,
             last: Instant::now(),
         };
-        self.tasks += n as u64;
-        self.stderr.clear();
+        self.number += n as u64;
+        self.begin(n as u64);
         self.stderr.record_later();
         match order(&self.channel, batch.first) {
             Ok(()) => self.follow_all(&mut batch, grace, tell),
@@ -108,8 +110,12 @@ impl Warm {
                 batch.rest.is_gone = true;
             }
         }
+        if self.away && batch.rest.died.is_none() {
+            // It is to begin anew.
+            batch.running().into_iter().for_each(|place| batch.controls[place].set_away(false));
+        }
         batch.give_back();
-        self.home().set_away(false);
+        self.end();
         batch.rest
     }
 
@@ -117,7 +123,7 @@ impl Warm {
         while let Some(running) = batch.running() {
             let control = &batch.controls[running];
             if control.pid() != Some(self.pid()) {
-                control.set_base(self.occupied);
+                control.set_base(self.occupied());
                 control.set_pid(self.pid());
             }
             let others = batch.over.iter().filter(|over| !**over).count() > 1;
@@ -138,7 +144,7 @@ impl Warm {
             if batch.asked[running] {
                 let at = batch.last + if control.is_forced() { Duration::ZERO } else { grace };
                 if Instant::now() >= at {
-                    self.process.signal_group(libc::SIGKILL);
+                    self.body.kill();
                     let ran = self.died(Some(control.verdict()));
                     return batch.died(ran);
                 }
@@ -180,7 +186,7 @@ impl Warm {
             tag::AWAY => {
                 let said: Away = frame.control()?;
                 if let Some(place) = batch.place(said.task) {
-                    self.home().set_away(said.away);
+                    self.set_away(said.away);
                     batch.controls[place].set_away(said.away);
                     // What it waits for may be behind it.
                     if said.away && !batch.recalled {
@@ -235,6 +241,7 @@ impl Batch<'_> {
     /// which that was, for ends that could wait for the next ones went with it: alone each of them will show.
     fn died(&mut self, ran: Ran) {
         self.rest.is_gone = true;
+        self.rest.suspects = matches!(ran, Ran::Lost { suspect: true });
         let (Ran::Died { kind, unasked }, Some(place)) = (ran, self.running()) else { return };
         if unasked && self.over.iter().filter(|over| !**over).count() > 1 {
             return;

@@ -4,6 +4,7 @@
 //! `warm` one process, `serve` what runs inside of it.
 
 pub(in crate::worker) mod batch;
+pub(in crate::worker) mod body;
 pub(in crate::worker) mod channel;
 pub(in crate::worker) mod messages;
 mod serve;
@@ -203,7 +204,7 @@ impl Executor<NativeJob> for IsolatedNatives {
             left -= 1;
             let order = |channel: &Channel, task| order(channel, task, &job);
             match warm.run(order, job.time_limit, control, self.grace) {
-                Ran::NotBegun if left > 0 => drop(warm.bury()),
+                Ran::NotBegun | Ran::Lost { .. } if left > 0 => drop(warm.bury()),
                 ran => break (warm, ran),
             }
         };
@@ -216,7 +217,7 @@ impl Executor<NativeJob> for IsolatedNatives {
                 });
                 clock.outcome(result, cpu, 0)
             }
-            Ran::NotBegun => {
+            Ran::NotBegun | Ran::Lost { .. } => {
                 warm.bury();
                 let text = format!("{STARTS_MAX} executors ended one after the other before it could begin");
                 clock.outcome(Err(fail(FailureKind::Spawn(text))), Duration::ZERO, 0)

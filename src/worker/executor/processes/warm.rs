@@ -3,6 +3,7 @@
 //! business.
 
 use super::Program;
+use super::body::{Blame, Body};
 use super::channel::{Channel, Frame};
 use super::messages::{
     Away, BATCHES_VERSION, Done, End, Hello, Task, VERSIONS, Welcome, send_room, tag, take_done,
@@ -14,7 +15,7 @@ use crate::worker::executor::process::{Exit, Parent, Process, poll, poll_fd};
 use crate::worker::executor::streams::Tail;
 use crate::worker::printed::Which;
 use crate::worker::store::data::TaskResult;
-use crate::worker::store::pinned::{Home, Living, Pinned};
+use crate::worker::store::pinned::{Home, Pinned};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
@@ -24,6 +25,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// How long an executor may take to say hello: its program may lie on a busy file system.
@@ -38,7 +40,10 @@ const END_TIME: Duration = Duration::from_secs(1);
 /// How long after SIGKILL it is waited for.
 const STUCK_TIME: Duration = Duration::from_secs(20);
 
-/// A process that waits for tasks.
+/// Numbers of the tasks of one thread of a process begin so far after those of the one before.
+const NUMBERS: u64 = 1 << 40;
+
+/// A process that waits for tasks, or one thread of it.
 #[derive(Debug)]
 pub(in crate::worker) struct Warm {
     pub(super) channel: Arc<Channel>,
@@ -46,16 +51,12 @@ pub(in crate::worker) struct Warm {
     kind: String,
     /// Of the protocol.
     version: u16,
-    pub(super) process: Process,
+    pub(super) body: Arc<Body>,
     pub(super) stderr: Tail,
-    /// Its anonymous memory when it had started, bytes.
-    started_with: u64,
-    /// The same when it was looked at last.
-    pub(super) occupied: u64,
-    pub(super) tasks: u64,
-    /// How it ended, once it was reaped.
-    exit: Option<Exit>,
-    home: Living,
+    /// The number of its last task.
+    pub(super) number: u64,
+    /// That waits for tasks that it has launched.
+    pub(super) away: bool,
 }
 
 /// How a task ended.
@@ -64,6 +65,12 @@ pub(in crate::worker) enum Ran {
     Done(Result<TaskResult, FailureKind>, Duration),
     /// The executor had gone before it was given all of the task.
     NotBegun,
+    /// The executor ended with it and with tasks of its other threads: it is to run again, if that may have
+    /// been its doing where it can do no harm to others.
+    Lost {
+        /// Whether it may have been its doing.
+        suspect: bool,
+    },
     /// The executor ended with it, or had to be ended.
     Died {
         /// What the task fails with.
@@ -76,16 +83,28 @@ pub(in crate::worker) enum Ran {
 /// Our ends of what connects a process with us that somebody else starts.
 #[derive(Debug)]
 pub(in crate::worker) struct Ends {
-    channel: Channel,
-    stderr: Tail,
+    /// Of each of its threads.
+    threads: Vec<(Channel, Tail)>,
+    /// What they print that is none of theirs.
+    loose: Option<Tail>,
 }
 
 impl Ends {
-    /// Our ends, and those of the process: its socket, and where its stdout and stderr go.
-    pub fn make() -> io::Result<(Ends, [OwnedFd; 2])> {
-        let (channel, theirs) = Channel::pair()?;
-        let (stderr, output) = Tail::open()?;
-        Ok((Ends { channel, stderr }, [theirs, output]))
+    /// Our ends, and those of a process with so many threads: for each its socket, and where its stdout and
+    /// stderr go; before these, if there are several, where those of the process go.
+    pub fn make(threads: u32) -> io::Result<(Ends, Vec<OwnedFd>)> {
+        let (mut ends, mut theirs) = (Ends { threads: Vec::new(), loose: None }, Vec::new());
+        if threads > 1 {
+            let (tail, output) = Tail::open()?;
+            ends.loose = Some(tail);
+            theirs.push(output);
+        }
+        for _ in 0..threads {
+            let ((channel, socket), (stderr, output)) = (Channel::pair()?, Tail::open()?);
+            ends.threads.push((channel, stderr));
+            theirs.extend([socket, output]);
+        }
+        Ok((ends, theirs))
     }
 }
 
@@ -109,33 +128,26 @@ impl Warm {
         drop(command);
         let process = Process::of(i32::try_from(child.id()).unwrap_or(i32::MAX));
         process.raise_oom_score();
-        let ready = Warm::ready(Ends { channel, stderr }, process);
+        let body = Arc::new(Body::new(process, 1, None));
+        let ready = Warm::ready((channel, stderr), body, 0);
         ready.map_err(|why| format!("the executor {} does not start: {why}", program.path.display()))
     }
 
-    /// Takes over a process that `parent` has started with our other ends, and waits until it is ready.
-    pub fn adopt(ends: Ends, pid: i32, parent: Arc<dyn Parent>) -> Result<Warm, String> {
+    /// Takes over a process that `parent` has started with our other ends, and waits until its threads are
+    /// ready: an executor each.
+    pub fn adopt(ends: Ends, pid: i32, parent: Arc<dyn Parent>) -> Result<Vec<Warm>, String> {
         let process = Process::adopt(pid, parent);
         process.raise_oom_score();
-        Warm::ready(ends, process).map_err(|why| format!("an executor does not start: {why}"))
+        let Ends { threads, loose } = ends;
+        let body = Arc::new(Body::new(process, u32::try_from(threads.len()).unwrap_or(1), loose));
+        let ready = (0..).zip(threads).map(|(place, ends)| Warm::ready(ends, body.clone(), place));
+        ready.collect::<Result<_, _>>().map_err(|why| format!("an executor does not start: {why}"))
     }
 
-    fn ready(ends: Ends, process: Process) -> Result<Warm, String> {
-        let Ends { channel, stderr } = ends;
+    fn ready((channel, stderr): (Channel, Tail), body: Arc<Body>, place: u64) -> Result<Warm, String> {
         let (channel, kind, version) = (Arc::new(channel), String::new(), 0);
-        let (started_with, occupied, tasks, exit) = (0, 0, 0, None);
-        let mut warm = Warm {
-            channel,
-            kind,
-            version,
-            process,
-            stderr,
-            started_with,
-            occupied,
-            tasks,
-            exit,
-            home: Living::default(),
-        };
+        let (number, away) = (place * NUMBERS, false);
+        let mut warm = Warm { channel, kind, version, body, stderr, number, away };
         if let Err(why) = warm.greet() {
             let (exit, text) = warm.bury();
             let end = exit.map_or_else(String::new, |exit| format!(" ({})", kind_of(exit)));
@@ -143,14 +155,30 @@ impl Warm {
             let text = if text.is_empty() { text } else { format!(": {text}") };
             return Err(format!("{why}{end}{text}"));
         }
-        warm.rebase();
+        if place == 0 {
+            warm.rebase();
+        }
         Ok(warm)
     }
 
     /// What it occupies now is what it needs to begin with.
     pub fn rebase(&mut self) {
-        self.occupied = self.anonymous_bytes();
-        self.started_with = self.occupied;
+        self.look();
+        self.body.started_with.store(self.occupied(), Ordering::Relaxed);
+    }
+
+    fn look(&self) {
+        self.body.occupied.store(self.anonymous_bytes(), Ordering::Relaxed);
+    }
+
+    /// Its anonymous memory when it was looked at last, bytes.
+    pub(super) fn occupied(&self) -> u64 {
+        self.body.occupied.load(Ordering::Relaxed)
+    }
+
+    /// Its process.
+    pub fn body(&self) -> &Arc<Body> {
+        &self.body
     }
 
     /// What it executes, in its own words.
@@ -163,14 +191,39 @@ impl Warm {
         self.version >= BATCHES_VERSION
     }
 
-    /// How many tasks it was given.
+    /// The version of the protocol that is spoken with it.
+    pub fn version(&self) -> u16 {
+        self.version
+    }
+
+    /// How many tasks its process was given.
     pub fn tasks(&self) -> u64 {
-        self.tasks
+        self.body.tasks.load(Ordering::Relaxed)
     }
 
     /// What lives in it.
     pub fn home(&self) -> &Arc<Home> {
-        self.home.home()
+        self.body.home()
+    }
+
+    /// Its task waits for tasks that it has launched, or goes on.
+    pub(super) fn set_away(&mut self, away: bool) {
+        if std::mem::replace(&mut self.away, away) != away {
+            self.home().set_away(away);
+        }
+    }
+
+    /// It is about to be given so many tasks.
+    pub(super) fn begin(&mut self, tasks: u64) {
+        self.body.tasks.fetch_add(tasks, Ordering::Relaxed);
+        self.body.begin();
+        self.stderr.clear();
+    }
+
+    /// It has nothing to do any more.
+    pub(super) fn end(&mut self) {
+        self.body.end();
+        self.set_away(false);
     }
 
     /// What a task has left in it that cannot leave it.
@@ -185,6 +238,7 @@ impl Warm {
 
     /// The last that it, or its task, has said on stdout and stderr.
     pub fn said(&mut self) -> Vec<u8> {
+        self.body.take_loose(&mut self.stderr);
         self.stderr.so_far()
     }
 
@@ -211,21 +265,18 @@ impl Warm {
 
     /// Its process id.
     pub fn pid(&self) -> i32 {
-        self.process.pid()
+        self.body.pid()
     }
 
     /// Whether it has not ended.
     pub fn is_alive(&mut self) -> bool {
-        if self.exit.is_none() {
-            self.exit = self.process.try_wait().ok().flatten();
-        }
-        self.exit.is_none()
+        !self.body.is_over() && !matches!(self.body.try_wait(), Ok(Some(_)))
     }
 
     /// Anonymous memory beyond what it started with, bytes.
     pub fn grown_bytes(&mut self) -> u64 {
-        self.occupied = self.anonymous_bytes();
-        self.occupied.saturating_sub(self.started_with)
+        self.look();
+        self.occupied().saturating_sub(self.body.started_with.load(Ordering::Relaxed))
     }
 
     fn anonymous_bytes(&self) -> u64 {
@@ -247,13 +298,13 @@ impl Warm {
         control: &Control,
         grace: Duration,
     ) -> Ran {
-        self.tasks += 1;
-        self.stderr.clear();
+        self.number += 1;
+        self.begin(1);
         self.stderr.record(control.stream(Which::Output));
-        control.set_base(self.occupied);
+        control.set_base(self.occupied());
         control.set_pid(self.pid());
         let mut capture = None;
-        let ran = match order(&self.channel, self.tasks) {
+        let ran = match order(&self.channel, self.number) {
             Ok(()) => self.follow(time_limit, control, grace, &mut capture),
             Err(error) if has_gone(&error) => Ran::NotBegun,
             Err(error) => {
@@ -261,7 +312,10 @@ impl Warm {
                 Ran::Died { kind, unasked: false }
             }
         };
-        self.home().set_away(false);
+        if self.away && matches!(ran, Ran::Lost { .. }) {
+            control.set_away(false);
+        }
+        self.end();
         // Before its file is closed, for others look at it.
         control.set_capture(None);
         control.set_pid(0);
@@ -284,11 +338,11 @@ impl Warm {
                 stopped = Some(control.verdict());
                 // What has to end at once would go on growing for as long as it is asked kindly.
                 let asked = !control.is_forced()
-                    && self.channel.send(tag::CANCEL, &Task { task: self.tasks }, &[], &[]).is_ok();
+                    && self.channel.send(tag::CANCEL, &Task { task: self.number }, &[], &[]).is_ok();
                 deadline = Some(Instant::now() + if asked { grace } else { Duration::ZERO });
             }
             if deadline.is_some_and(|at| Instant::now() >= at) {
-                self.process.signal_group(libc::SIGKILL);
+                self.body.kill();
                 return self.died(Some(stopped.unwrap_or(FailureKind::TimeLimit)));
             }
             if !self.wait(deadline, stopped.is_none().then_some(control)) {
@@ -301,8 +355,8 @@ impl Warm {
                     control.set_capture(capture.as_ref());
                 }
                 Ok(Some(frame)) if frame.tag == tag::AWAY => match frame.control::<Away>() {
-                    Ok(said) if said.task == self.tasks => {
-                        self.home().set_away(said.away);
+                    Ok(said) if said.task == self.number => {
+                        self.set_away(said.away);
                         control.set_away(said.away);
                     }
                     // Of a task that has ended: a thread of it goes on.
@@ -315,7 +369,7 @@ impl Warm {
                     Err(error) => return self.confused(&error.to_string()),
                 },
                 Ok(Some(frame)) if frame.tag == tag::DONE => match take_done(frame) {
-                    Ok((done, mut result)) if done.task == self.tasks => {
+                    Ok((done, mut result)) if done.task == self.number => {
                         result.pinned = self.pinned(&done);
                         let result = stopped.map_or_else(|| judge(done.end, result), Err);
                         return Ran::Done(result, Duration::from_nanos(done.cpu_ns));
@@ -340,13 +394,17 @@ impl Warm {
             poll_fd(self.channel.fd(), libc::POLLIN),
             self.stderr.fd().map_or(none, |fd| poll_fd(fd, libc::POLLIN)),
             control.map_or(none, |control| poll_fd(control.wake_fd(), libc::POLLIN)),
+            libc::pollfd { fd: self.body.loose_fd(), events: libc::POLLIN, revents: 0 },
         ];
         if !poll(&mut fds, time) {
             return false;
         }
-        let [message, stderr, wake] = fds.map(|fd| fd.revents != 0);
+        let [message, stderr, wake, loose] = fds.map(|fd| fd.revents != 0);
         if stderr {
             self.stderr.advance();
+        }
+        if loose {
+            self.body.take_loose(&mut self.stderr);
         }
         if let Some(control) = control.filter(|_| wake) {
             control.clear_stale_wake();
@@ -372,14 +430,21 @@ impl Warm {
 
     /// The process says what makes no sense: it is not to be trusted with anything any more.
     pub(super) fn confused(&mut self, what: &str) -> Ran {
-        self.process.signal_group(libc::SIGKILL);
+        self.body.kill();
         let kind = FailureKind::Native(format!("its executor broke the protocol: {what}"));
         Ran::Died { kind, unasked: true }
     }
 
     /// The process has ended, or is ending: for `stopped`, or by itself.
     pub(super) fn died(&mut self, stopped: Option<FailureKind>) -> Ran {
+        // Before others hear of it.
+        let blame = stopped.is_none().then(|| self.body.blame());
         let exit = self.reap();
+        match blame {
+            Some(Blame::Other) => return Ran::Lost { suspect: false },
+            Some(Blame::AnyOf) => return Ran::Lost { suspect: true },
+            Some(Blame::This) | None => {}
+        }
         let unasked = stopped.is_none();
         let own = || exit.map_or(FailureKind::Signal(libc::SIGKILL), kind_of);
         Ran::Died { kind: stopped.unwrap_or_else(own), unasked }
@@ -389,21 +454,20 @@ impl Warm {
     fn reap(&mut self) -> Option<Exit> {
         let begin = Instant::now();
         let mut killed = false;
-        while self.exit.is_none() {
-            match self.process.try_wait() {
-                Ok(exit @ Some(_)) => self.exit = exit,
+        loop {
+            match self.body.try_wait() {
+                Ok(exit @ Some(_)) => return exit,
                 Ok(None) if begin.elapsed() < END_TIME || (killed && begin.elapsed() < STUCK_TIME) => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 Ok(None) if !killed => {
-                    self.process.signal_group(libc::SIGKILL);
+                    self.body.signal_group();
                     killed = true;
                 }
                 // Stuck in the kernel, or somebody else's to reap.
                 Ok(None) | Err(_) => return None,
             }
         }
-        self.exit
     }
 
     /// Asks it to give memory back. Whether it then has no more than `bound` bytes beyond its start.
@@ -414,21 +478,14 @@ impl Warm {
             && self.grown_bytes() <= bound
     }
 
-    /// Ends it, and returns how it ended and the last it said on stderr.
+    /// Ends it, and with the last of its threads the process; returns how that ended and the last it said.
     pub fn bury(mut self) -> (Option<Exit>, Vec<u8>) {
         // It ends when this does.
         self.channel.close();
-        let exit = self.reap();
-        let Warm { process, stderr, .. } = self;
-        // What a task has left in its group goes with it.
-        process.signal_group(libc::SIGKILL);
-        if exit.is_none() {
-            let reaper = std::thread::Builder::new().name("reaper".into());
-            if let Err(error) = reaper.spawn(move || process.wait_for_ever()) {
-                tracing::warn!("a stuck executor will stay a zombie: {error}");
-            }
-        }
-        (exit, stderr.finish())
+        let is_last = Arc::strong_count(&self.body) == 1;
+        let exit = if is_last || self.body.is_over() { self.reap() } else { None };
+        self.body.take_loose(&mut self.stderr);
+        (exit, self.stderr.finish())
     }
 }
 

@@ -93,14 +93,8 @@ impl Python {
             }
             let nests = lock(&self.nests).clone();
             let found = nests.into_iter().find_map(|nest| Some((nest.take_this(home)?, nest)));
-            if let Some((mut warmed, nest)) = found {
-                if warmed.warm.is_alive() {
-                    warmed.forget(&self.live);
-                    return Ok((nest, warmed));
-                }
-                let (exit, _) = warmed.warm.bury();
-                tracing::warn!("an idle executor has ended: {exit:?}");
-                return Err(gone());
+            if let Some((warmed, nest)) = found {
+                return self.look_after(warmed).map(|warmed| (nest, warmed)).ok_or_else(gone);
             }
             if home.is_away() {
                 let text = "the process in which an input lives (it cannot be pickled) has a task that waits \

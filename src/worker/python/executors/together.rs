@@ -75,7 +75,10 @@ impl Python {
             self.give_back(&nest, warmed);
         }
         let mut jobs: Vec<Option<CallJob>> = jobs.into_iter().map(Some).collect();
-        rest.back.into_iter().filter_map(|place| Some((place, jobs[place].take()?))).collect()
+        let back = rest.back.into_iter().filter_map(|place| Some((place, jobs[place].take()?)));
+        let note =
+            |(place, job): (usize, CallJob)| (place, CallJob { alone: job.alone || rest.suspects, ..job });
+        back.map(note).collect()
     }
 }
 
