@@ -140,6 +140,18 @@ def swap(value: Any, inputs: Sequence[Any]) -> Any:
     return value
 
 
+# Imported with the first task of Dask.
+_dask_nodes: Any = None
+
+
+def _import_nodes() -> Any:
+    global _dask_nodes
+    from hpcdag import _dask_nodes as nodes
+
+    _dask_nodes = nodes
+    return nodes
+
+
 class Batch:
     """Tasks that came together, decoded once.
 
@@ -200,18 +212,17 @@ class Batch:
                 function, kwargs = swap(function, inputs), swap(kwargs, inputs)
                 args = [swap(arg, inputs) for arg in args]
             return partial(function, *args, **kwargs) if kwargs else partial(function, *args)
-        from hpcdag import _dask_nodes
-
+        nodes = _dask_nodes or _import_nodes()
         if kind == DIRECT:
             args = [swap(arg, inputs) if type(arg) in (Input, Own) else arg for arg in entry[2]]
-            return partial(_dask_nodes.call, entry[1], args, entry[3])
+            return partial(nodes.call, entry[1], args, entry[3])
         values = dict(zip(entry[-2], inputs, strict=False))
         if entry[-1]:
             for key, value in entry[-1].items():
                 values[key] = swap(value, inputs) if type(value) in (Input, Own) else value
         if kind == WHOLE:
             return partial(entry[1], values)
-        return partial(_dask_nodes.evaluate, entry[1], entry[2], entry[3], values)
+        return partial(nodes.evaluate, entry[1], entry[2], entry[3], values)
 
     def _reading(self, read: Callable[[], Any]) -> Any:
         before = getattr(_context, "functions", None)

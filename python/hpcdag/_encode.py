@@ -68,6 +68,12 @@ class Encoder:
             found = self._brought[id(value)] = (value, self._bring(value))
         return found[1]
 
+    def forget(self) -> None:
+        """Lets go of functions and literals: the classes of the picklers refer to themselves, so that what is
+        not let go lives until garbage is collected."""
+        self.functions.forget()
+        self._brought.clear()
+
     # Single calls
 
     def call(

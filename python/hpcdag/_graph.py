@@ -7,12 +7,9 @@ A session does::
 
     for piece in graph.pieces():     # encodes while it sends
         send(Calls(...piece...))
-    # after `Accepted`:
-    for task, value in graph.brought:
-        put(task, value)
 
-``graph.results`` then tells the task of each wanted result in the caller's order, ``graph.keep`` holds the
-futures that must live until the run is accepted.
+``graph.brought`` then holds the tasks and values to be brought, ``graph.results`` the task of each wanted
+result in the caller's order, ``graph.keep`` the futures that must live until the run is accepted.
 """
 
 from __future__ import annotations
@@ -162,7 +159,6 @@ class Graph:
         self.map = map
         self.tasks = 0
         self.brought: list[tuple[int, Any]] = []
-        self.results: Sequence[int]
         self.keep: list[Any] = []
         self._locate = locate
         self.encoder = Encoder(future, self._bring, self._identity)
@@ -173,7 +169,8 @@ class Graph:
         self._new_options: list[list[Any]] = []
         self._source: Iterator[None] = iter(())
         self._places = array("I")
-        self._results = self.results = array("I")
+        self._results = array("I")
+        self.results: Sequence[int] = self._results
         self._piece = Piece(0)
         self.option(Options())
 
@@ -191,6 +188,11 @@ class Graph:
             if len(self._piece.option) >= PIECE_TASKS or len(self._piece.bytes) >= PIECE_BYTES:
                 yield self._cut(False)
         yield self._cut(True)
+
+    def close(self) -> None:
+        """Lets go of futures and values when all is sent; `results` stays."""
+        self._source, self.keep, self.brought = iter(()), [], []
+        self.encoder.forget()
 
     # What is to be run
 

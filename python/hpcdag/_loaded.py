@@ -64,9 +64,12 @@ class Loaded:
 
     def batch(self, ident: bytes) -> Any:
         """The batch of an id; raises what loading it raises."""
-        from . import _decode
+        made = self._made.get(("batch", ident))
+        if made is None:
+            from . import _decode
 
-        return self._get("batch", ident, lambda data: _decode.Batch(data, self.function))
+            made = self._get("batch", ident, lambda data: _decode.Batch(data, self.function))
+        return made
 
 
 def open_unchanged(path: str, size: int, mtime_ns: int) -> int:

@@ -7,6 +7,7 @@ Owns the mapping of values: None, bool, int (-2**63 .. 2**64-1), float (64 bits)
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -169,8 +170,23 @@ def unpack_pure(data: bytes | bytearray | memoryview) -> Any:
     return value
 
 
+class _Packers(threading.local):
+    """One for each thread: its buffer is so large that to make one anew costs more than most messages."""
+
+    def __init__(self) -> None:
+        self.packer = _native.Packer(use_bin_type=True)
+
+
+_packers = _Packers() if _native else None
+
+
 def _pack_native(value: Any) -> bytes:
-    return _native.packb(value, use_bin_type=True)
+    packer = _packers.packer
+    try:
+        return packer.pack(value)
+    except BaseException:
+        packer.reset()  # Of what it has of the value.
+        raise
 
 
 def _unpack_native(data: bytes | bytearray | memoryview) -> Any:

@@ -77,6 +77,10 @@ class Functions:
         new, self._new = self._new, []
         return new
 
+    def forget(self) -> None:
+        """Lets go of the functions, and of what they close over."""
+        self._idents.clear()
+
     def ident(self, function: Any) -> bytes:
         """The id of a function (or class, or anything that cloudpickle writes), which is added if new."""
         found = self._idents.get(id(function))

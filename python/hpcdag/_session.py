@@ -141,6 +141,8 @@ class Session(Hearing):
                 run.reason = "it could not be encoded"
                 self.book.runs.pop(run.uuid, None)
             raise
+        finally:
+            graph.close()
         return run
 
     def send_piece(self, run: Run, frame: list, last: bool, graph: Any = None) -> None:

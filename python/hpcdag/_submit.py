@@ -74,6 +74,8 @@ class Submitter:
     def _encoder(self) -> _Encoder:
         found = getattr(self._local, "encoder", None)
         if found is None or time.monotonic() > found.until:
+            if found is not None:
+                found.encoder.forget()
             found = self._local.encoder = _Encoder(self._session)
         return found
 

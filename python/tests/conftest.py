@@ -42,6 +42,24 @@ def executor(zygote: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
+def whole(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A client of two workers for all tests of a file, each worker with NTHREADS of that file."""
+    from hpcdag import Client, LocalCluster
+
+    nthreads = getattr(request.module, "NTHREADS", 1)
+    with LocalCluster(nworkers=2, nthreads=nthreads, host="127.0.0.1") as cluster:
+        with Client(cluster, set_as_default=False) as client:
+            yield client
+
+
+@pytest.fixture
+def client(whole: Any) -> Any:
+    """That client, once both workers are there (again)."""
+    whole.wait_for_workers(2, timeout=60)
+    return whole
+
+
+@pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """One cluster for all tests of a file, with a run on it that stands still."""
     from clusters import isolate

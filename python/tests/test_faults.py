@@ -17,27 +17,13 @@ import pytest
 from clusters import python, until
 
 import hpcdag
-from hpcdag import Client, KilledWorker, LocalCluster, wait
+from hpcdag import Client, KilledWorker, wait
 from hpcdag._errors import RemoteError
 
 np = pytest.importorskip("numpy")
 
 # Read here: the tests themselves run without such variables.
 _HUGE = bool(os.environ.get("HPCDAG_TEST_HUGE"))
-
-
-@pytest.fixture(scope="module")
-def whole() -> Iterator[Client]:
-    with LocalCluster(nworkers=2, nthreads=1, host="127.0.0.1") as cluster:
-        with Client(cluster, set_as_default=False) as client:
-            yield client
-
-
-@pytest.fixture
-def client(whole: Client) -> Client:
-    """The client, once both workers are there (again)."""
-    whole.wait_for_workers(2, timeout=60)
-    return whole
 
 
 def notes(error: BaseException) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import os
 import pickle
 import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -278,3 +280,23 @@ def test_a_key_is_free_as_soon_as_its_last_future_is_gone(client: hpcdag.Client)
         future = client.submit(int, number, key="the only one")
         assert future.result(timeout=60) == number
         del future
+
+
+def test_nothing_waits_for_the_garbage_collector(client: Client) -> None:
+    class Large:
+        """Stands for an array that a function closes over."""
+
+    large = Large()
+    about = weakref.ref(large)
+    gc.collect()
+    gc.disable()
+    try:
+        made = client.map(lambda i, _=large: i, range(3), pure=False)
+        assert client.gather(client.map(increment, made)) == [1, 2, 3]
+        assert client.gather(client.submit(sum, made)) == 3
+        futures = [weakref.ref(future) for future in made]
+        del made, large
+        client.submit(int, 1, pure=False).result(30)
+        until(lambda: about() is None and not any(future() for future in futures))
+    finally:
+        gc.enable()

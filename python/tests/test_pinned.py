@@ -5,28 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from clusters import until
 
 import hpcdag
-from hpcdag import Client, LocalCluster, wait
+from hpcdag import Client, wait
 
-
-@pytest.fixture(scope="module")
-def whole() -> Iterator[Client]:
-    with LocalCluster(nworkers=2, nthreads=2, host="127.0.0.1") as cluster:
-        with Client(cluster, set_as_default=False) as client:
-            yield client
-
-
-@pytest.fixture
-def client(whole: Client) -> Client:
-    """The client, once both workers are there (again)."""
-    whole.wait_for_workers(2, timeout=60)
-    return whole
+# Of each of the two workers (conftest).
+NTHREADS = 2
 
 
 class Counter:

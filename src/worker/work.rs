@@ -34,7 +34,7 @@ use crate::protocol::messages::calls::{CallBatch, CallRun};
 use crate::protocol::messages::compute::{Compute, Member};
 use crate::protocol::messages::report::{News, Rare, Report};
 use crate::protocol::messages::worker::{Families as FamiliesMessage, FromWorker, Peers, Registered};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -88,7 +88,7 @@ pub(super) struct Work {
     fetches: JoinSet<Arrived>,
     asked: FxHashMap<tokio::task::Id, (WorkerId, Vec<TaskRef>, Fetching)>,
     /// Attempts that have ended since the last report with results that cannot leave their processes.
-    pinned: Vec<Id>,
+    pinned: FxHashSet<Id>,
     /// For those who look.
     spans: Collector,
     /// Results have come since memory was last looked at.
@@ -132,7 +132,7 @@ impl Work {
             client,
             fetches: JoinSet::new(),
             asked: FxHashMap::default(),
-            pinned: Vec::new(),
+            pinned: FxHashSet::default(),
             spans: Collector::new(slots),
             grown: false,
             prompt: false,
@@ -256,7 +256,11 @@ impl Work {
             let failure = f.outcome.result.as_ref().err();
             failure.is_some_and(|failure| matches!(failure.kind, FailureKind::Inputs(_)))
         };
-        let (waited, finished): (Vec<_>, Vec<_>) = finished.into_iter().partition(without_input);
+        let mut waited = Vec::new();
+        let mut finished = finished;
+        if finished.iter().any(without_input) {
+            (waited, finished) = finished.into_iter().partition(without_input);
+        }
         self.end_all(finished);
         self.lose_pinned();
         self.end_all(waited);
@@ -295,7 +299,7 @@ impl Work {
                 let nbytes = result.nbytes();
                 memory = result.memory_bytes();
                 if result.pinned.is_some() {
-                    self.pinned.push((task, attempt));
+                    self.pinned.insert((task, attempt));
                 }
                 self.pending.insert((task, attempt), Arc::new(result));
                 Ok(nbytes)
@@ -591,10 +595,15 @@ impl Work {
         }
         report.missing.iter().for_each(|(task, attempt, _)| self.forget_extras(&(*task, *attempt)));
         let ns = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
-        self.pinned.retain(|id| report.finished.iter().any(|(t, a, ..)| (*t, *a) == *id));
+        let mut ended = std::mem::take(&mut self.pinned);
+        let mut pinned = Vec::new();
+        if !ended.is_empty() {
+            let of_those =
+                report.finished.iter().filter(|(task, attempt, ..)| ended.remove(&(*task, *attempt)));
+            pinned.extend(of_those.map(|(task, ..)| *task));
+        }
         let finished = report.finished.into_iter().map(|(t, a, bytes, d)| (t, a, bytes, ns(d)));
         let mut failed = report.failed.into_iter().map(|(t, a, f)| (t, a, Arc::unwrap_or_clone(f)));
-        let pinned = std::mem::take(&mut self.pinned).into_iter().map(|(task, _)| task).collect();
         let first = News {
             started: report.started,
             finished: finished.collect(),

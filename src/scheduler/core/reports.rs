@@ -12,6 +12,7 @@ use crate::base::failure::{Failure, FailureKind};
 use crate::base::ids::{Attempt, TaskRef, WorkerId};
 use crate::base::time::Time;
 use crate::graph::layer::Size;
+use rustc_hash::FxHashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -142,8 +143,9 @@ impl Core {
                 worker.set_away(task, away);
             }
         }
+        let pinned: FxHashSet<TaskRef> = report.pinned.into_iter().collect();
         for finished in &report.finished {
-            self.on_finished(w, finished, report.pinned.contains(&finished.task));
+            self.on_finished(w, finished, pinned.contains(&finished.task));
         }
         for (task, attempt, failure) in report.failed {
             if let Some(run) = self.current(w, task, attempt) {

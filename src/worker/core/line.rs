@@ -10,12 +10,12 @@ use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Tasks up to this are lined up by the dozen: to hand one over costs some 10 µs, which is more than the
-/// shortest take.
-const SHORT_NS: u64 = 200_000;
+/// Tasks up to this are lined up by the dozen: to hand one over by itself costs 10 µs where that is a
+/// function of ours, and 300 µs of all processors where it is a call in another process.
+const SHORT_NS: u64 = 1_000_000;
 
 /// Of those, what waits behind each slot at most, nanoseconds: nobody else gets it meanwhile.
-const WAIT_NS: u64 = 1_000_000;
+const WAIT_NS: u64 = 4_000_000;
 
 /// The same in tasks.
 const WAIT_TASKS: usize = 32;
@@ -27,10 +27,15 @@ const KNOWN_MAX: usize = 10_000;
 /// commands are of this kind.
 const BRIEF_NS: u64 = 5_000_000;
 
+/// A task counts as so many times as long as was known of its family at most, or as this.
+const GROWTH_MAX: u64 = 4;
+const GROWTH_NS_MIN: u64 = SHORT_NS / 4;
+
 /// The line.
 #[derive(Default)]
 pub(super) struct Line {
-    /// How long the tasks of families take, nanoseconds: up at once, down slowly.
+    /// How long the tasks of families take, nanoseconds. One that had to wait for a processor says little
+    /// of the others: a single long one never makes a family of short ones long.
     durations: FxHashMap<Kin, u64>,
     /// Who waits, in order; those that do not any more are passed over.
     waiting: VecDeque<(TaskRef, u32)>,
@@ -47,7 +52,9 @@ impl Line {
     pub(super) fn learn(&mut self, kin: Kin, duration: Duration) {
         let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let known = self.durations.entry(kin).or_insert(ns);
-        *known = ns.max(*known - known.saturating_sub(ns) / 8);
+        let credible = known.saturating_mul(GROWTH_MAX).max(GROWTH_NS_MIN);
+        let more = ns.min(credible).saturating_sub(*known) / 2;
+        *known = *known + more - known.saturating_sub(ns) / 4;
     }
 
     /// Forgets the families of a run that is over.

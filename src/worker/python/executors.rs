@@ -346,7 +346,7 @@ impl Python {
             }
             left -= 1;
             let Warmed { warm, loaded, .. } = &mut warmed;
-            let order = |channel: &Channel, task| order(channel, task, job, key, loaded);
+            let order = |channel: &Channel, task| channel.gather(|| order(channel, task, job, key, loaded));
             match warm.run(order, limit, control, self.facts.grace) {
                 Ran::NotBegun if left > 0 => drop(warmed.warm.bury()),
                 Ran::NotBegun => {

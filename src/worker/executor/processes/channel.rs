@@ -2,6 +2,7 @@
 //! MessagePack, raw bytes, and descriptors beside them. Owns the frame and nothing about its meaning;
 //! blocking, with time limits, the same code on both sides. `docs/protocol.md` has the layout.
 
+use crate::worker::executor::control::lock;
 use bytes::Bytes;
 use nix::cmsg_space;
 use nix::sys::socket::{
@@ -13,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Mutex;
 use std::time::Duration;
 
 /// Bytes of a header.
@@ -27,9 +29,16 @@ pub(in crate::worker) const DESCRIPTORS_MAX: usize = 128;
 /// How long the other side may leave a frame half sent, or not take one. It does nothing else meanwhile.
 const STALL_TIME: Duration = Duration::from_secs(60);
 
+/// Messages that are held back to be sent together have so many bytes at most.
+const HELD_BYTES_MAX: usize = 64 << 10;
+
 /// One end of a connection.
 #[derive(Debug)]
-pub(in crate::worker) struct Channel(OwnedFd);
+pub(in crate::worker) struct Channel {
+    socket: OwnedFd,
+    /// What `gather` has not sent yet.
+    held: Mutex<Option<Vec<u8>>>,
+}
 
 /// A frame that has come.
 #[derive(Debug)]
@@ -65,18 +74,18 @@ impl Channel {
     pub fn of(socket: OwnedFd) -> io::Result<Channel> {
         let time = TimeVal::seconds(i64::try_from(STALL_TIME.as_secs()).unwrap_or(60));
         setsockopt(&socket, sockopt::SendTimeout, &time)?;
-        Ok(Channel(socket))
+        Ok(Channel { socket, held: Mutex::new(None) })
     }
 
     /// Ends the connection in both directions; the other side sees its end.
     pub fn close(&self) {
         // It may have ended already.
-        let _ = nix::sys::socket::shutdown(self.0.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+        let _ = nix::sys::socket::shutdown(self.socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
     }
 
     /// For waiting until something comes.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 
     /// Sends a message, with its raw bytes in pieces.
@@ -100,15 +109,37 @@ impl Channel {
         bytes.extend_from_slice(&(control.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&control);
         body.iter().for_each(|piece| bytes.extend_from_slice(piece));
+        let mut held = lock(&self.held);
+        if let Some(before) = held.as_mut() {
+            if descriptors.is_empty() && before.len() + bytes.len() <= HELD_BYTES_MAX {
+                before.append(&mut bytes);
+                return Ok(());
+            }
+            self.write(&std::mem::take(before), &[])?;
+        }
+        self.write(&bytes, descriptors)
+    }
+
+    /// Sends what `work` sends, small messages at once: each by itself may wake the other side. What was sent
+    /// before an error goes, too.
+    pub fn gather<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        *lock(&self.held) = Some(Vec::new());
+        let done = work();
+        let held = lock(&self.held).take().unwrap_or_default();
+        self.write(&held, &[])?;
+        done
+    }
+
+    fn write(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let mut beside: &[ControlMessage<'_>] = &[ControlMessage::ScmRights(&raw)];
         if raw.is_empty() {
             beside = &[];
         }
-        let mut left = &bytes[..];
+        let mut left = bytes;
         while !left.is_empty() {
             let flags = MsgFlags::MSG_NOSIGNAL;
-            match sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(left)], beside, flags, None) {
+            match sendmsg::<()>(self.socket.as_raw_fd(), &[IoSlice::new(left)], beside, flags, None) {
                 Ok(n) => {
                     left = &left[n..];
                     beside = &[];
@@ -159,7 +190,7 @@ impl Channel {
         let mut pieces = [IoSliceMut::new(into)];
         let received = loop {
             let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-            match recvmsg::<()>(self.0.as_raw_fd(), &mut pieces, Some(&mut room), flags) {
+            match recvmsg::<()>(self.socket.as_raw_fd(), &mut pieces, Some(&mut room), flags) {
                 Err(nix::errno::Errno::EINTR) => {}
                 // The other side has died with bytes of ours unread: that is an end, too.
                 Err(nix::errno::Errno::ECONNRESET) => return Ok(0),
@@ -209,6 +240,34 @@ mod tests {
         let mut got = [0];
         read.read_exact(&mut got).unwrap();
         assert_eq!(&got, b"z");
+    }
+
+    #[test]
+    fn gathered_messages_arrive_in_order_with_what_cannot_wait() {
+        let (one, other) = Channel::pair().unwrap();
+        let other = Channel::of(other).unwrap();
+        let (_read, write) = io::pipe().unwrap();
+        let nothing_yet = |channel: &Channel| {
+            let mut poll = [nix::poll::PollFd::new(channel.fd(), nix::poll::PollFlags::POLLIN)];
+            nix::poll::poll(&mut poll, nix::poll::PollTimeout::ZERO).unwrap() == 0
+        };
+        let failed = one.gather(|| {
+            one.send(1, &1u8, &["a".into()], &[])?;
+            one.send(2, &2u8, &[], &[])?;
+            assert!(nothing_yet(&other));
+            one.send(3, &3u8, &[], &[write.as_fd()])?;
+            assert!(!nothing_yet(&other));
+            one.send(4, &4u8, &[Bytes::from(vec![4; 100 << 10])], &[])?;
+            one.send(5, &5u8, &[], &[])?;
+            Err::<(), _>(io::Error::other("no"))
+        });
+        assert_eq!(failed.unwrap_err().to_string(), "no");
+        one.send(6, &6u8, &[], &[]).unwrap();
+        for tag in 1..=6 {
+            let frame = other.receive().unwrap().unwrap();
+            assert_eq!((frame.tag, frame.control::<u8>().unwrap()), (tag, tag as u8));
+            assert_eq!(frame.descriptors.len(), usize::from(tag == 3));
+        }
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl Python {
             return all(jobs);
         }
         let Warmed { warm, loaded, .. } = &mut warmed;
-        let order = |channel: &Channel, first| order_all(channel, first, &jobs, loaded);
+        let order = |channel: &Channel, first| channel.gather(|| order_all(channel, first, &jobs, loaded));
         let mut clock = Clock::start();
         let mut told = |ends: Vec<End>| {
             // They came together: each took its part of the time.
