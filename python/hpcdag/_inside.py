@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -61,10 +62,34 @@ def worker_client(timeout: Any = None, separate_thread: bool = True) -> Iterator
             stack.enter_context(_tasks.away())
         stack.enter_context(client.as_current())
         if "dask" in sys.modules or "dask.config" in sys.modules:
-            import dask
-
-            stack.enter_context(dask.config.set(scheduler=client))
+            stack.enter_context(_as_dask_s(client))
         yield client
+
+
+# Tasks of one process that are in `worker_client`, and the setting that they share.
+_lock = threading.Lock()
+_inside: list[Any] = []
+_setting: Any = None
+
+
+@contextlib.contextmanager
+def _as_dask_s(client: Client) -> Iterator[None]:
+    """Makes `client` Dask's scheduler. The setting is the process's: the last of several threads undoes it."""
+    global _setting
+    import dask
+
+    with _lock:
+        _inside.append(client)
+        if len(_inside) == 1:
+            _setting = dask.config.set(scheduler=client)
+            _setting.__enter__()
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside.pop()
+            if not _inside:
+                _setting.__exit__(None, None, None)
 
 
 def _task(name: str) -> Any:

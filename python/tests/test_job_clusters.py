@@ -61,7 +61,7 @@ def test_processes_share_the_cores_of_a_node() -> None:
     assert " --processes 4" in script_of(SLURMCluster, cores=24, processes=4, walltime="1h")
     assert " --processes 2" in script_of(SLURMCluster, cores=24, processes=4, nodes=2, walltime="1h")
     assert " --processes 4" in script_of(PBSCluster, cores=24, processes=4, walltime="1h")
-    assert " --processes 4" in script_of(SGECluster, cores=24, processes=4, walltime="1h", queue="all.q")
+    assert " --processes 1" in script_of(SGECluster, cores=1, processes=1, walltime="1h", queue="all.q")
     assert "--processes" not in script_of(SLURMCluster, cores=24, walltime="1h")
 
 

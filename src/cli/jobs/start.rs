@@ -382,6 +382,10 @@ fn script(
     if let Some(address) = &args.scheduler.address {
         worker_args.extend(["--address".into(), address.clone()]);
     }
+    if let Some(processes) = args.worker.processes {
+        // Among the settings, too; here people see how the job's processors are used.
+        worker_args.extend(["--processes".into(), processes.to_string()]);
+    }
     let worker_args: Vec<String> = worker_args.iter().map(|arg| format!(" {}", shell_quoted(arg))).collect();
     let program = program(settings)?;
     // Each worker of a step has a log of its own.

@@ -326,7 +326,8 @@ impl Python {
         let limit = job.call.options().time_limit_ms.map(Duration::from_millis);
         let (mut left, mut lost) = (STARTS_MAX, 0);
         // What a limit is put on must be that of one call.
-        let mut alone = job.alone || control.bound_bytes().is_some();
+        let has_threads = self.facts.threads > 1;
+        let mut alone = has_threads && (job.alone || control.bound_bytes().is_some());
         loop {
             let taken = match &home {
                 Some(home) => self.take_home(home, control),
@@ -365,7 +366,7 @@ impl Python {
                     let said = warmed.warm.said();
                     let text = String::from_utf8_lossy(&said);
                     text.lines().for_each(|line| tracing::debug!(task = key, "printed: {line}"));
-                    if alone && self.facts.threads > 1 && !warmed.warm.home().is_used() {
+                    if alone && !warmed.warm.home().is_used() {
                         // Others have threads that wait for calls.
                         warmed.warm.bury();
                     } else {

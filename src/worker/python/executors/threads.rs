@@ -42,12 +42,17 @@ fn is_of(warmed: &Warmed, body: &Arc<Body>) -> bool {
     Arc::ptr_eq(warmed.warm.body(), body)
 }
 
+/// Of the threads of a process, those that were not given up.
+fn left(body: &Arc<Body>) -> usize {
+    Arc::strong_count(body)
+}
+
 impl Nest {
     /// A thread that waits, of the process of which most wait; with `only_idle` of one where all do.
     fn take_freest(&self, only_idle: bool) -> Option<Warmed> {
         let mut idle = lock(&self.idle);
         // By process: how many wait, and the place of the last one.
-        let mut seen: Vec<(*const Body, u32, usize)> = Vec::new();
+        let mut seen: Vec<(*const Body, usize, usize)> = Vec::new();
         for (at, warmed) in idle.iter().enumerate() {
             let body = Arc::as_ptr(warmed.warm.body());
             match seen.iter_mut().find(|(known, ..)| *known == body) {
@@ -55,14 +60,14 @@ impl Nest {
                 None => seen.push((body, 1, at)),
             }
         }
-        let rank = |&(_, n, at): &(*const Body, u32, usize)| {
-            let threads = idle[at].warm.body().threads();
+        let rank = |&(_, n, at): &(*const Body, usize, usize)| {
+            let body = idle[at].warm.body();
             // Those of single calls, in which something lives, come last.
-            (threads > 1, std::cmp::Reverse(threads - n.min(threads)), at)
+            (body.threads() > 1, std::cmp::Reverse(left(body).saturating_sub(n)), at)
         };
         let (_, n, at) = seen.iter().max_by_key(|seen| rank(seen)).copied()?;
-        let threads = idle[at].warm.body().threads();
-        let is_idle = threads > 1 && n >= threads;
+        let body = idle[at].warm.body();
+        let is_idle = body.threads() > 1 && n >= left(body);
         (is_idle || !only_idle).then(|| idle.remove(at))
     }
 
@@ -81,7 +86,7 @@ impl Nest {
         let waiting = |body: &Arc<Body>| idle.iter().filter(|one| is_of(one, body)).count();
         let is_free = |one: &&Warmed| {
             let body = one.warm.body();
-            !one.warm.home().is_used() && waiting(body) >= body.threads() as usize
+            !one.warm.home().is_used() && waiting(body) >= left(body)
         };
         let body = idle.iter().rfind(is_free)?.warm.body().clone();
         Some(idle.extract_if(.., |warmed| is_of(warmed, &body)).collect())
