@@ -126,7 +126,7 @@ def current() -> Current | None:
 
 def set_current(task: Current | None) -> None:
     """Says which task runs now."""
-    running().task = task
+    (_process if _threads is None else _threads.running).task = task
 
 
 def slots(nthreads: int) -> int:

@@ -11,7 +11,7 @@ const OTHERS: &[&str] = &["lsf", "oar", "moab", "htcondor", "local"];
 /// Keys that need a word, and the word.
 const ABSENT: &[(&str, &str)] = &[
     ("name", "the job's name is --job-name, or job_name= of the cluster"),
-    ("processes", "calls run in processes of their own; processes= of the cluster counts workers"),
+    ("processes", "processes= of the cluster, or worker.python.processes"),
     ("python", "python= of the cluster"),
     ("shared-temp-directory", "has no meaning here"),
     ("shebang", "job scripts are for bash"),
