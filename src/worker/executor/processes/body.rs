@@ -1,7 +1,7 @@
 //! The process of an executor, or of several: each of its threads is an executor by itself, with a connection
 //! of its own. Owns the process, how it ended, and who of those that were in it then is to blame.
 
-use super::super::control::lock;
+use crate::worker::executor::control::lock;
 use crate::worker::executor::process::{Exit, Process};
 use crate::worker::executor::streams::Tail;
 use crate::worker::store::pinned::{Home, Living};
