@@ -181,6 +181,7 @@ mod tests {
     use std::process::Command;
 
     /// A process with three threads of which so many run something.
+    #[expect(clippy::zombie_processes, reason = "its `Process` reaps it")]
     fn body(busy: u32) -> Body {
         let child = Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
         let body = Body::new(Process::of(i32::try_from(child.id()).unwrap()), 3, None);
