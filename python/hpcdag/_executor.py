@@ -60,7 +60,7 @@ class Executor:
         self.reading = threading.Lock()
         self.running: Call | None = None
         self.own = _tasks.running()
-        # What the thread pools of libraries were made fit for, 1/10,000 of a CPU slot.
+        # What thread pools of libraries are made fit for.
         self.slots = 0
         self.ended = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.busy = threading.Event()
