@@ -74,7 +74,7 @@ _setting: Any = None
 
 @contextlib.contextmanager
 def _as_dask_s(client: Client) -> Iterator[None]:
-    """Makes `client` Dask's scheduler. The setting is the process's: the last of several threads undoes it."""
+    """Makes `client` Dask's scheduler: a setting of the process, which the last of several threads undoes."""
     global _setting
     import dask
 
