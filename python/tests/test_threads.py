@@ -306,6 +306,31 @@ def test_arrays_arrive_and_leave_whole(client: Client) -> None:
         assert (total == i + (i + 1) % 24).all()
 
 
+def counts(name: str, path: Path, rounds: int) -> None:
+    meet(name)
+    for _ in range(rounds):
+        with hpcdag.Lock("counting"):
+            n = int(path.read_text() or 0)
+            path.write_text(str(n + 1))
+
+
+def test_locks_keep_threads_of_one_process_apart_too(client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "count"
+    path.write_text("")
+    futures = [client.submit(counts, "lock", path, 10, pure=False) for _ in range(THREADS)]
+    client.gather(futures)
+    assert path.read_text() == str(10 * THREADS)
+
+
+def test_dask_s_arrays(client: Client) -> None:
+    da = pytest.importorskip("dask.array")
+    x = da.arange(400_000, chunks=10_000).reshape((400, 1000))
+    with client.as_current():
+        total = (x + x.T.sum()).sum(axis=0).compute(scheduler=client)
+    n = x.compute(scheduler="synchronous")
+    assert (total == (n + n.T.sum()).sum(axis=0)).all()
+
+
 def turn(seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -51,7 +51,7 @@ pub struct WorkerOptions {
     pub nthreads: Option<String>,
     /// How many processes run a worker's Python calls, each in as many threads as it takes: 4 processes of 24
     /// threads have 6 each. Without it each thread is a process of its own
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u32).range(1..))]
     pub processes: Option<u32>,
     /// Memory of a worker: a size (100GiB), a fraction of the node's (0.5), auto or none
     #[arg(long, value_name = "SIZE")]
