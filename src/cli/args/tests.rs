@@ -148,13 +148,13 @@ fn failures_allowed() {
 #[test]
 fn worker_flags_survive_being_handed_on() {
     let line = "worker -c 4 --memory-limit 2G --local-directory /scratch/me --resources gpus=1 --lifetime 1h \
-        --idle-timeout 5m --death-timeout 1m --lifetime-stagger 10s";
+        --idle-timeout 5m --death-timeout 1m --lifetime-stagger 10s --processes 2";
     let Ok(Command::Worker(args)) = parse(line) else { panic!("refused") };
     let again = args.worker.to_args();
     let line = std::iter::once("hpcdag".into()).chain(["worker".into()]).chain(again);
     let Ok(Cli { command: Command::Worker(copy), .. }) = Cli::try_parse_from(line) else { panic!("refused") };
     assert_eq!(copy.worker.settings(), args.worker.settings());
-    assert_eq!(args.worker.settings().len(), 8);
+    assert_eq!(args.worker.settings().len(), 9);
 }
 
 #[test]
