@@ -60,8 +60,7 @@ class Executor:
         self.reading = threading.Lock()
         self.running: Call | None = None
         self.own = _tasks.running()
-        # What thread pools of libraries are made fit for.
-        self.slots = 0
+        self.slots = 0  # That thread pools of libraries are made fit for.
         self.ended = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.busy = threading.Event()
         self.mapped: weakref.WeakSet[Any] = weakref.WeakSet()

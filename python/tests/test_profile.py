@@ -118,7 +118,7 @@ def test_a_look_stands_for_the_time_before_it_and_a_dear_one_is_the_last(
     monkeypatch.setattr(_profile.time, "monotonic", lambda: -1e9)
     Executor.busy.set()
     file = tmp_path / "profile" / "1"
-    _profile._look_for_ever(Executor(), RUNNING, 0.01, str(file))
+    _profile._look_for_ever(Executor(), threading.get_ident(), RUNNING, 0.01, str(file))
     said = json.loads(file.read_text())
     counted = sum(node[2] for group in said["groups"] for node in group["nodes"])
     assert len(slept) == 11 and min(slept) > 0.05

@@ -3,7 +3,7 @@
 //! Owns these last steps; running is `prepare`'s.
 
 use super::executor::control::Control;
-use super::executor::{Clock, Executor, Failure, FailureKind, Identified, Outcome};
+use super::executor::{Clock, Executor, Failure, FailureKind, Identified, Outcome, Told};
 use super::families::{Family, Write};
 use super::kept;
 use super::memory::Parts;
@@ -191,7 +191,7 @@ impl Executor<Job> for Finisher {
         &self,
         jobs: Vec<Job>,
         controls: &[Arc<Control>],
-        tell: &mut dyn FnMut(Vec<(usize, Outcome)>),
+        tell: &mut dyn FnMut(Told<Job>),
     ) -> Vec<(usize, Job)> {
         if let Some(book) = &self.book {
             controls.iter().for_each(|control| control.set_book(book));
@@ -202,13 +202,17 @@ impl Executor<Job> for Finisher {
         };
         // `together` lets in nothing else.
         let calls = jobs.into_iter().filter_map(call).collect();
-        let mut tell = |mut ended: Vec<(usize, Outcome)>| {
-            ended.iter_mut().for_each(|(_, outcome)| self.excuse(outcome));
-            tell(ended);
+        let job = |(place, call)| {
+            (place, Job { kind: Runnable::Call(Box::new(call)), on_disk: Vec::new(), in_line: true })
         };
-        let back = self.python.run_all(calls, controls, &mut tell);
-        let job = |call| Job { kind: Runnable::Call(Box::new(call)), on_disk: Vec::new(), in_line: false };
-        back.into_iter().map(|(place, call)| (place, job(call))).collect()
+        let mut tell = |told: Told<CallJob>| match told {
+            Told::Ended(mut ended) => {
+                ended.iter_mut().for_each(|(_, outcome)| self.excuse(outcome));
+                tell(Told::Ended(ended));
+            }
+            Told::Unbegun(back) => tell(Told::Unbegun(back.into_iter().map(job).collect())),
+        };
+        self.python.run_all(calls, controls, &mut tell).into_iter().map(job).collect()
     }
 
     fn run(&self, mut job: Job, control: &Control) -> Outcome {

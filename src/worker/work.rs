@@ -249,6 +249,8 @@ impl Work {
         }
         for (task, attempt, away) in self.pool.take_away() {
             self.handle(Event::Away { task, attempt, away });
+            // Who was lined up behind it has its slot now.
+            self.grow_pool();
         }
         self.ended += finished.len() as u64;
         // Whose process has died with it is to blame; whose input was in another's is not.
@@ -533,12 +535,16 @@ impl Work {
         for job in &jobs {
             self.running.insert(job.id(), job.origin());
         }
-        // Those in line have no thread of their own.
+        self.grow_pool();
+        self.pool.submit(jobs);
+    }
+
+    /// A thread for each that runs; those in line have none of their own.
+    fn grow_pool(&self) {
         let threads = self.running.len().saturating_sub(self.core.in_line()).min(THREADS_MAX);
         if let Err(error) = self.pool.grow(threads) {
             tracing::warn!(threads, "cannot start another slot thread, tasks share those there are: {error}");
         }
-        self.pool.submit(jobs);
     }
 
     /// Whether tasks wait in line behind others.

@@ -34,19 +34,28 @@ pub trait Executor<J>: Send + Sync {
         None
     }
 
-    /// Runs jobs one after the other. `tell` hears how they ended, by position; those that are returned, with
-    /// their positions, are to be run alone: they were not begun, or went down with another.
+    /// Runs jobs one after the other. `tell` hears what becomes of them; those that are returned, with their
+    /// positions, are to be run alone: they could not be begun, or went down with another.
     fn run_all(
         &self,
         jobs: Vec<J>,
         controls: &[Arc<Control>],
-        tell: &mut dyn FnMut(Vec<(usize, Outcome)>),
+        tell: &mut dyn FnMut(Told<J>),
     ) -> Vec<(usize, J)> {
         for (place, (job, control)) in jobs.into_iter().zip(controls).enumerate() {
-            tell(vec![(place, self.run(job, control))]);
+            tell(Told::Ended(vec![(place, self.run(job, control))]));
         }
         Vec::new()
     }
+}
+
+/// What becomes of jobs that run together, by position.
+#[derive(Debug)]
+pub enum Told<J> {
+    /// How some have ended.
+    Ended(Vec<(usize, Outcome)>),
+    /// Some have not begun and need not wait for the one that runs, which takes long.
+    Unbegun(Vec<(usize, J)>),
 }
 
 /// A job that a pool can tell from others.

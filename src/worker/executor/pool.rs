@@ -3,7 +3,7 @@
 
 use super::control::{AwayNews, Control, lock};
 use super::process::Wake;
-use super::{Executor, Failure, FailureKind, Identified, Outcome};
+use super::{Executor, Failure, FailureKind, Identified, Outcome, Told};
 use crate::base::ids::{Attempt, TaskRef};
 use rustc_hash::FxHashMap;
 use smallvec::{SmallVec, smallvec};
@@ -269,7 +269,7 @@ impl<J: Identified> Shared<J> {
         self.left.notify_all();
     }
 
-    /// Runs several. Those that come back are queued again, to be run alone.
+    /// Runs several. Those that come back are queued again.
     fn run_all(
         &self,
         jobs: Vec<J>,
@@ -279,7 +279,15 @@ impl<J: Identified> Shared<J> {
         panicked: impl Fn(Box<dyn std::any::Any + Send>) -> Outcome,
     ) {
         let mut left: Vec<bool> = vec![true; ids.len()];
-        let mut tell = |ended: Vec<(usize, Outcome)>| {
+        let mut tell = |told: Told<J>| {
+            let ended = match told {
+                Told::Ended(ended) => ended,
+                Told::Unbegun(back) => {
+                    back.iter().for_each(|(place, _)| left[*place] = false);
+                    self.queue_again(back, ids, controls);
+                    return;
+                }
+            };
             let mut state = lock(&self.state);
             ended.iter().for_each(|(place, _)| drop(state.running.remove(&ids[*place])));
             drop(state);
@@ -291,7 +299,7 @@ impl<J: Identified> Shared<J> {
             self.note(finished, false);
         };
         let run = AssertUnwindSafe(|| self.executor.run_all(jobs, controls, &mut tell));
-        let back = catch_unwind(run).unwrap_or_else(|panic| {
+        let mut back = catch_unwind(run).unwrap_or_else(|panic| {
             let lost = panicked(panic).result.err().unwrap_or_else(|| Failure::new(FailureKind::Cancelled));
             let ends = (0..ids.len()).filter(|place| left[*place]);
             let ends: Vec<usize> = ends.collect();
@@ -307,24 +315,33 @@ impl<J: Identified> Shared<J> {
             self.note(ended, false);
             Vec::new()
         });
-        let mut state = lock(&self.state);
+        back.iter_mut().for_each(|(_, job)| job.set_long());
+        self.queue_again(back, ids, controls);
+        let _state = lock(&self.state);
+        if controls.iter().any(|control| control.is_cancelled()) {
+            // Under the lock, so that no cancellation comes after it.
+            wake.clear();
+        }
+    }
+
+    /// Those that come back are the next ones again.
+    fn queue_again(&self, back: Vec<(usize, J)>, ids: &[Id], controls: &[Arc<Control>]) {
+        if back.is_empty() {
+            return;
+        }
         let mut ended = Vec::new();
-        for (place, mut job) in back.into_iter().rev() {
+        let mut state = lock(&self.state);
+        for (place, job) in back.into_iter().rev() {
             state.running.remove(&ids[place]);
             match (state.closed || controls[place].is_cancelled(), controls[place].reason()) {
                 (true, why) => ended.push(cancelled(ids[place], why)),
                 (false, _) => {
-                    job.set_long();
                     state.queue.push_front(job);
                     if state.idle > 0 {
                         self.work.notify_one();
                     }
                 }
             }
-        }
-        if controls.iter().any(|control| control.is_cancelled()) {
-            // Under the lock, so that no cancellation comes after it.
-            wake.clear();
         }
         drop(state);
         self.finish(ended);
@@ -483,6 +500,55 @@ mod tests {
         assert!(pool.cancel(Test(1, wait).id().0, Test(1, wait).id().1, None));
         let ended: Vec<u32> = take(&pool, &rx, 2).iter().map(|f| f.task.index).collect();
         assert_eq!(ended, [1, 2]);
+    }
+
+    /// Runs short ones together: the first stays until something comes from the channel, the others are given
+    /// back before.
+    struct Stuck(std::sync::Mutex<std::sync::mpsc::Receiver<()>>);
+
+    impl Executor<Test> for Stuck {
+        fn run(&self, job: Test, control: &Control) -> Outcome {
+            Run.run(job, control)
+        }
+
+        fn together(&self, _: &Test) -> Option<(usize, u32)> {
+            Some((1, 1))
+        }
+
+        fn run_all(
+            &self,
+            mut jobs: Vec<Test>,
+            controls: &[Arc<Control>],
+            tell: &mut dyn FnMut(Told<Test>),
+        ) -> Vec<(usize, Test)> {
+            let first = jobs.remove(0);
+            tell(Told::Unbegun((1..).zip(jobs).collect()));
+            lock(&self.0).recv_timeout(Duration::from_secs(60)).unwrap();
+            tell(Told::Ended(vec![(0, self.run(first, &controls[0]))]));
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn those_behind_a_long_one_can_be_taken_back_while_it_runs() {
+        let (tx, rx) = std::sync::mpsc::channel();
+        let (go, wait) = std::sync::mpsc::channel();
+        let executor = Arc::new(Stuck(std::sync::Mutex::new(wait)));
+        let pool = Pool::start(1, executor, move || tx.send(()).unwrap_or_default()).unwrap();
+        pool.submit((SHORT..SHORT + 4).map(|i| Test(i, |_| {})));
+        let mut back = Vec::new();
+        let begin = Instant::now();
+        while back.len() < 3 {
+            assert!(begin.elapsed() < Duration::from_secs(30), "{back:?}");
+            // One that was not begun yet is not to be begun alone.
+            if pool.running().len() + back.len() == 1 {
+                back.extend(pool.take_back().iter().map(|job| job.0));
+            }
+            std::thread::yield_now();
+        }
+        assert_eq!(back, [SHORT + 1, SHORT + 2, SHORT + 3]);
+        go.send(()).unwrap();
+        assert_eq!(take(&pool, &rx, 1)[0].task.index, SHORT);
     }
 
     #[test]

@@ -279,7 +279,7 @@ impl Python {
             // What it has beyond that may be of use to others.
             return self.shelve(nest, warmed);
         }
-        let mut grown = warmed.warm.grown_bytes();
+        let mut grown = warmed.warm.grown_lately();
         let counts = &self.facts.counts;
         if warmed.warm.tasks() == 1 && grown <= bound {
             // The first call imports what others will use too.

@@ -18,6 +18,15 @@ const RECALL_TIME: Duration = Duration::from_millis(10);
 /// The end of one call: its position, how it ended, its CPU time, and, if it failed, what was printed last.
 pub(in crate::worker) type End = (usize, Result<TaskResult, FailureKind>, Duration, Vec<u8>);
 
+/// What is heard of several.
+#[derive(Debug, Default)]
+pub(in crate::worker) struct News {
+    /// Who has ended.
+    pub ends: Vec<End>,
+    /// Positions of those that were given back before they began, in order.
+    pub back: Vec<usize>,
+}
+
 /// What became of those that have not ended in order.
 #[derive(Debug, Default)]
 pub(in crate::worker) struct Rest {
@@ -78,14 +87,14 @@ impl Batch<'_> {
 
 impl Warm {
     /// Runs as many calls as there are controls: `order` sends them all, inputs included, numbered from what
-    /// it is told. `tell` hears of ends as they come. One that does not end `grace` after it was asked to is
-    /// ended with the process.
+    /// it is told. `tell` hears what becomes of them as it comes. One that does not end `grace` after it was
+    /// asked to is ended with the process.
     pub fn run_all(
         &mut self,
         order: impl FnOnce(&Channel, u64) -> io::Result<()>,
         controls: &[Arc<Control>],
         grace: Duration,
-        tell: &mut dyn FnMut(Vec<End>),
+        tell: &mut dyn FnMut(News),
     ) -> Rest {
         let n = controls.len();
         let mut batch = Batch {
@@ -119,7 +128,7 @@ impl Warm {
         batch.rest
     }
 
-    fn follow_all(&mut self, batch: &mut Batch<'_>, grace: Duration, tell: &mut dyn FnMut(Vec<End>)) {
+    fn follow_all(&mut self, batch: &mut Batch<'_>, grace: Duration, tell: &mut dyn FnMut(News)) {
         while let Some(running) = batch.running() {
             let control = &batch.controls[running];
             if control.pid() != Some(self.pid()) {
@@ -162,8 +171,8 @@ impl Warm {
                 continue;
             }
             match self.take(batch) {
-                Ok(Some(ends)) if ends.is_empty() => {}
-                Ok(Some(ends)) => tell(ends),
+                Ok(Some(news)) if news.ends.is_empty() && news.back.is_empty() => {}
+                Ok(Some(news)) => tell(news),
                 Ok(None) => {
                     let ran = self.died(None);
                     return batch.died(ran);
@@ -176,10 +185,11 @@ impl Warm {
         }
     }
 
-    /// Takes what has come: the calls that have ended; `None` at the end of the connection.
-    fn take(&mut self, batch: &mut Batch<'_>) -> io::Result<Option<Vec<End>>> {
+    /// Takes what has come; `None` at the end of the connection.
+    fn take(&mut self, batch: &mut Batch<'_>) -> io::Result<Option<News>> {
         let wrong = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text.to_owned());
         let Some(frame) = self.channel.receive()? else { return Ok(None) };
+        let mut back = Vec::new();
         let ended = match frame.tag {
             tag::DONE => vec![take_done(frame)?],
             tag::DONES => take_dones(frame)?,
@@ -206,8 +216,9 @@ impl Warm {
                     let place =
                         batch.place(task).ok_or_else(|| wrong("it gave back what it does not have"))?;
                     batch.end(place);
-                    batch.rest.back.push(place);
+                    back.push(place);
                 }
+                back.sort_unstable();
                 Vec::new()
             }
             tag::SAID => {
@@ -232,7 +243,7 @@ impl Warm {
             let said = if result.is_ok() { Vec::new() } else { self.said() };
             ends.push((place, result, Duration::from_nanos(done.cpu_ns), said));
         }
-        Ok(Some(ends))
+        Ok(Some(News { ends, back }))
     }
 }
 

@@ -279,11 +279,21 @@ impl Warm {
         !self.body.is_over() && !matches!(self.body.try_wait(), Ok(Some(_)))
     }
 
-    /// Anonymous memory beyond what it started with, bytes.
-    pub fn grown_bytes(&mut self) -> u64 {
-        if self.looked.elapsed() >= LOOK_TIME {
-            self.look();
+    /// Anonymous memory beyond what it started with, bytes, as it was a moment ago.
+    pub fn grown_lately(&mut self) -> u64 {
+        match self.looked.elapsed() {
+            short if short < LOOK_TIME => self.grown_at_look(),
+            _ => self.grown_bytes(),
         }
+    }
+
+    /// The same now.
+    pub fn grown_bytes(&mut self) -> u64 {
+        self.look();
+        self.grown_at_look()
+    }
+
+    fn grown_at_look(&self) -> u64 {
         self.occupied().saturating_sub(self.body.started_with.load(Ordering::Relaxed))
     }
 
