@@ -59,6 +59,9 @@ class Executor:
         # Whoever reads the socket has this.
         self.reading = threading.Lock()
         self.running: Call | None = None
+        self.own = _tasks.running()
+        # What thread pools of libraries are made fit for.
+        self.slots = 0
         self.ended = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.busy = threading.Event()
         self.mapped: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -80,6 +83,7 @@ class Executor:
     def main(self) -> None:
         """Until the connection ends."""
         self.channel.send(HELLO, [*VERSIONS, "python", os.getpid()])
+        self.own = _tasks.running()
         threading.Thread(target=self._watch, name="hpcdag-watch", daemon=True).start()
         _profile.start(self, Executor._attempt.__code__, os.environ.get("HPCDAG_WORKER_DIR"), self.name)
         while True:
@@ -259,18 +263,18 @@ class Executor:
 
     def _run(self, call: Call) -> None:
         """Runs a task and says how it ended."""
-        self.threads.set(_tasks.slots(call.nthreads))
-        _tasks.set_current(_tasks.describe_call(call.key, call.attempt, call.nthreads, call.run))
+        if call.nthreads != self.slots:
+            self.slots = call.nthreads
+            self.threads.set(_tasks.slots(call.nthreads))
+        self.own.begin(call, self._say_away)
         self.running = call
-        _tasks.set_teller(lambda away: self._say_away(call.task, away))
         if not self.busy.is_set():
             self.busy.set()
         before = self.clock()
         end, parts = self._attempt(call)
         spent = self.clock() - before
         self.running = None
-        _tasks.set_teller(None)
-        _tasks.set_current(None)
+        self.own.end()
         self.stop.forget(call.task)
         for stream in (sys.stdout, sys.stderr):
             try:
@@ -278,18 +282,15 @@ class Executor:
             except Exception:
                 pass  # The task has closed or replaced it.
         if self.printed.n != self.said:
-            self._tell_said(call)
+            n, self.said = self.printed.n - self.said, self.printed.n
+            if call.together:
+                with self.sending:
+                    self.channel.send(SAID, [call.task, n])
         self._send_done(call, end, parts, spent)
         call.inputs.clear()
         del parts
         if self.mapped and sum(map(len, list(self.mapped))) > _LEFT_BYTES_MAX:
             gc.collect()
-
-    def _tell_said(self, call: Call) -> None:
-        n, self.said = self.printed.n - self.said, self.printed.n
-        if call.together:
-            with self.sending:
-                self.channel.send(SAID, [call.task, n])
 
     def _say_away(self, task: int, away: bool) -> None:
         if self.dones:

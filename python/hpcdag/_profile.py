@@ -1,4 +1,4 @@
-"""Where the tasks of this executor spend their time: the stack of the thread that runs them, looked at now and then.
+"""Where the tasks of this executor spend their time: the stack of their thread, looked at now and then.
 
 Owns the thread that looks, the sums of what it has seen, and the file they are written to, which the worker
 reads (`docs/protocol.md`). Nothing is done on the way of a task: what it costs is the thread's own time, of
@@ -202,9 +202,7 @@ def _look(executor: Watched, thread: int, outermost: CodeType, interval: float, 
             print(f"hpcdag executor: no profile any more: {error!r}", file=sys.stderr)
 
 
-def _look_for_ever(
-    executor: Watched, thread: int, outermost: CodeType, interval: float, path: str
-) -> None:
+def _look_for_ever(executor: Watched, thread: int, outermost: CodeType, interval: float, path: str) -> None:
     samples = Samples(interval)
     pause, write_pause, due = pause_after(interval, 0.0), _WRITE_SECONDS, 0.0
     is_new, written, used = False, 0.0, time.thread_time()

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from . import _environment, _said
+from ._loaded import Call
 
 # That of `signal` makes an enumeration's member each time, which takes longer than a small task.
 _getsignal = getattr(_signal, "getsignal", signal.getsignal)
@@ -52,19 +53,40 @@ class Current(NamedTuple):
     run: bytes  #: uuid of its run
 
 
-class _Running:
-    """The task that runs, and who hears that it waits for other tasks (True), or goes on."""
+class Running:
+    """The task that runs, and who hears that it waits for other tasks (its number, True), or goes on."""
 
-    __slots__ = ("away", "seceded", "task", "tell")
+    __slots__ = ("away", "call", "described", "seceded", "tell")
 
     def __init__(self) -> None:
-        self.task: Current | None = None
-        self.tell: Callable[[bool], None] | None = None
+        self.call: Call | None = None
+        self.described: Current | None = None
+        self.tell: Callable[[int, bool], None] | None = None
         self.away = 0
         self.seceded: Any = None
 
+    def begin(self, call: Call, tell: Callable[[int, bool], None]) -> None:
+        """From now on it is this one; nothing of the one before counts."""
+        with _away_lock:
+            self.call, self.described, self.tell, self.away = call, None, tell, 0
 
-_process = _Running()
+    def end(self) -> None:
+        """There is none any more."""
+        with _away_lock:
+            self.call = self.described = self.tell = None
+
+    def task(self) -> Current | None:
+        """The task, the same object until it ends."""
+        call, described = self.call, self.described
+        if described is None and call is not None:
+            # Few tasks ask.
+            attempt = (call.attempt[0], call.attempt[1])
+            described = Current(call.key, attempt, slots(call.nthreads), _worker_directory(), call.run)
+            self.described = described
+        return described
+
+
+_process = Running()
 _away_lock = threading.Lock()
 
 
@@ -83,19 +105,12 @@ def own_thread() -> None:
     with _away_lock:
         if _threads is None:
             _threads = _OfThread()
-    _threads.running = _Running()
+    _threads.running = Running()
 
 
-def running() -> _Running:
+def running() -> Running:
     """What is known of the running task."""
     return _process if _threads is None else _threads.running
-
-
-def set_teller(tell: Callable[[bool], None] | None) -> None:
-    """Says how the worker hears that the task which runs now waits; nothing of the task before counts."""
-    own = running()
-    with _away_lock:
-        own.tell, own.away = tell, 0
 
 
 @contextlib.contextmanager
@@ -104,29 +119,24 @@ def away() -> Iterator[None]:
     all slots are taken by tasks that wait. Outside of tasks it does nothing."""
     own = running()
     with _away_lock:
-        tell = own.tell
+        call, tell = own.call, own.tell
         own.away += 1
-        if tell is not None and own.away == 1:
-            tell(True)
+        if call is not None and tell is not None and own.away == 1:
+            tell(call.task, True)
     try:
         yield
     finally:
         with _away_lock:
             # Of a task that has ended meanwhile nothing is said any more.
-            if tell is not None and own.tell is tell:
+            if call is not None and tell is not None and own.call is call:
                 own.away -= 1
                 if own.away == 0:
-                    tell(False)
+                    tell(call.task, False)
 
 
 def current() -> Current | None:
     """The task that calls this; None outside of tasks."""
-    return running().task
-
-
-def set_current(task: Current | None) -> None:
-    """Says which task runs now."""
-    running().task = task
+    return running().task()
 
 
 def slots(nthreads: int) -> int:
@@ -223,8 +233,3 @@ def prepare_process() -> None:
 
 
 _worker_directory = functools.cache(_environment.worker_directory)
-
-
-def describe_call(key: str, attempt: Any, nthreads: int, run: bytes) -> Current:
-    """`Current` of a CALL's fields."""
-    return Current(key, tuple(attempt), slots(nthreads), _worker_directory(), run)

@@ -33,10 +33,11 @@ class LocalCluster(ClusterBase):
             anyway.
         nthreads: how many tasks a worker runs at once. Without it the workers share the processors that this
             process may use.
-        processes: how many processes of a worker run its calls of Python functions, each in as many threads as
-            it takes: of 24 threads, 4 processes have 6 each. Threads of one process share its modules, objects
-            and memory, but also its interpreter's lock: for numpy, pandas and the like. Without it each thread
-            is a process of its own. `True` and `False`, as Dask has them, mean that and one process.
+        processes: how many processes of a worker run its calls of Python functions, each in as many threads
+            as it takes: of 24 threads, 4 processes have 6 each. Threads of one process share its modules,
+            objects and memory, but also its interpreter's lock: for numpy, pandas and the like. Without it
+            each thread is a process of its own. `True` and `False`, as Dask has them, mean that and one
+            process.
         memory_limit: memory of each worker with its tasks and results: bytes, a text such as `"4GiB"`, a
             fraction of what is granted to this process, `"auto"`, or 0 for no limit.
         local_directory: where spilled results and working directories go.

@@ -54,6 +54,15 @@ def test_dask_jobqueue_s_keywords_for_slurm(own_state: Path) -> None:
     assert lines[at + 1] == "export A=$HOME"
     assert "hpcdag worker" in "\n".join(lines[at:]) or "worker --scheduler-file" in "\n".join(lines[at:])
     assert (own_state / "logs").is_dir()
+    assert " --processes 2" in script, script
+
+
+def test_processes_share_the_cores_of_a_node() -> None:
+    assert " --processes 4" in script_of(SLURMCluster, cores=24, processes=4, walltime="1h")
+    assert " --processes 2" in script_of(SLURMCluster, cores=24, processes=4, nodes=2, walltime="1h")
+    assert " --processes 4" in script_of(PBSCluster, cores=24, processes=4, walltime="1h")
+    assert " --processes 4" in script_of(SGECluster, cores=24, processes=4, walltime="1h", queue="all.q")
+    assert "--processes" not in script_of(SLURMCluster, cores=24, walltime="1h")
 
 
 def test_older_names_and_those_of_pbs() -> None:

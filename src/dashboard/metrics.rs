@@ -203,6 +203,7 @@ fn of_workers(metrics: &mut Metrics, status: &Value) {
             ("worker_receive_bytes", "Bytes that a worker fetched from others", &worker["bytes-in"]),
             ("worker_send_bytes", "Bytes that others fetched from a worker", &worker["bytes-out"]),
             ("worker_spill_write_bytes", "Bytes that a worker wrote to disk", &memory["spill-written"]),
+            ("worker_spill_copy_bytes", "Of these, of results that others have", &memory["spill-copied"]),
             ("worker_spill_read_bytes", "Bytes that a worker read back from disk", &memory["spill-read"]),
             ("worker_paused_seconds", "Time that a worker was paused", &memory["paused-seconds"]),
             ("worker_executors_died", "Processes of tasks that died", &worker["executors"]["died"]),

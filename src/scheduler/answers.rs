@@ -158,6 +158,7 @@ impl Driver {
                 "peak-managed": figures.peak_managed,
                 "peak-total": figures.peak_total,
                 "spill-written": figures.spill_written,
+                "spill-copied": figures.spill_copied,
                 "spill-write-seconds": figures.spill_write_seconds,
                 "spill-read": figures.spill_read,
                 "spill-read-seconds": figures.spill_read_seconds,

@@ -384,6 +384,7 @@ impl Driver {
             peak_managed: self.peaks.managed(),
             peak_total: self.peaks.total(),
             spill_written: disk.written,
+            spill_copied: self.work.copies_written(),
             paused_seconds: self.peaks.paused(now).as_secs_f64(),
             spill_write_seconds: disk.writing.as_secs_f64(),
             spill_read: disk.read,

@@ -492,6 +492,7 @@ impl Work {
                     let mut store = self.store();
                     tasks.iter().for_each(|task| store.set_replica(*task, false));
                 }
+                Action::ReadAhead(tasks) => self.memory.parts().read_ahead(&tasks),
                 Action::Drop(tasks) => {
                     let mut store = self.store();
                     for task in &tasks {

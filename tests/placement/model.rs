@@ -295,7 +295,7 @@ impl Model {
                 self.at(duration, Happening::Fetched { from: peer, to: w, tasks });
             }
             Action::Kill { .. } | Action::Publish { .. } | Action::Discard { .. } => {}
-            Action::Drop(_) | Action::Own(_) => {}
+            Action::Drop(_) | Action::Own(_) | Action::ReadAhead(_) => {}
         }
     }
 

@@ -148,7 +148,7 @@ impl Sim {
         let Some(node) = self.nodes.get_mut(&w) else { return };
         match action {
             Action::Start(start) => self.start(w, start),
-            Action::Own(_) => {}
+            Action::Own(_) | Action::ReadAhead(_) => {}
             Action::Kill { task, attempt } => {
                 // Some end at once, some are not to be stopped.
                 if self.rng.bool()

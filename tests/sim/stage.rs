@@ -322,7 +322,7 @@ impl Player {
                     self.has.insert(task);
                 }
                 Action::Drop(tasks) => self.has.retain(|t| !tasks.contains(t)),
-                Action::Kill { .. } | Action::Discard { .. } | Action::Own(_) => {}
+                Action::Kill { .. } | Action::Discard { .. } | Action::Own(_) | Action::ReadAhead(_) => {}
             }
         }
         self.core.check().expect("invariants of a worker");

@@ -158,6 +158,8 @@ pub struct Heartbeat {
     pub peak_total: u64,
     /// Bytes of results written to disk so far, those included that are gone.
     pub spill_written: u64,
+    /// Of these, bytes of results that were fetched from workers that have them.
+    pub spill_copied: u64,
     /// Seconds so far in which no task could start for want of memory.
     pub paused_seconds: f64,
     /// Seconds so far in which results were written to disk.

@@ -182,6 +182,8 @@ pub enum Action {
     },
     /// Copies that this worker has to keep: whoever had them leaves.
     Own(Vec<TaskRef>),
+    /// Results on disk that a task reads soon.
+    ReadAhead(Vec<TaskRef>),
     /// Results that may be dropped from the store.
     Drop(Vec<TaskRef>),
 }

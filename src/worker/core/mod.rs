@@ -4,6 +4,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod ahead;
 mod away;
 mod data;
 pub mod event;
@@ -46,6 +47,8 @@ pub struct Core {
     paused: bool,
     room: Room,
     line: Line,
+    /// The attempt whose inputs on disk were read before it started, last.
+    ahead: Option<(TaskRef, u32)>,
 }
 
 /// With so many tasks ready to start, a worker has enough to do for a moment.
@@ -67,6 +70,7 @@ impl Core {
             paused: false,
             room: Room::default(),
             line: Line::default(),
+            ahead: None,
         }
     }
 
@@ -88,6 +92,7 @@ impl Core {
             Event::TakenBack(attempts) => self.on_taken_back(&attempts),
         }
         self.start_ready();
+        self.look_ahead();
         self.fetch_wanted();
         std::mem::take(&mut self.actions)
     }

@@ -517,3 +517,24 @@ fn calls_of_one_name_are_known_from_run_to_run() {
     let other = Assigned { kin: Kin::Calls(10), ..call(1, 4) };
     assert!(started(&s.compute(&[other])).is_empty(), "nothing is known of these");
 }
+
+#[test]
+fn what_the_next_task_reads_on_disk_is_read_while_others_execute() {
+    let ahead = |actions: &[Action]| {
+        let read = |a: &Action| if let Action::ReadAhead(tasks) = a { Some(tasks.clone()) } else { None };
+        actions.iter().filter_map(read).collect::<Vec<_>>()
+    };
+    let mut s = Story::new(1);
+    for i in 0..3 {
+        assert!(ahead(&s.compute(&[assigned(i, &[])])).is_empty());
+        s.done(i, 1);
+    }
+    s.0.set_on_disk(&[(task(1), true), (task(2), true)]);
+    assert!(ahead(&s.compute(&[assigned(3, &[(1, &[])])])).is_empty(), "it starts at once");
+    let next = assigned(5, &[(0, &[]), (2, &[]), (1, &[])]);
+    assert_eq!(ahead(&s.compute(&[next])), [[task(2), task(1)]]);
+    assert!(ahead(&s.compute(&[assigned(6, &[(2, &[])])])).is_empty(), "it was read already");
+    let actions = s.done(3, 1);
+    assert_eq!((started(&actions), ahead(&actions)), (vec![5], vec![vec![task(2)]]));
+    assert!(ahead(&s.done(5, 1)).is_empty());
+}

@@ -394,6 +394,25 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_aside_belongs_to_whoever_is_told_of_next() {
+        let (mut loose, write) = Tail::open().unwrap();
+        loose.record_later();
+        let (mut tail, own) = Tail::open().unwrap();
+        tail.record_later();
+        File::from(own).write_all(b"one").unwrap();
+        File::from(write).write_all(b"library").unwrap();
+        tail.add_aside(&loose.take_all());
+        assert!(loose.take_all().is_empty());
+        assert_eq!(tail.take_later(2), b"onlibrary");
+        assert_eq!(tail.take_later(9), b"e");
+        assert_eq!(tail.so_far(), b"libraryone");
+        tail.add_aside(b"before");
+        tail.clear();
+        tail.record_later();
+        assert!(tail.take_later(1).is_empty());
+    }
+
+    #[test]
     fn one_long_line_is_kept_in_part() {
         let (tail, write) = Tail::open().unwrap();
         File::from(write).write_all(&[b'x'; 3 * TAIL_BYTES]).unwrap();

@@ -138,6 +138,13 @@ pub(super) struct Parts {
 }
 
 impl Parts {
+    /// Has results on disk read before they are needed.
+    pub fn read_ahead(&self, tasks: &[TaskRef]) {
+        let Some(spiller) = &self.spiller else { return };
+        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.iter().filter_map(|task| store.find(*task)).for_each(|result| spiller.read_ahead(result));
+    }
+
     /// Whether results of so many bytes should come back from disk. Those that `must` do so as long as no
     /// others have to go there for it; what can be read there as well only if much is free: it would be read
     /// as a whole, often for a small part of it, and be the first to leave again.

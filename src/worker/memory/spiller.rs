@@ -2,8 +2,10 @@
 //! does not take it; how much has to leave memory it is told.
 
 use crate::worker::store::Store;
+use crate::worker::store::data::TaskResult;
 use crate::worker::store::spill::{Spill, is_crowded};
 use std::io;
+use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,12 +15,17 @@ const THREADS: usize = 2;
 /// Bytes that one thread takes at a time.
 const BATCH_BYTES: u64 = 32 << 20;
 
+/// Results that wait to be read ahead.
+const AHEAD_MAX: usize = 64;
+
 /// How long a disk that failed is left alone.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// Brings results to disk, off the event loop.
 pub(in crate::worker) struct Spiller {
     shared: Arc<Shared>,
+    /// To the thread that reads ahead.
+    ahead: SyncSender<Arc<TaskResult>>,
 }
 
 /// Says that something has left memory.
@@ -61,7 +68,11 @@ impl Spiller {
         tell: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<Spiller> {
         let (state, work, tell) = (Mutex::default(), Condvar::new(), Box::new(tell));
-        let spiller = Spiller { shared: Arc::new(Shared { tell, store, spill, state, work }) };
+        let (ahead, results) = mpsc::sync_channel::<Arc<TaskResult>>(AHEAD_MAX);
+        // What cannot be read now is found out when it is needed.
+        let read = move || results.iter().for_each(|result| drop(result.check_on_disk()));
+        std::thread::Builder::new().name("spill-ahead".into()).spawn(read)?;
+        let spiller = Spiller { shared: Arc::new(Shared { tell, store, spill, state, work }), ahead };
         for n in 0..THREADS {
             let shared = spiller.shared.clone();
             std::thread::Builder::new().name(format!("spill-{n}")).spawn(move || shared.run())?;
@@ -97,6 +108,13 @@ impl Spiller {
     /// Whether something is being written.
     pub fn is_busy(&self) -> bool {
         lock(&self.shared.state).leaving > 0
+    }
+
+    /// Reads a result that is on disk, and checks it, so that whoever needs it soon finds it in the kernel's
+    /// cache.
+    pub fn read_ahead(&self, result: &Arc<TaskResult>) {
+        // With more to read than is read in time nothing is gained.
+        drop(self.ahead.try_send(result.clone()));
     }
 
     /// Where results are on disk.
@@ -206,7 +224,7 @@ impl Shared {
 mod tests {
     use super::*;
     use crate::base::ids::{Attempt, RunId, TaskRef};
-    use crate::worker::store::data::{Data, TaskResult};
+    use crate::worker::store::data::Data;
     use crate::worker::store::spill::tests::PoorDisk;
     use std::sync::atomic::{AtomicU64, Ordering};
 

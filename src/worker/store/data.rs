@@ -16,6 +16,9 @@ use std::sync::Arc;
 /// many of them.
 const CROWDED_BYTES_MAX: u64 = 64 << 20;
 
+/// So small a part of a result on disk, one of so many, may have to be read together with others' bytes.
+const SHARED_PART: u64 = 16;
+
 /// One part of a result. Cheap to clone: the content is shared.
 #[derive(Clone, Debug)]
 pub enum Data {
@@ -231,10 +234,26 @@ impl TaskResult {
         self.parts.iter().map(|(_, data)| on_disk(data)).sum()
     }
 
-    /// Whether its large parts are on disk and can be read there as well as in memory.
+    /// Whether what is on disk can be read there as well as in memory: nearly all of it has files of its own.
+    /// (What describes an array is small and shares a file; reading that costs nothing.)
     pub fn is_readable_on_disk(&self) -> bool {
-        let apart = |data: &Data| !matches!(data, Data::Spilled(extent) if !extent.has_own_file());
-        self.parts.iter().all(|(_, data)| apart(data))
+        let shared = |data: &Data| match data {
+            Data::Spilled(extent) if !extent.has_own_file() => extent.len(),
+            _ => 0,
+        };
+        let shared: u64 = self.parts.iter().map(|(_, data)| shared(data)).sum();
+        shared <= self.spilled_bytes() / SHARED_PART
+    }
+
+    /// Reads and checks those parts that have a file of their own on disk, unless that was done a moment ago.
+    ///
+    /// # Errors
+    /// One is damaged or cannot be read.
+    pub fn check_on_disk(&self) -> io::Result<()> {
+        self.parts.iter().try_for_each(|(_, data)| match data {
+            Data::Spilled(extent) if extent.has_own_file() => extent.check(),
+            _ => Ok(()),
+        })
     }
 
     /// Whether a part on disk could not be read back.

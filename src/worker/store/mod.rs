@@ -87,6 +87,8 @@ pub struct Store {
     uses: u64,
     /// What has gone to disk or come back since it was asked for.
     moved: Vec<(TaskRef, bool)>,
+    /// Bytes written so far of results that were fetched from a worker that has them.
+    copies_written: u64,
 }
 
 /// A result to be written.
@@ -217,6 +219,11 @@ impl Store {
         self.spilled_bytes
     }
 
+    /// Bytes written to disk so far of results that were fetched from a worker that has them.
+    pub fn copies_written(&self) -> u64 {
+        self.copies_written
+    }
+
     /// How many results there are.
     pub fn len(&self) -> usize {
         self.results.len()
@@ -292,6 +299,7 @@ impl Store {
     /// A victim is on disk. If somebody has begun to read it, it stays in memory as well for now.
     pub fn left(&mut self, victim: &Victim, on_disk: Arc<TaskResult>) {
         let Some(entry) = self.victim(victim) else { return };
+        let copied = if entry.replica { on_disk.spilled_bytes() } else { 0 };
         // The table and the victim hold it.
         if Arc::strong_count(&entry.result) > 2 {
             entry.copy = Some(on_disk);
@@ -302,6 +310,7 @@ impl Store {
             self.discount(&left);
             self.count(&on_disk);
         }
+        self.copies_written += copied;
         self.touch(victim.task);
     }
 
@@ -498,6 +507,24 @@ mod tests {
         assert!(!store.use_input(task(0)).unwrap().1);
         assert!(store.use_input(task(0)).unwrap().1);
         assert!(store.use_input(task(1)).unwrap().1, "it is in a file with others");
+    }
+
+    #[test]
+    fn an_array_is_read_on_disk_although_its_description_shares_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let spill = Spill::new(dir.path(), None, RealDisk);
+        let task = TaskRef { run: RunId(1), index: 0 };
+        let part = |len: usize| Data::of_bytes(vec![1; len].into()).unwrap();
+        let array =
+            TaskResult { parts: vec![("".into(), part(300)), ("0".into(), part(2 << 20))], pinned: None };
+        let mut store = Store::default();
+        store.insert(task, Attempt { epoch: 1, n: 1 }, Arc::new(array));
+        for victim in store.choose(u64::MAX, u64::MAX, false).victims {
+            store.left(&victim, spill.write(std::slice::from_ref(&victim.result)).unwrap().remove(0));
+        }
+        let (on_disk, recall) = store.use_input(task).unwrap();
+        assert!(on_disk.is_readable_on_disk() && !recall);
+        assert_eq!((store.spilled_bytes(), store.copies_written()), ((2 << 20) + 300, 0));
     }
 
     #[test]

@@ -139,4 +139,17 @@ mod tests {
         drop(living);
         assert!(object.home().has_ended() && lost.load(Ordering::Acquire));
     }
+
+    #[test]
+    fn a_process_is_away_when_all_its_threads_are() {
+        let living = Living::default();
+        let home = living.home();
+        home.set_threads(2);
+        home.set_away(true);
+        assert!(!home.is_away());
+        home.set_away(true);
+        assert!(home.is_away());
+        home.set_away(false);
+        assert!(!home.is_away());
+    }
 }

@@ -29,6 +29,9 @@ const SHARED_BLOCK_BYTES: usize = 64 << 10;
 /// Bytes written at once past the page cache: each write waits for the disk.
 const DIRECT_BYTES: usize = 8 * BLOCK_BYTES;
 
+/// Bytes that the kernel is asked to read at once: of more it takes no notice.
+const READAHEAD_BYTES: usize = 128 << 10;
+
 /// Parts smaller than this share a file.
 const OWN_FILE_BYTES_MIN: u64 = BLOCK_BYTES as u64;
 
@@ -338,6 +341,16 @@ fn begin_writeback(file: &File, at: u64, len: usize) {
     unsafe { libc::sync_file_range(file.as_raw_fd(), at, len, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
+/// Lets the kernel read all of a file now, by as many requests as the disk takes, rather than a little ahead
+/// of whoever reads it.
+fn will_need(file: &File, len: u64) {
+    for at in (0..len).step_by(READAHEAD_BYTES) {
+        let (at, part) = (at as i64, READAHEAD_BYTES as i64);
+        // SAFETY: a plain system call on a descriptor that we hold. Nothing depends on it.
+        unsafe { libc::posix_fadvise(file.as_raw_fd(), at, part, libc::POSIX_FADV_WILLNEED) };
+    }
+}
+
 /// A file on disk, complete and unchanging.
 #[derive(Debug)]
 struct SpillFile {
@@ -442,16 +455,18 @@ impl Extent {
 
     /// Checks all of it, unless that was done a moment ago: of a large result many tasks read a part each.
     pub fn check(&self) -> io::Result<()> {
-        let checked = || self.file.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever comes meanwhile waits for the outcome: one reads ahead what another needs.
+        let mut checked = self.file.checked.lock().unwrap_or_else(PoisonError::into_inner);
         let about = self.file.file()?.metadata()?;
-        let (now, then) = ((about.len(), about.modified()?), *checked());
+        let (now, then) = ((about.len(), about.modified()?), *checked);
         let is_same =
             |(at, len, changed): (Instant, _, _)| at.elapsed() < CHECKED_FOR && (len, changed) == now;
         if !self.is_lost() && then.is_some_and(is_same) {
             return Ok(());
         }
+        will_need(self.file.file()?, about.len());
         self.pieces(|_| Ok(()))?;
-        *checked() = Some((Instant::now(), now.0, now.1));
+        *checked = Some((Instant::now(), now.0, now.1));
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use crate::worker::executor::Outcome;
 use crate::worker::memory::sampler::Sample;
 use crate::worker::spans::Fetching;
 use crate::worker::store::spill::DiskUse;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 impl Work {
@@ -101,6 +101,11 @@ impl Work {
     /// What was written to disk and read back so far.
     pub(in crate::worker) fn disk(&self) -> DiskUse {
         self.memory.parts().spiller.as_ref().map_or_else(DiskUse::default, |s| s.spill().disk_use())
+    }
+
+    /// Bytes written to disk so far of results that were fetched from workers that have them.
+    pub(in crate::worker) fn copies_written(&self) -> u64 {
+        self.memory.parts().store.lock().unwrap_or_else(PoisonError::into_inner).copies_written()
     }
 
     /// Executor processes so far: started, replaced because they had grown, died of a task.

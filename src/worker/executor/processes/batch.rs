@@ -257,6 +257,11 @@ mod tests {
 
     /// A batch of which those positions are over, after its executor has ended with a signal.
     fn died(over: &[bool], unasked: bool) -> Rest {
+        ended(over, Ran::Died { kind: FailureKind::Signal(11), unasked })
+    }
+
+    fn ended(over: &[bool], ran: Ran) -> Rest {
+        let unasked = !matches!(ran, Ran::Died { unasked: false, .. });
         let controls: Vec<_> = over.iter().map(|_| Arc::new(Control::new().unwrap())).collect();
         let mut batch = Batch {
             controls: &controls,
@@ -268,7 +273,7 @@ mod tests {
             is_alone: false,
             last: Instant::now(),
         };
-        batch.died(Ran::Died { kind: FailureKind::Signal(11), unasked });
+        batch.died(ran);
         batch.give_back();
         batch.rest
     }
@@ -290,5 +295,14 @@ mod tests {
         assert_eq!((blamed(&rest), rest.is_gone, rest.back), (Some(2), true, vec![]));
         let rest = died(&[true, false, false], false);
         assert_eq!((blamed(&rest), rest.back), (Some(1), vec![2]));
+    }
+    #[test]
+    fn with_others_in_the_process_none_is_and_all_run_anew() {
+        for suspect in [true, false] {
+            let rest = ended(&[true, false, false], Ran::Lost { suspect });
+            assert_eq!((blamed(&rest), rest.back, rest.suspects), (None, vec![1, 2], suspect));
+        }
+        // The last one, too.
+        assert_eq!(ended(&[true, false], Ran::Lost { suspect: true }).back, vec![1]);
     }
 }

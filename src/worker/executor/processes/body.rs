@@ -1,7 +1,7 @@
 //! The process of an executor, or of several: each of its threads is an executor by itself, with a connection
 //! of its own. Owns the process, how it ended, and who of those that were in it then is to blame.
 
-use super::super::control::lock;
+use crate::worker::executor::control::lock;
 use crate::worker::executor::process::{Exit, Process};
 use crate::worker::executor::streams::Tail;
 use crate::worker::store::pinned::{Home, Living};
@@ -181,6 +181,7 @@ mod tests {
     use std::process::Command;
 
     /// A process with three threads of which so many run something.
+    #[expect(clippy::zombie_processes, reason = "its `Process` reaps it")]
     fn body(busy: u32) -> Body {
         let child = Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
         let body = Body::new(Process::of(i32::try_from(child.id()).unwrap()), 3, None);

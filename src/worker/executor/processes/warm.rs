@@ -37,6 +37,9 @@ const TRIM_TIME: Duration = Duration::from_secs(10);
 /// How long one whose connection has ended may take to end itself.
 const END_TIME: Duration = Duration::from_secs(1);
 
+/// To look at its memory costs more than a short call. Meanwhile it can make few dozen MB its own.
+const LOOK_TIME: Duration = Duration::from_millis(10);
+
 /// How long after SIGKILL it is waited for.
 const STUCK_TIME: Duration = Duration::from_secs(20);
 
@@ -57,6 +60,8 @@ pub(in crate::worker) struct Warm {
     pub(super) number: u64,
     /// That waits for tasks that it has launched.
     pub(super) away: bool,
+    /// When its memory was looked at last.
+    looked: Instant,
 }
 
 /// How a task ended.
@@ -147,7 +152,7 @@ impl Warm {
     fn ready((channel, stderr): (Channel, Tail), body: Arc<Body>, place: u64) -> Result<Warm, String> {
         let (channel, kind, version) = (Arc::new(channel), String::new(), 0);
         let (number, away) = (place * NUMBERS, false);
-        let mut warm = Warm { channel, kind, version, body, stderr, number, away };
+        let mut warm = Warm { channel, kind, version, body, stderr, number, away, looked: Instant::now() };
         if let Err(why) = warm.greet() {
             let (exit, text) = warm.bury();
             let end = exit.map_or_else(String::new, |exit| format!(" ({})", kind_of(exit)));
@@ -167,7 +172,8 @@ impl Warm {
         self.body.started_with.store(self.occupied(), Ordering::Relaxed);
     }
 
-    fn look(&self) {
+    fn look(&mut self) {
+        self.looked = Instant::now();
         self.body.occupied.store(self.anonymous_bytes(), Ordering::Relaxed);
     }
 
@@ -275,7 +281,9 @@ impl Warm {
 
     /// Anonymous memory beyond what it started with, bytes.
     pub fn grown_bytes(&mut self) -> u64 {
-        self.look();
+        if self.looked.elapsed() >= LOOK_TIME {
+            self.look();
+        }
         self.occupied().saturating_sub(self.body.started_with.load(Ordering::Relaxed))
     }
 
