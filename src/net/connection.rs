@@ -5,7 +5,7 @@
 use crate::base::error::{Error, Kind, Result};
 use crate::net::address::Address;
 use crate::net::receiver::Receiver;
-use crate::net::tls::{self, ClientTls, ConnectError};
+use crate::net::tls::{self, ClientTls, ConnectError, Stream};
 use crate::protocol::credentials::Role;
 use crate::protocol::framing::encode;
 use crate::protocol::wire::Wire;
@@ -15,9 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncWriteExt, WriteHalf};
-use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
-use tokio_rustls::TlsStream;
 
 /// Messages that may wait to be written on one connection.
 pub const QUEUE_MESSAGES_MAX: usize = 1024;
@@ -58,7 +56,7 @@ pub async fn connect<S: Wire, R: Wire>(
 impl<S: Wire, R: Wire> Connection<S, R> {
     /// Begins to exchange messages on a stream whose handshake is over. Frames are limited as before a
     /// welcome; `Receiver::welcome` lifts that.
-    pub fn new(stream: TlsStream<TcpStream>, peer: SocketAddr, role: Role) -> Connection<S, R> {
+    pub fn new(stream: Stream, peer: SocketAddr, role: Role) -> Connection<S, R> {
         let (read, write) = tokio::io::split(stream);
         let (queue, queued) = mpsc::channel(QUEUE_MESSAGES_MAX);
         let (abort, aborted) = watch::channel(false);
@@ -225,7 +223,7 @@ fn room_for(body_bytes: usize) -> u32 {
 
 /// The task that writes.
 struct Writer<M: Wire> {
-    write: WriteHalf<TlsStream<TcpStream>>,
+    write: WriteHalf<Stream>,
     queued: mpsc::Receiver<Queued<M>>,
     shared: Arc<Shared>,
     aborted: watch::Receiver<bool>,

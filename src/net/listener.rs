@@ -6,7 +6,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::net::backoff::LogLimit;
 use crate::net::connection::Connection;
 use crate::net::doorstep::{self, Places};
-use crate::net::tls::{HANDSHAKE_TIMEOUT, ServerTls};
+use crate::net::tls::{HANDSHAKE_TIMEOUT, ServerTls, Stream};
 use crate::protocol::credentials::Role;
 use crate::protocol::wire::Wire;
 use std::net::SocketAddr;
@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsStream;
 
 /// Handshakes that are begun side by side: enough to keep the processors busy while peers answer, few enough
 /// that each is over soon, however many wait. All at once, they would all come too late on a slow machine.
@@ -34,7 +33,7 @@ pub struct Accepted {
     pub role: Role,
     /// Its address.
     pub peer: SocketAddr,
-    stream: TlsStream<TcpStream>,
+    stream: Stream,
 }
 
 impl Accepted {
@@ -118,11 +117,7 @@ struct Door {
 impl Door {
     /// Waits until the peer speaks, then does the handshake. `silent` resolves if it has to make way before;
     /// whoever has spoken is not cut before its handshake is over or its time is up.
-    async fn pass(
-        &self,
-        tcp: TcpStream,
-        silent: oneshot::Receiver<()>,
-    ) -> Result<(TlsStream<TcpStream>, Role)> {
+    async fn pass(&self, tcp: TcpStream, silent: oneshot::Receiver<()>) -> Result<(Stream, Role)> {
         let refused = |what: &str| Error::new(Kind::Refused, what);
         let spoken = tokio::select! {
             spoken = doorstep::has_spoken(&tcp) => spoken,

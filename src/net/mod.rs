@@ -2,6 +2,7 @@
 //! TLS connections that carry frames. Owns sockets and these files; knows no scheduling and no message.
 
 pub mod address;
+pub mod ahead;
 pub mod backoff;
 pub mod connection;
 pub mod discovery;

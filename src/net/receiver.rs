@@ -3,7 +3,7 @@
 
 use crate::base::error::{Error, Kind, Result};
 use crate::net::connection::KEEP_BYTES;
-use crate::net::tls;
+use crate::net::tls::{self, Stream};
 use crate::protocol::framing::{
     BODY_BYTES_LARGE, Decoder, FRAME_BYTES_MAX, FRAME_BYTES_MAX_BEFORE_WELCOME, FrameError,
 };
@@ -12,9 +12,7 @@ use bytes::BytesMut;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, ReadHalf};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio_rustls::TlsStream;
 
 /// What one read makes room for at first, in bytes.
 const READ_BYTES_MIN: usize = 8 << 10;
@@ -25,7 +23,7 @@ const READ_BYTES_MAX: usize = 64 << 10;
 /// Receives messages in order.
 #[derive(Debug)]
 pub struct Receiver<M: Wire> {
-    read: ReadHalf<TlsStream<TcpStream>>,
+    read: ReadHalf<Stream>,
     buffer: BytesMut,
     decoder: Decoder,
     read_bytes: usize,
@@ -38,7 +36,7 @@ pub struct Receiver<M: Wire> {
 
 impl<M: Wire> Receiver<M> {
     pub(super) fn new(
-        read: ReadHalf<TlsStream<TcpStream>>,
+        read: ReadHalf<Stream>,
         aborted: watch::Receiver<bool>,
         peer: SocketAddr,
     ) -> Receiver<M> {

@@ -349,7 +349,7 @@ impl Life {
                 bound.listener
             }
         };
-        let tls = ServerTls::new(&file.role_credentials(Role::Worker)?, &file.id)?;
+        let tls = ServerTls::new(&file.role_credentials(Role::Worker)?, &file.id)?.sending_much();
         self.server = Some((authority.clone(), Server::start(listener, tls, self.served.clone())));
         Ok(())
     }
