@@ -8,7 +8,6 @@ pub mod action;
 mod admit;
 mod alone;
 pub mod among;
-mod beside;
 pub mod calls;
 mod clients;
 mod cx;

@@ -325,7 +325,7 @@ impl Run {
         }
         let (f, element) = self.place_of(i);
         if self.edges.of(f).iter().all(|e| !e.data) {
-            return Place::Here(self.meets_at(cx, class, f).unwrap_or(idlest));
+            return Place::Here(idlest);
         }
         let (held, total) = self.bytes_by_worker(f, element);
         let Some(&(holder, there)) = held.iter().max_by_key(|(_, bytes)| *bytes) else {

@@ -1,6 +1,5 @@
 //! Scenarios: small stories told to the core, one expectation each. Every step checks all invariants.
 
-mod beside;
 mod calls;
 mod calls_random;
 mod demand;

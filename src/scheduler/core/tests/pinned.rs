@@ -64,13 +64,12 @@ fn a_worker_that_leaves_takes_it_along_and_it_is_made_again() {
 #[test]
 fn two_of_them_on_different_workers_cannot_come_together() {
     let mut s = Story::new();
-    s.worker(0, "a", 1).worker(1, "b", 1).calls(0, &[], &[&[]], &[0]).calls(1, &[], &[&[]], &[0]);
-    s.end_pinned(at(0, 0)).end_pinned(at(1, 0));
-    s.calls(2, &[at(0, 0), at(1, 0)], &[&[0, 1], &[2]], &[3]);
-    let why = s.core.failed_call(at(2, 3)).expect("it cannot be done");
+    s.worker(0, "a", 1).worker(1, "b", 1).calls(0, &[], &[&[], &[], &[0, 1], &[2]], &[3]);
+    s.end_pinned(at(0, 0)).end_pinned(at(0, 1));
+    let why = s.core.failed_call(at(0, 3)).expect("it cannot be done");
     let said = why.failure.to_string();
     assert!(said.contains("workers w0 and w1") && said.contains("cannot be pickled"), "{said}");
-    assert_eq!(why.root, at(2, 2));
+    assert_eq!(why.root, at(0, 2));
 }
 
 #[test]
