@@ -19,6 +19,7 @@ from hpcdag._dask_port import (
     TaskOptions,
     annotations_of,
     flatten,
+    futures_within,
     name_of,
     nested,
     port_of,
@@ -229,16 +230,14 @@ class _Work:
                 tasks.append(node)
 
     def _future_of(self, key: Any, node: Any) -> Any:
-        """The future that has a key: one in the graph, or a living one of an earlier graph.
-
-        Raises:
-            KeyError: there is none, and no task either.
-        """
-        found = self.futures.get(key)
-        if found is None:
-            found = self.port.known(key)
+        """The future that has a key, of this graph or an earlier one; KeyError if there is no task either."""
+        found = self.futures.get(key) or self.port.known(key)
         if found is None and node is None:
-            raise KeyError(f"{key!r} is not in the graph, and no future that lives has this key")
+            # Those of a map are not found by their keys: it may be an argument.
+            self.futures.update(futures_within(self.nodes.values(), self.port.future))
+            found = self.futures.get(key)
+            if found is None:
+                raise KeyError(f"{key!r} is not in the graph, and no future that lives has this key")
         return found
 
     def send(self) -> dict[int, Any]:
@@ -384,7 +383,8 @@ def _nodes(dsk: Any, finals: Mapping[Any, Any], future: type) -> tuple[dict[Any,
         if any(issubclass(kind, Alias) for kind in kinds):
             return {k: v for k, v in graph.items() if not isinstance(v, Alias) or v.target != k}, found
         return graph, found
-    return convert_legacy_graph(graph), found
+    # What it makes of futures are references.
+    return convert_legacy_graph(graph), futures_within(graph.values(), future) | found
 
 
 def _is_final(key: Any, node: Any) -> bool:

@@ -218,3 +218,21 @@ def flatten(keys: Any) -> Iterator[Any]:
 
 def nested(key: Any, results: Mapping[Any, Any]) -> Any:
     return tuple([nested(k, results) for k in key]) if isinstance(key, list) else results[key]
+
+
+def futures_within(nodes: Iterable[Any], future: type) -> dict[Any, Any]:
+    """The futures among the arguments of tasks, by their keys."""
+    found = {}
+    stack = list(nodes)
+    while stack:
+        value = stack.pop()
+        if isinstance(value, future):
+            found[value.key] = value  # type: ignore[attr-defined]
+        elif isinstance(value, (list, tuple, set)):
+            stack.extend(value)
+        elif isinstance(value, dict):
+            stack.extend(value.values())
+        else:
+            stack.extend(getattr(value, "args", None) or ())
+            stack.extend((getattr(value, "kwargs", None) or {}).values())
+    return found

@@ -88,6 +88,15 @@ def test_large_literals_and_futures(port: Real) -> None:
     assert da.from_delayed(dask.delayed(future), (6,), int).sum().compute() == 15
 
 
+def test_futures_of_a_map_are_arguments_within_graphs(port: Real) -> None:
+    from dask._task_spec import Task
+
+    one, two = port.client.map(operator.neg, [5, 6])
+    assert port.client.get({"x": (operator.add, one, (operator.neg, two))}, "x") == 1
+    assert port.client.get({"x": (sum, [one, two])}, "x") == -11
+    assert port.client.get({"x": Task("x", operator.add, one, 1)}, "x") == -4
+
+
 def test_errors_are_the_tasks_own(port: Real) -> None:
     def breaks(x: int) -> float:
         return x / 0
