@@ -26,8 +26,10 @@ def client() -> Iterator[hpcdag.Client]:
         yield client
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def narrow() -> Iterator[hpcdag.Client]:
+    """A worker of its own for each test: once a call has waited for another one, the worker has a second
+    thread, and what is lined up does not run in order any more."""
     with (
         hpcdag.LocalCluster(nworkers=1, nthreads=1, memory_limit="2GiB") as cluster,
         hpcdag.Client(cluster) as client,
