@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import operator
 import pickle
 import warnings
 from collections.abc import Callable, Sequence
@@ -64,12 +65,34 @@ def nbytes(value: Any) -> int:
         return 0
 
 
+def _bound(function: Any) -> list[Any]:
+    """What a function has from around it at this moment: variables it closes over, and globals."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return []
+    values = []
+    for cell in getattr(function, "__closure__", None) or ():
+        try:
+            values.append(cell.cell_contents)
+        except ValueError:  # Not bound yet.
+            values.append(None)
+    names = getattr(function, "__globals__", {})
+    values += [names.get(name) for name in getattr(code, "co_names", ())]
+    return values
+
+
 class Functions:
-    """The table of functions of one run: each is pickled once."""
+    """The table of functions of one run: each is pickled once.
+
+    `lasting`: it serves submissions one after the other, between which variables may get other values.
+    """
+
+    lasting = False
 
     def __init__(self) -> None:
         self._new: list[tuple[bytes, bytes]] = []
         self._idents: dict[int, tuple[Any, bytes]] = {}
+        self._bound: dict[int, list[Any]] = {}
         self._known: set[bytes] = set()
 
     def take(self) -> list[tuple[bytes, bytes]]:
@@ -80,10 +103,17 @@ class Functions:
     def forget(self) -> None:
         """Lets go of the functions, and of what they close over."""
         self._idents.clear()
+        self._bound.clear()
 
     def ident(self, function: Any) -> bytes:
         """The id of a function (or class, or anything that cloudpickle writes), which is added if new."""
         found = self._idents.get(id(function))
+        if self.lasting:
+            now = _bound(function)
+            then = self._bound.get(id(function), now)
+            self._bound[id(function)] = now
+            if len(now) != len(then) or not all(map(operator.is_, now, then)):
+                found = None
         if found is None:
             data = cloudpickle.dumps(function, protocol=5)
             ident = blake2b(data, digest_size=16).digest()

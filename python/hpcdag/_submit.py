@@ -58,6 +58,7 @@ class _Encoder:
     def __init__(self, session: Session) -> None:
         located = locate_from(session)
         self.encoder = Encoder(Future, Brought, lambda dep: id(dep) if type(dep) is Brought else located(dep))
+        self.encoder.functions.lasting = True
         self.codes: list[tuple[bytes, bytes]] = []
         self.until = time.monotonic() + _ENCODER_LIFE
 

@@ -207,6 +207,11 @@ def test_lambdas_and_closures(client: Client) -> None:
     factor = 4
     second = client.submit(lambda: factor)
     assert (first.result(30), second.result(30)) == (3, 4)
+    futures = []
+    for n in (1, 2, 3, 4):
+        factor = n
+        futures.append(client.submit(outer, 1, pure=False))
+    assert client.gather(futures) == [1, 2, 3, 4], "however soon one comes after the other"
     compose = client.submit(lambda f, g: lambda x: f(g(x)), lambda x: x + factor, outer)
     assert compose.result(30)(1) == 8 and client.submit(lambda h: h(0), compose).result(30) == 4
 
