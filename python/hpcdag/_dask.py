@@ -234,7 +234,7 @@ class _Work:
         found = self.futures.get(key) or self.port.known(key)
         if found is None and node is None:
             # Those of a map are not found by their keys: it may be an argument.
-            self.futures.update(futures_within(self.nodes.values(), self.port.future))
+            self.futures.update(futures_within(self.nodes.values(), self.port.future, Task))
             found = self.futures.get(key)
             if found is None:
                 raise KeyError(f"{key!r} is not in the graph, and no future that lives has this key")
@@ -384,7 +384,7 @@ def _nodes(dsk: Any, finals: Mapping[Any, Any], future: type) -> tuple[dict[Any,
             return {k: v for k, v in graph.items() if not isinstance(v, Alias) or v.target != k}, found
         return graph, found
     # What it makes of futures are references.
-    return convert_legacy_graph(graph), futures_within(graph.values(), future) | found
+    return convert_legacy_graph(graph), futures_within(graph.values(), future, Task) | found
 
 
 def _is_final(key: Any, node: Any) -> bool:

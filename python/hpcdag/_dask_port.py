@@ -220,8 +220,9 @@ def nested(key: Any, results: Mapping[Any, Any]) -> Any:
     return tuple([nested(k, results) for k in key]) if isinstance(key, list) else results[key]
 
 
-def futures_within(nodes: Iterable[Any], future: type) -> dict[Any, Any]:
-    """The futures among the arguments of tasks, by their keys."""
+def futures_within(nodes: Iterable[Any], future: type, task: type) -> dict[Any, Any]:
+    """The futures among the arguments of tasks, by their keys. `task`: what has `args` and `kwargs`; of other
+    objects nothing is known."""
     found = {}
     stack = list(nodes)
     while stack:
@@ -232,7 +233,7 @@ def futures_within(nodes: Iterable[Any], future: type) -> dict[Any, Any]:
             stack.extend(value)
         elif isinstance(value, dict):
             stack.extend(value.values())
-        else:
-            stack.extend(getattr(value, "args", None) or ())
-            stack.extend((getattr(value, "kwargs", None) or {}).values())
+        elif isinstance(value, task):
+            stack.extend(value.args)  # type: ignore[attr-defined]
+            stack.extend(value.kwargs.values())  # type: ignore[attr-defined]
     return found

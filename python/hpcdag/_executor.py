@@ -59,7 +59,6 @@ class Executor:
         # Whoever reads the socket has this.
         self.reading = threading.Lock()
         self.running: Call | None = None
-        self.own = _tasks.running()
         self.slots = 0  # That thread pools of libraries are made fit for.
         self.ended = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.busy = threading.Event()
@@ -82,7 +81,7 @@ class Executor:
     def main(self) -> None:
         """Until the connection ends."""
         self.channel.send(HELLO, [*VERSIONS, "python", os.getpid()])
-        self.own = _tasks.running()
+        self.own = _tasks.running()  # Of this thread.
         threading.Thread(target=self._watch, name="hpcdag-watch", daemon=True).start()
         _profile.start(self, Executor._attempt.__code__, os.environ.get("HPCDAG_WORKER_DIR"), self.name)
         while True:

@@ -1,5 +1,6 @@
 //! A TCP stream that is read ahead of TLS while much arrives. Owns a buffer for that, and when there is one:
 //! TLS asks for a record at a time, and a large result would take a system call for each 16 KiB.
+//! (tokio's `BufReader` would have its buffer on each of a scheduler's thousands of connections.)
 
 use std::io;
 use std::pin::Pin;

@@ -28,8 +28,9 @@ impl Core {
             before == 0 || bytes <= AHEAD_BYTES
         };
         let inputs: Vec<TaskRef> = sizes.take_while(|(_, size)| has_room(size)).map(|(t, _)| t).collect();
+        // Also if there are none: it may have many inputs, and be the next one for many events.
+        self.ahead = Some((task, n));
         if !inputs.is_empty() {
-            self.ahead = Some((task, n));
             self.actions.push(Action::ReadAhead(inputs));
         }
     }

@@ -47,7 +47,7 @@ pub struct Core {
     paused: bool,
     room: Room,
     line: Line,
-    /// The attempt whose inputs on disk were read before it started, last.
+    /// The attempt of which it was looked last which inputs on disk are to be read before it starts.
     ahead: Option<(TaskRef, u32)>,
 }
 

@@ -243,6 +243,8 @@ impl Core {
             let Some(datum) = self.data.get_mut(task).filter(|d| d.on_disk != *on_disk) else { continue };
             datum.on_disk = *on_disk;
             if *on_disk {
+                // It may be an input of the next task.
+                self.ahead = None;
                 self.room.let_go(datum.made_by, datum.memory, false);
             } else if let Some(kin) = datum.made_by {
                 self.room.hold(kin, datum.memory);
