@@ -129,6 +129,7 @@ with warnings.catch_warnings(record=True) as told:
     cluster.scale(5)
     cluster.close()
     with Client("tcp://somewhere:8786", n_workers=4, security=None, timeout="5s") as client:
+        client.wait_for_workers(2)
         print(len(client.scheduler_info()["workers"]))
 print([str(w.message) for w in told if "hpcdag" in str(w.message)])
 """

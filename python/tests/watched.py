@@ -68,7 +68,10 @@ class Watched:
         graph = self.directory / "watched.toml"
         graph.write_text(_GRAPH.format(gate=self.gate, stderr=stderr))
         run = self.run("submit", str(graph), "--detach").strip()
-        until(lambda: self._held(self.status()))
+        try:
+            until(lambda: self._held(self.status()))
+        except AssertionError as error:
+            raise AssertionError(json.dumps(self.status())) from error
         return run
 
     @staticmethod

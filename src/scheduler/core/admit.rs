@@ -248,8 +248,9 @@ impl Core {
         let i = match entry.as_pool() {
             Some(_) if run.cancelled.is_some() => return true,
             Some(pool) => {
-                let Some(i) = run.next_root(pool, w) else { return true };
-                self.cx.ready.classes[class].held.push(entry);
+                let Some(i) = run.urgent_root(pool, w, &self.cx) else { return true };
+                let priority = run.pool_after(pool, i);
+                self.cx.ready.classes[class].held.push(Entry { priority, ..entry });
                 i
             }
             None => entry.task.index,

@@ -23,6 +23,13 @@ impl Run {
                 self.instantiate(cx, f);
             }
         }
+        let roots = std::mem::take(&mut self.roots);
+        if self.cancelled.is_none() {
+            for number in self.pool_singles(roots) {
+                let entry = Entry::pool(self.id, number, self.pool_priority(number));
+                cx.ready.push(self.pools[number as usize].class, entry);
+            }
+        }
     }
 
     /// Makes a family's tasks.
@@ -56,6 +63,8 @@ impl Run {
                 for element in 0..shape.total {
                     self.wait_for_workers(cx, self.index_of(f, element));
                 }
+            } else if self.families[f.index()].joined && self.max_processing_is_off() {
+                self.roots.push(first);
             } else if self.is_pooled(f) {
                 if let Some(number) = self.pool(f) {
                     let entry = Entry::pool(self.id, number, self.pool_priority(number));

@@ -96,7 +96,7 @@ impl Core {
         let run = self.runs.get_mut(entry.task.run.index()).and_then(|r| r.as_mut());
         let Some(run) = run.filter(|run| run.cancelled.is_none()) else { return Offer::Refused };
         let i = match entry.as_pool() {
-            Some(pool) => match run.next_root(pool, w) {
+            Some(pool) => match run.urgent_root(pool, w, &self.cx) {
                 Some(i) => i,
                 None => return Offer::Refused,
             },
@@ -108,8 +108,8 @@ impl Core {
             return Offer::Refused;
         }
         let held = &mut self.cx.ready.classes[class].held;
-        if entry.as_pool().is_some() {
-            held.push(entry);
+        if let Some(pool) = entry.as_pool() {
+            held.push(Entry { priority: run.pool_after(pool, i), ..entry });
         } else if entry.end > i + 1 {
             let (f, element) = run.place_of(i + 1);
             held.push(Entry { priority: run.priority(f, element), task: run.task(i + 1), end: entry.end });

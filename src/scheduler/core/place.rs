@@ -295,14 +295,15 @@ impl Run {
         if self.cancelled.is_some() {
             return None;
         }
-        let entry = Entry::pool(self.id, pool, self.pool_priority(pool));
         let open: SmallVec<[WorkerId; WORKERS_LOOKED_AT]> =
             cx.ready.classes[class].open.iter().map(|(_, w)| *w).take(WORKERS_LOOKED_AT).collect();
+        let entry = Entry::pool(self.id, pool, self.pool_priority(pool));
         let mut pile = Pile::Late;
         for w in open {
-            let i = self.next_root(pool, w)?;
+            let i = self.next_root(pool, w, cx)?;
             if self.fits(cx, i, w) {
-                cx.ready.push(class as u32, entry);
+                let priority = self.pool_after(pool, i);
+                cx.ready.push(class as u32, Entry { priority, ..entry });
                 self.assign(cx, i, w);
                 return None;
             }

@@ -36,6 +36,8 @@ pub(super) struct Run {
     max_processing: u64,
     /// Ready tasks that wait because as many as are allowed are handed out, by class.
     pub(super) parked: BTreeMap<u32, BinaryHeap<super::ready::Entry>>,
+    /// Tasks of their own that are to be put into a pool.
+    pub(super) roots: Vec<u32>,
     /// Roots that are given out by domain.
     pub(super) pools: Vec<super::domains::Pool>,
     pub(super) generation: u32,
@@ -150,6 +152,8 @@ pub(super) struct Family {
     depth: u16,
     /// Where a task of its own stands in the run's order, spread over the width of `u32`.
     pub(super) place: Option<u32>,
+    /// A task of its own that needs nothing, and whose result meets others.
+    pub(super) joined: bool,
     pub(super) class: u32,
     /// What people follow its tasks as.
     pub(super) group: u32,
@@ -208,6 +212,7 @@ impl Run {
             max_fails: spec.max_fails,
             max_processing: spec.max_processing.map_or(u64::MAX, |n| u64::from(n.max(1))),
             parked: BTreeMap::new(),
+            roots: Vec::new(),
             pools: Vec::new(),
             generation,
             submitted: now,
@@ -474,7 +479,7 @@ impl Run {
 }
 
 impl Family {
-    fn new(layer: Arc<Needs>, grows: bool, depth: u16, place: Option<u32>) -> Family {
+    fn new(layer: Arc<Needs>, grows: bool, depth: u16, place: Option<u32>, joined: bool) -> Family {
         Family {
             layer,
             shape: None,
@@ -483,6 +488,7 @@ impl Family {
             grown: grows.then(Box::default),
             depth,
             place,
+            joined,
             class: 0,
             group: NO_GROUP,
             output: false,
@@ -511,9 +517,11 @@ fn families(mut layers: Vec<Layer>, outputs: &[FamilyIx]) -> (Vec<Family>, Edges
     let single: Vec<bool> = layers.iter().map(super::edges::is_single).collect();
     let edges = Edges::take(&mut layers, &single);
     let places = super::singles::places(&edges, &single);
+    let joined = super::singles::joined(&edges, &places);
     let mut families: Vec<Family> = Vec::with_capacity(layers.len());
     let mut shared: FxHashSet<Arc<Needs>> = FxHashSet::default();
     for ((ix, layer), place) in (0..).map(FamilyIx).zip(layers).zip(places) {
+        let joined = joined[ix.index()];
         let needs = Needs::of(layer);
         let layer = match shared.get(&needs) {
             Some(layer) => layer.clone(),
@@ -527,7 +535,7 @@ fn families(mut layers: Vec<Layer>, outputs: &[FamilyIx]) -> (Vec<Family>, Edges
         let depths = edges.iter().map(|e| families[e.producer.index()].depth.saturating_add(1));
         let depth = depths.max().unwrap_or(0);
         let grows = edges.iter().any(|e| matches!(e.pattern(), Pattern::GroupBytes { .. }));
-        families.push(Family::new(layer, grows, depth, place));
+        families.push(Family::new(layer, grows, depth, place, joined));
     }
     for output in outputs {
         families[output.index()].output = true;

@@ -33,6 +33,23 @@ pub(super) fn places(edges: &Edges, single: &[bool]) -> Vec<Option<u32>> {
     places
 }
 
+/// Which tasks of their own that have a place depend on nothing and have results that are joined with
+/// others', at once or further on.
+pub(super) fn joined(edges: &Edges, places: &[Option<u32>]) -> Vec<bool> {
+    let mut meets = vec![false; places.len()];
+    let all = (0..places.len() as u32).map(FamilyIx);
+    let several: Vec<bool> = all.map(|f| edges.of(f).iter().filter(|e| e.data).nth(1).is_some()).collect();
+    // Who depends on something comes after it.
+    for f in (0..places.len()).rev() {
+        let mut users = edges.behind(FamilyIx(f as u32)).iter().map(|(c, e)| (*c, *e));
+        meets[f] = users.any(|(c, e)| edges.get(c, e).data && (several[c.index()] || meets[c.index()]));
+    }
+    for (f, place) in places.iter().enumerate() {
+        meets[f] &= place.is_some() && edges.of(FamilyIx(f as u32)).is_empty();
+    }
+    meets
+}
+
 /// What each family depends on, each once.
 fn inputs(edges: &Edges, families: usize) -> Csr {
     let mut inputs = Csr { offsets: Vec::with_capacity(families + 1), targets: Vec::new() };

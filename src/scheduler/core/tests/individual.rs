@@ -82,3 +82,52 @@ fn a_task_fails_with_the_one_it_depends_on() {
     s.finish(3);
     assert!(s.done().is_some_and(|d| (d.done, d.failed, d.skipped) == (1, 1, 2)));
 }
+
+/// Pairs of neighbours on two workers of one thread: each is made by one of them.
+#[test]
+fn roots_that_meet_are_made_by_the_same_worker() {
+    let pair = |p: u32| {
+        let edge = |producer| Edge { producer: FamilyIx(producer), pattern: Pattern::All, data: true };
+        Layer { edges: vec![edge(2 * p), edge(2 * p + 1)], ..family(1) }
+    };
+    let n = 64;
+    let mut layers = vec![family(1); n as usize];
+    layers.extend((0..n / 2).map(pair));
+    let mut s = Story::new();
+    s.worker(0, "a", 1).worker(1, "a", 1).submit(layers, &[]);
+    let mut made: BTreeMap<u32, u32> = BTreeMap::new();
+    while let Some((i, w)) = s.given.values().map(|(w, given)| (given.task.index, w.0)).next() {
+        made.insert(i, w);
+        s.finish(i);
+    }
+    assert!(s.done().is_some_and(|d| d.done == u64::from(n + n / 2)));
+    let apart = (0..n / 2).filter(|p| made[&(2 * p)] != made[&(2 * p + 1)]).count();
+    assert!(apart <= 1, "{apart} pairs are apart");
+    let by_first = (0..n).filter(|i| made[i] == 0).count();
+    assert!((n as usize / 4..=n as usize * 3 / 4).contains(&by_first), "{by_first} of {n}");
+}
+
+/// What is cancelled, lost or of another kind goes its own way.
+#[test]
+fn roots_of_a_stretch_come_back_one_by_one_when_their_worker_is_lost() {
+    let pair = |p: u32| {
+        let edge = |producer| Edge { producer: FamilyIx(producer), pattern: Pattern::All, data: true };
+        Layer { edges: vec![edge(p), edge((p + 1) % 16)], ..family(1) }
+    };
+    let mut layers = vec![family(1); 16];
+    layers[3].slots = 2 * SLOT;
+    layers[9].priority = 1;
+    layers.extend((0..16).map(pair));
+    let mut s = Story::new();
+    s.worker(0, "a", 2).worker(1, "a", 2).submit(layers, &[]);
+    assert!(s.given.contains_key(&task(9)), "the user's priority comes first");
+    let first: Vec<u32> = s.given.keys().map(|t| t.index).take(3).collect();
+    for i in first {
+        s.finish(i);
+    }
+    s.lose(0, false);
+    while let Some(i) = s.given.keys().map(|t| t.index).next() {
+        s.finish(i);
+    }
+    assert!(s.done().is_some_and(|d| d.failed == 0), "all is done");
+}
