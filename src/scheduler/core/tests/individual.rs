@@ -107,7 +107,7 @@ fn roots_that_meet_are_made_by_the_same_worker() {
     assert!((n as usize / 4..=n as usize * 3 / 4).contains(&by_first), "{by_first} of {n}");
 }
 
-/// What is cancelled, lost or of another kind goes its own way.
+/// Two of them are not of the same pool as the others: one needs more, one goes before all.
 #[test]
 fn roots_of_a_stretch_come_back_one_by_one_when_their_worker_is_lost() {
     let pair = |p: u32| {
