@@ -118,13 +118,11 @@ fn one_that_dies_fails_its_task_only() {
     // One that is killed while it waits costs nothing.
     let pid: i32 =
         String::from_utf8_lossy(&run(&pool, job("pid", json!(null), &[])).unwrap()).parse().unwrap();
-    // SAFETY: our own child, not reaped yet.
-    unsafe { libc::kill(pid, libc::SIGKILL) };
-    let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, |tasks| tasks.count());
-    let stat = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    while threads() > 1 || !stat().contains(") Z ") {
-        std::thread::yield_now();
-    }
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    // Until the kernel has it to be reaped, and no sooner: what `/proc` says is not that.
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+    waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).unwrap();
     run(&pool, job("noop", json!(null), &[])).unwrap();
 }
 
