@@ -312,14 +312,17 @@ impl Run {
     fn stretch(&self, pool: &Pool, at: usize, w: WorkerId, cx: &Cx) -> u32 {
         let Some((row, total)) = pool.rows.first() else { return 0 };
         let share = u64::from(*total) / (STRETCHES * cx.workers.len() as u64).max(1);
-        let worker = cx.worker(w);
-        let known = pool.domains[at].left[0].clone().next().and_then(|e| {
-            let target = worker?.spec.memory_target?;
-            let (f, _) = self.place_of(self.index_in(row, e));
-            Some(target / AHEAD / self.expected_bytes(f)?.max(1))
+        let target = cx.worker(w).and_then(|w| w.spec.memory_target);
+        let first = pool.domains[at].left.first().filter(|left| !left.is_empty());
+        let size = first.and_then(|left| {
+            let (f, _) = self.place_of(self.index_in(row, left.start));
+            self.expected_bytes(f)
         });
-        let unknown = worker.and_then(|w| w.spec.memory_target).map(|_| FIRST);
-        let most = known.or(unknown).unwrap_or(u64::MAX);
+        let most = match (target, size) {
+            (Some(target), Some(size)) => target / AHEAD / size.max(1),
+            (Some(_), None) => FIRST,
+            (None, _) => u64::MAX,
+        };
         u32::try_from(share.min(most).max(1)).unwrap_or(u32::MAX)
     }
 
