@@ -179,6 +179,7 @@ impl Run {
         if let Some(f) = (0..ready.len()).find(|&f| self.families[f].ready != ready[f]) {
             return Err(format!("family {f} counts {} ready tasks of {}", self.families[f].ready, ready[f]));
         }
+        self.pools.iter().try_for_each(|pool| pool.check())?;
         if self.cancelled.is_some() {
             return Ok(());
         }

@@ -12,6 +12,7 @@ pub mod calls;
 mod clients;
 mod cx;
 pub mod demand;
+mod division;
 mod domains;
 mod edges;
 mod empty;
