@@ -28,10 +28,10 @@ const AVOID_DELAY: Duration = Duration::from_millis(200);
 const AVOID_MAX: u32 = 50;
 
 /// What takes longer to move waits for its holder as long as others have work of their own.
-const BULKY: Duration = Duration::from_millis(2);
+pub(super) const BULKY: Duration = Duration::from_millis(2);
 
 /// How long moving so many bytes between two workers takes.
-fn moving(bytes: u64) -> Duration {
+pub(super) fn moving(bytes: u64) -> Duration {
     LATENCY + Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / BANDWIDTH)
 }
 
@@ -275,15 +275,15 @@ impl Run {
         let Some(&(holder, there)) = held.iter().max_by_key(|(_, bytes)| *bytes) else {
             return Place::Here(idlest);
         };
-        if cx.ready.is_open(holder, class as u32) {
+        let away = |x| moving(total - held.iter().find(|(w, _)| *w == x).map_or(0, |(_, b)| *b));
+        if cx.ready.is_open(holder, class as u32) && !cx.is_better_off(idlest, holder, || away(idlest)) {
             // Between holders of about as much, the one with less to do.
             let close = held.iter().filter(|(_, b)| b.saturating_add(there / 8) >= there);
             let open = close.filter(|(w, _)| cx.ready.is_open(*w, class as u32));
             let best = open.min_by_key(|(w, b)| (cx.worker(*w).map_or(u64::MAX, |x| x.load()), total - b));
             return Place::Here(best.map_or(holder, |(w, _)| *w));
         }
-        let here = held.iter().find(|(w, _)| *w == idlest).map_or(0, |(_, b)| *b);
-        let moving = moving(total - here);
+        let moving = away(idlest);
         let layer = &self.families[f.index()].layer;
         let able = |w: &&Worker| w.status == Status::Running && w.could_run(layer.slots, &layer.resources);
         match cx.worker(holder).filter(able) {
@@ -362,7 +362,7 @@ impl Run {
 
     /// How long an element of a family executes, as far as is known.
     pub(super) fn expected_ns(&self, f: FamilyIx) -> Option<u64> {
-        self.known_ns(f).or(self.stats.duration_ns)
+        self.known_ns(f).or_else(|| self.stats.duration_ns.max(self.overdue_ns(f)))
     }
 
     /// Hands a queued task to a worker.
