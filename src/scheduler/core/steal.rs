@@ -56,7 +56,10 @@ impl Core {
                     self.steal_at = Some(at);
                     return;
                 }
-                Victim::Now => return self.rob(w, &free),
+                Victim::Now => {
+                    self.steal_at = self.rob(w, &free);
+                    return;
+                }
             }
         }
     }
@@ -124,10 +127,14 @@ impl Core {
         is_long
     }
 
-    /// Asks a worker for what it has not started: half of it, or as much as keeps free threads busy.
-    fn rob(&mut self, w: WorkerId, free: &[Free]) {
+    /// Asks a worker for what it has not started: half of it, or as much as keeps free threads busy. If
+    /// nothing is to be had, returns when to look again.
+    fn rob(&mut self, w: WorkerId, free: &[Free]) -> Option<Time> {
         let now = self.cx.now;
-        let Some(worker) = self.cx.workers.get_mut(w.index()).and_then(|w| w.as_mut()) else { return };
+        let worker = self.cx.workers.get_mut(w.index()).and_then(|w| w.as_mut())?;
+        if worker.bulky_until > now && !free.iter().any(|free| free.worker) {
+            return Some(worker.bulky_until);
+        }
         let half = worker.backlog().div_ceil(2).min(STEAL_MAX);
         let each = (HORIZON_NS / worker.mean_ns().max(1)).max(1);
         let mut left: SmallVec<[u64; 8]> = free.iter().map(|free| free.tasks.saturating_mul(each)).collect();
@@ -154,11 +161,15 @@ impl Core {
             hand.stealing = true;
             attempts.push((*task, Attempt { epoch: self.cx.epoch, n: run.attempt[task.index as usize] }));
         }
-        worker.steal_after = now.after(STEAL_WAIT.max(worker.wait() / 8));
-        if !attempts.is_empty() {
-            worker.robbed = true;
-            self.cx.actions.push(Action::Steal { worker: w, attempts });
+        let later = now.after(STEAL_WAIT.max(worker.wait() / 8));
+        if attempts.is_empty() {
+            worker.bulky_until = later;
+            return Some(later);
         }
+        worker.robbed = true;
+        worker.steal_after = later;
+        self.cx.actions.push(Action::Steal { worker: w, attempts });
+        None
     }
 }
 

@@ -94,6 +94,8 @@ pub(super) struct Worker {
     pub(super) robbed: bool,
     /// Nothing is stolen from it before.
     pub(super) steal_after: Time,
+    /// What waits there takes long to move, as far as was seen; not looked at again before.
+    pub(super) bulky_until: Time,
     /// When it last began a task or was done with one.
     pub(super) progress: Time,
     /// When it became a worker that leaves, and why.
@@ -134,6 +136,7 @@ impl Worker {
             local: BTreeSet::new(),
             robbed: false,
             steal_after: Time::ZERO,
+            bulky_until: Time::ZERO,
             progress: now,
             retiring: None,
             moving: IndexMap::default(),
