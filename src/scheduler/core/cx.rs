@@ -143,10 +143,11 @@ impl Cx {
     pub(super) fn relist(&mut self, w: WorkerId) {
         for c in 0..self.ready.classes.len() {
             let class = &self.ready.classes[c];
-            let load = self.workers.get(w.index()).and_then(|x| x.as_ref()).and_then(|x| {
-                x.is_open(class.slots, &class.resources, self.settings.saturation).then(|| x.load())
+            let rank = self.workers.get(w.index()).and_then(|x| x.as_ref()).and_then(|x| {
+                x.is_open(class.slots, &class.resources, self.settings.saturation)
+                    .then(|| x.rank(class.slots))
             });
-            self.ready.list(w, c, load);
+            self.ready.list(w, c, rank);
         }
         let backlog = self.worker(w).map_or(0, Worker::backlog);
         if self.listed_backlog.len() <= w.index() {

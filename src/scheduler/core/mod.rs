@@ -34,6 +34,7 @@ mod run;
 mod singles;
 pub mod sizes;
 pub mod state;
+mod steal;
 pub mod story;
 mod transitions;
 mod workers;

@@ -1,8 +1,8 @@
-//! Who gets which ready task, and taking work back from those who have too much. Owns the decision and the
-//! hand-over to a worker; the queues are in `ready`.
+//! Who gets which ready task. Owns the decision and the hand-over to a worker; the queues are in `ready`,
+//! taking work back is `steal`'s.
 
 use super::Core;
-use super::action::{Action, Assigned, Input};
+use super::action::{Assigned, Input};
 use super::admit::WORKERS_LOOKED_AT;
 use super::cx::Cx;
 use super::pinned::Pin;
@@ -23,21 +23,15 @@ const BANDWIDTH: u64 = 500_000_000;
 const LATENCY: Duration = Duration::from_micros(500);
 /// Inputs looked at when choosing a worker; of more, an even sample.
 const INPUTS_LOOKED_AT: usize = 32;
-/// Tasks asked back in one steal request.
-const STEAL_MAX: u32 = 1024;
-/// Workers looked at for work to take, those with the most first.
-const VICTIMS_LOOKED_AT: usize = 8;
-/// Work below which a worker's queue is not worth stealing from.
-const STEAL_WAIT: Duration = Duration::from_millis(10);
 /// How long, and how often, a task waits for a host other than the one it failed on.
 const AVOID_DELAY: Duration = Duration::from_millis(200);
 const AVOID_MAX: u32 = 50;
 
 /// What takes longer to move waits for its holder as long as others have work of their own.
-const BULKY: Duration = Duration::from_millis(2);
+pub(super) const BULKY: Duration = Duration::from_millis(2);
 
 /// How long moving so many bytes between two workers takes.
-fn moving(bytes: u64) -> Duration {
+pub(super) fn moving(bytes: u64) -> Duration {
     LATENCY + Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / BANDWIDTH)
 }
 
@@ -218,57 +212,6 @@ impl Core {
         let queue = Duration::from_nanos(each.saturating_mul(worker.local.len() as u64) / slots);
         worker.wait() + queue > moving(total - there)
     }
-
-    /// Asks the worker with the longest backlog for some of it when another has nothing to do.
-    fn steal(&mut self) {
-        if !self.cx.settings.stealing {
-            return;
-        }
-        let has_idle = |c: &super::ready::Class| {
-            let first = c.open.first().and_then(|&(_, w)| self.cx.worker(w));
-            first.is_some_and(|w| w.processing.is_empty())
-        };
-        let idle: SmallVec<[bool; 8]> = self.cx.ready.classes.iter().map(has_idle).collect();
-        self.steal_at = None;
-        if !idle.contains(&true) {
-            return;
-        }
-        // What fits into a worker's slots is about to start, as soon as its inputs are there: taken away
-        // again and again it never would. On a paused one nothing is about to start.
-        let has_more = |(_, w): &&(u32, WorkerId)| {
-            let may_lose =
-                |x: &Worker| x.slots_in_hand > u64::from(x.spec.slots) || x.status == Status::Paused;
-            self.cx.worker(*w).is_some_and(may_lose)
-        };
-        let mut longest = self.cx.backlog.iter().rev().take(VICTIMS_LOOKED_AT);
-        let Some(&(backlog, victim)) = longest.find(has_more) else { return };
-        let now = self.cx.now;
-        let Some(worker) = self.cx.workers.get_mut(victim.index()).and_then(|w| w.as_mut()) else { return };
-        if worker.robbed || worker.wait() < STEAL_WAIT || worker.status == Status::Retiring {
-            return;
-        }
-        if worker.steal_after > now {
-            self.steal_at = Some(worker.steal_after);
-            return;
-        }
-        let wanted = backlog.div_ceil(2).min(STEAL_MAX) as usize;
-        let mut attempts = Vec::new();
-        for (task, hand) in worker.processing.iter_mut().rev() {
-            if attempts.len() == wanted {
-                break;
-            }
-            if hand.started.is_none() && !hand.stealing && idle[hand.class as usize] {
-                hand.stealing = true;
-                let Some(run) = self.runs.get(task.run.index()).and_then(|r| r.as_ref()) else { continue };
-                attempts.push((*task, Attempt { epoch: self.cx.epoch, n: run.attempt[task.index as usize] }));
-            }
-        }
-        if !attempts.is_empty() {
-            worker.robbed = true;
-            worker.steal_after = now.after(STEAL_WAIT.max(worker.wait() / 8));
-            self.cx.actions.push(Action::Steal { worker: victim, attempts });
-        }
-    }
 }
 
 impl Run {
@@ -332,15 +275,15 @@ impl Run {
         let Some(&(holder, there)) = held.iter().max_by_key(|(_, bytes)| *bytes) else {
             return Place::Here(idlest);
         };
-        if cx.ready.is_open(holder, class as u32) {
+        let away = |x| moving(total - held.iter().find(|(w, _)| *w == x).map_or(0, |(_, b)| *b));
+        if cx.ready.is_open(holder, class as u32) && !cx.is_better_off(idlest, holder, || away(idlest)) {
             // Between holders of about as much, the one with less to do.
             let close = held.iter().filter(|(_, b)| b.saturating_add(there / 8) >= there);
             let open = close.filter(|(w, _)| cx.ready.is_open(*w, class as u32));
             let best = open.min_by_key(|(w, b)| (cx.worker(*w).map_or(u64::MAX, |x| x.load()), total - b));
             return Place::Here(best.map_or(holder, |(w, _)| *w));
         }
-        let here = held.iter().find(|(w, _)| *w == idlest).map_or(0, |(_, b)| *b);
-        let moving = moving(total - here);
+        let moving = away(idlest);
         let layer = &self.families[f.index()].layer;
         let able = |w: &&Worker| w.status == Status::Running && w.could_run(layer.slots, &layer.resources);
         match cx.worker(holder).filter(able) {
@@ -419,7 +362,7 @@ impl Run {
 
     /// How long an element of a family executes, as far as is known.
     pub(super) fn expected_ns(&self, f: FamilyIx) -> Option<u64> {
-        self.known_ns(f).or(self.stats.duration_ns)
+        self.known_ns(f).or_else(|| self.stats.duration_ns.max(self.overdue_ns(f)))
     }
 
     /// Hands a queued task to a worker.

@@ -48,7 +48,8 @@ pub(super) struct Class {
     pub(super) held: BinaryHeap<Entry>,
     /// Ready tasks that no worker with room would have done before it leaves.
     pub(super) late: BinaryHeap<Entry>,
-    /// Workers with room for one more such task, least loaded first.
+    /// Workers with room for one more such task by rank: those that can begin it at once first, then those
+    /// with the least to do.
     pub(super) open: BTreeSet<(u64, WorkerId)>,
 }
 
@@ -80,7 +81,7 @@ impl Class {
 #[derive(Default)]
 pub(super) struct Ready {
     pub(super) classes: Vec<Class>,
-    /// For each worker and class, the load it stands under in `open`.
+    /// For each worker and class, the rank it stands under in `open`.
     listed: Vec<Vec<Option<u64>>>,
     /// Ready tasks that are to have a worker to themselves.
     pub(super) alone: BTreeSet<(Priority, TaskRef)>,
@@ -112,8 +113,8 @@ impl Ready {
         self.classes[class as usize].heap.push(entry);
     }
 
-    /// Lists a worker as open for a class under a load, or as not open.
-    pub(super) fn list(&mut self, worker: WorkerId, class: usize, load: Option<u64>) {
+    /// Lists a worker as open for a class under a rank, or as not open.
+    pub(super) fn list(&mut self, worker: WorkerId, class: usize, rank: Option<u64>) {
         if self.listed.len() <= worker.index() {
             self.listed.resize_with(worker.index() + 1, Vec::new);
         }
@@ -121,17 +122,17 @@ impl Ready {
         if listed.len() <= class {
             listed.resize(class + 1, None);
         }
-        if listed[class] == load {
+        if listed[class] == rank {
             return;
         }
         let open = &mut self.classes[class].open;
         if let Some(old) = listed[class] {
             open.remove(&(old, worker));
         }
-        if let Some(new) = load {
+        if let Some(new) = rank {
             open.insert((new, worker));
         }
-        listed[class] = load;
+        listed[class] = rank;
     }
 
     /// Whether a worker is listed as open for a class.

@@ -242,6 +242,7 @@ impl Core {
         {
             hand.started = Some(now);
             worker.started += 1;
+            worker.progress = now;
         }
     }
 
@@ -259,6 +260,7 @@ impl Core {
         run.learn(finished);
         if let Some(worker) = self.cx.workers[w.index()].as_mut() {
             worker.done += 1;
+            worker.progress = self.cx.now;
         }
         self.cx.groups.finished(run.group_of(finished.task.index), finished);
         if let Some(worker) = self.cx.workers[w.index()].as_mut().filter(|x| !x.guessed.is_empty()) {
@@ -382,6 +384,10 @@ impl Run {
             let usual = self.usual.entry(family.group).or_insert(first);
             usual.duration_ns = smoothed(usual.duration_ns);
             usual.result_bytes = largest(usual.result_bytes);
+        }
+        if !self.overdue.is_empty() {
+            let group = self.families[f.index()].group;
+            self.overdue.remove(&group);
         }
     }
 

@@ -77,6 +77,8 @@ pub(super) struct Run {
     pub(super) groups: RunGroups,
     /// By group.
     pub(super) usual: FxHashMap<u32, Usual>,
+    /// How long tasks have executed at least, by group, where none like them has ended.
+    pub(super) overdue: FxHashMap<u32, u64>,
     /// Of a run of calls.
     pub(super) calls: Option<Box<super::calls::Calls>>,
 }
@@ -235,6 +237,7 @@ impl Run {
             reported_done: false,
             groups: RunGroups::default(),
             usual: FxHashMap::default(),
+            overdue: FxHashMap::default(),
             calls: spec.calls.as_ref().map(|c| Box::new(super::calls::Calls::new(c))),
         }
     }

@@ -10,6 +10,7 @@ mod individual;
 mod memory;
 mod pinned;
 mod retire;
+mod steal;
 
 use super::action::{Action, Assigned, Batch};
 use super::event::{Event, Finished, Missing, Report, RunSpec, WorkerSpec};

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Work a worker may hold beyond its slots, measured in time: enough that it never waits for the scheduler.
-const HORIZON_NS: u64 = 20_000_000;
+pub(super) const HORIZON_NS: u64 = 20_000_000;
 /// The part of a worker's target that is left free at most for work that frees.
 const MARGIN_SHARE: u64 = 8;
 /// Tasks a worker may hold for each of its slots, however short they are.
@@ -94,6 +94,8 @@ pub(super) struct Worker {
     pub(super) robbed: bool,
     /// Nothing is stolen from it before.
     pub(super) steal_after: Time,
+    /// When it last began a task or was done with one.
+    pub(super) progress: Time,
     /// When it became a worker that leaves, and why.
     pub(super) retiring: Option<String>,
     /// Copies of its results that were asked of others and have not arrived, and of whom.
@@ -132,6 +134,7 @@ impl Worker {
             local: BTreeSet::new(),
             robbed: false,
             steal_after: Time::ZERO,
+            progress: now,
             retiring: None,
             moving: IndexMap::default(),
             saved: IndexSet::default(),
@@ -208,6 +211,35 @@ impl Worker {
         self.guessed = guessed;
     }
 
+    /// Tasks that have executed for longer than was expected of them, and for how long. From now on twice
+    /// that is.
+    pub(super) fn overdue(&mut self, now: Time) -> Vec<(TaskRef, u64)> {
+        let mut overdue = Vec::new();
+        let mut more = 0;
+        for (task, hand) in &mut self.processing {
+            let Some(started) = hand.started else { continue };
+            let ns = now.0.saturating_sub(started.0);
+            if ns > hand.expected_ns {
+                overdue.push((*task, ns));
+                more += raise(hand, ns.saturating_mul(2));
+            }
+        }
+        self.occupancy += more;
+        overdue
+    }
+
+    /// Tasks that have not started take no less than `least` says, nanoseconds.
+    pub(super) fn expect_at_least(&mut self, least: impl Fn(TaskRef) -> Option<u64>) {
+        let waiting = self.processing.iter_mut().filter(|(_, hand)| hand.started.is_none());
+        let more: u128 = waiting.map(|(task, hand)| least(*task).map_or(0, |ns| raise(hand, ns))).sum();
+        self.occupancy += more;
+    }
+
+    /// Expected execution time of a task in hand, on the average over the slots in hand, nanoseconds.
+    pub(super) fn mean_ns(&self) -> u64 {
+        u64::try_from(self.occupancy / u128::from(self.slots_in_hand.max(1))).unwrap_or(u64::MAX)
+    }
+
     /// Bytes that work which only adds results may still take; `None` if nothing bounds it.
     pub(super) fn headroom(&self) -> Option<u64> {
         let used = self.nbytes.saturating_sub(self.memory.spilled) + self.memory.unmanaged + self.reserved;
@@ -234,6 +266,18 @@ impl Worker {
     /// Load for comparing workers: expected microseconds of work a slot.
     pub(super) fn load(&self) -> u64 {
         self.each_slot() / 1000
+    }
+
+    /// Slots for which it has no task.
+    pub(super) fn free_slots(&self) -> u64 {
+        u64::from(self.spec.slots).saturating_sub(self.slots_in_hand)
+    }
+
+    /// Where it comes among those with room for a task: first those that could begin it at once, then by
+    /// load.
+    pub(super) fn rank(&self, slots: u32) -> u64 {
+        let must_wait = self.free_slots() < u64::from(slots);
+        self.load().min(u64::MAX >> 1) | u64::from(must_wait) << 63
     }
 
     fn each_slot(&self) -> u64 {
@@ -270,6 +314,13 @@ impl Worker {
         slots <= self.spec.slots
             && resources.iter().all(|(name, n)| self.spec.resources.get(name).is_some_and(|total| n <= total))
     }
+}
+
+/// Expects at least so many nanoseconds of a task; returns what that adds to the work in hand.
+fn raise(hand: &mut InHand, ns: u64) -> u128 {
+    let before = cost(hand);
+    hand.expected_ns = hand.expected_ns.max(ns);
+    if hand.away { 0 } else { cost(hand) - before }
 }
 
 fn cost(hand: &InHand) -> u128 {
