@@ -180,25 +180,27 @@ def worker_directory() -> str:
     return directory if directory and os.path.isdir(directory) else tempfile.gettempdir()
 
 
-def preload(environment: Mapping[str, Any], notes: list[str]) -> list[str]:
-    """Imports what executors will need: the usual, the worker's (HPCDAG_PYTHON_PRELOAD), the client's.
+def preload(environment: Mapping[str, Any], notes: list[str]) -> tuple[list[str], list[str]]:
+    """Imports what is asked for by name: by the worker (HPCDAG_PYTHON_PRELOAD), by the client.
 
-    Of the usual, what the client has not imported is left for later and returned. What fails is noted, unless
-    it is something usual that is not installed. With HPCDAG_PYTHON_BARE, the usual is left to those who need
-    it.
+    What fails is noted, unless it is something usual that is not installed. With HPCDAG_PYTHON_BARE, the
+    usual is left to those who need it.
+
+    Returns:
+        what is usual and still to be imported: what the client has imported, and the rest.
     """
     usual = () if os.environ.get("HPCDAG_PYTHON_BARE") else PRELOAD
     loaded = environment.get("loaded")
-    first = usual if loaded is None else ("cloudpickle", *(name for name in usual if name in loaded))
+    first = [name for name in usual if loaded is None or name in loaded]
     here = [name.strip() for name in os.environ.get("HPCDAG_PYTHON_PRELOAD", "").split(",")]
-    for name in [*first, *filter(None, here), *(environment.get("preload") or ())]:
+    for name in ["cloudpickle", *filter(None, here), *(environment.get("preload") or ())]:
         preload_one(name, notes)
     if environment.get("compat"):
         try:
             importlib.import_module("hpcdag.compat")
         except ImportError as error:
             notes.append(f"the stand-in for distributed: {error}")
-    return [name for name in usual if name not in first]
+    return [name for name in first if name not in sys.modules], [name for name in usual if name not in first]
 
 
 def preload_one(name: str, notes: list[str]) -> None:

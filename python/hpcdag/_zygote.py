@@ -3,9 +3,11 @@
 Imports once what executors need, forks one for each FORK, tells of their ends, and kills those that are left
 when its connection ends. Owns no task. One thread, so that forking is safe.
 
-What the client has not imported takes longer to import than most clients want to wait for a first result: it
-is imported between messages, after the first executors are forked. Those import what they need themselves;
-all others wait, since the imports of many processes are a burden for a shared file system.
+What the client has imported is imported between messages, from the beginning; an executor is forked when it
+is there, unless the worker says that a call does not need it. What else is usual takes longer to import than
+most clients want to wait for a first result: it is imported after the first executors are forked. Those that
+are forked early import what they lack themselves; all others wait, since the imports of many processes are a
+burden for a shared file system.
 """
 
 from __future__ import annotations
@@ -26,10 +28,13 @@ from typing import Any
 
 from . import _channel, _environment, _msgpack
 
-VERSIONS = (1, 2)
+VERSIONS = (1, 3)
 
 HELLO, WELCOME = 1, 2
 FORK, FORKED, EXITED, LOAD = 20, 21, 22, 24
+
+# From this version on the worker hears whether an executor lacks something.
+_COLD_VERSION = 3
 
 # So many executors at most are forked before all is imported.
 _EARLY_MAX = 2
@@ -67,7 +72,9 @@ class Zygote:
         self.channel = channel
         self.children: set[int] = set()
         self.environment: dict[str, Any] | None = None
-        # Modules that are still to be imported, the next one last.
+        self.version = VERSIONS[0]
+        # Modules that are still to be imported: what calls will need, and the rest.
+        self.wanted: list[str] = []
         self.later: list[str] = []
         self.forks = 0
         self.wake_read, self.wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -82,8 +89,8 @@ class Zygote:
         poll.register(self.channel, select.POLLIN)
         poll.register(self.wake_read, select.POLLIN)
         while True:
-            # Before the first fork somebody waits for that.
-            wait = 0 if self.later and self.forks else None
+            # Before the first fork somebody waits for that, and need not wait for what is not needed.
+            wait = 0 if self.wanted or (self.later and self.forks) else None
             ready = [] if self.channel.has_frame() else [fd for fd, _ in poll.poll(wait)]
             if wait == 0 and not ready and not self.channel.has_frame():
                 self.import_next()
@@ -101,34 +108,46 @@ class Zygote:
             (version,) = frame.control
             if not VERSIONS[0] <= version <= VERSIONS[1]:
                 raise RuntimeError(f"the worker speaks version {version}, this zygote {VERSIONS}")
+            self.version = version
         elif frame.tag == LOAD:
             kind, _ = frame.control
-            if kind != "environment":
+            if kind == "environment":
+                self.prepare(_msgpack.unpack(frame.body))
+            elif kind == "modules":
+                self.want(_msgpack.unpack(frame.body))
+            else:
                 raise RuntimeError(f"a zygote was sent a {kind}")
-            self.prepare(_msgpack.unpack(frame.body))
         elif frame.tag == FORK:
-            self.fork(frame.control[0], frame.descriptors)
+            number, at_once = (*frame.control, False)[:2]
+            self.fork(number, frame.descriptors, at_once)
         else:
             raise RuntimeError(f"message {frame.tag} is not for zygotes")
 
     def prepare(self, environment: dict[str, Any]) -> None:
-        """Becomes like the client, and imports what will be needed."""
+        """Becomes like the client, and imports what it asks for by name."""
         self.environment = environment
         notes: list[str] = []
         _environment.apply(environment, notes)
-        self.later = _environment.preload(environment, notes)[::-1]
+        self.wanted, self.later = _environment.preload(environment, notes)
         importlib.import_module("hpcdag._executor")
         self.imported(notes)
+
+    def want(self, names: list[str]) -> None:
+        """The client has imported these, too."""
+        for name in names:
+            if name in self.later:
+                self.later.remove(name)
+                self.wanted.append(name)
 
     def import_next(self) -> None:
         """Imports one of the modules that are left."""
         notes: list[str] = []
-        _environment.preload_one(self.later.pop(), notes)
+        _environment.preload_one((self.wanted or self.later).pop(0), notes)
         self.imported(notes)
 
     def imported(self, notes: list[str]) -> None:
         """Says what there is to say of imports; when all are done, makes memory ready for being shared."""
-        if not self.later:
+        if not self.wanted and not self.later:
             threads = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
             if threads:
                 names = ", ".join(threads)
@@ -138,13 +157,16 @@ class Zygote:
         gc.collect()
         gc.freeze()
 
-    def fork(self, number: int, fds: list[int]) -> None:
+    def fork(self, number: int, fds: list[int], at_once: bool = False) -> None:
         """Starts an executor; its number 0 as a process says that it could not be.
+
+        With `at_once` it need not have what the client has imported.
 
         `fds`: its connection and where its output goes; of one with several threads where the process's
         output goes, then both for each thread.
         """
-        while self.later and self.forks >= _EARLY_MAX:
+        is_early = self.forks < _EARLY_MAX
+        while (self.wanted and not (is_early and at_once)) or (self.later and not is_early):
             self.import_next()
         self.forks += 1
         sys.stdout.flush()
@@ -167,7 +189,8 @@ class Zygote:
                 pass  # The child has done it, or is gone.
         for fd in fds:
             os.close(fd)
-        self.channel.send(FORKED, [number, max(pid, 0)])
+        cold = [bool(self.wanted)] if self.version >= _COLD_VERSION else []
+        self.channel.send(FORKED, [number, max(pid, 0), *cold])
 
     def become_executor(self, fds: list[int]) -> None:
         """The child's way; does not return."""

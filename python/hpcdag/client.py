@@ -16,6 +16,7 @@ from . import _book, _discovery, _environment, _registry
 from ._client_data import ClientData, fire_and_forget, futures_of
 from ._client_info import ClientInfo
 from ._client_workers import ClientWorkers
+from ._foresight import Foresight
 from ._graph import Graph
 from ._options import options as make_options
 from ._options import parse_seconds
@@ -127,6 +128,7 @@ class Client(ClientInfo, ClientData, ClientWorkers):
         _registry.add(self, set_as_default)
         if set_as_default:
             self._become_default()
+        self._foresight = Foresight(self)
 
     def _become_default(self) -> None:
         from . import _patches
@@ -357,6 +359,7 @@ class Client(ClientInfo, ClientData, ClientWorkers):
             patched, self._patched = self._patched, None
             with contextlib.suppress(Exception):
                 patched()
+        self._foresight.end()
         self._session.close(parse_seconds(timeout) or 0.0)
         self._session.peers.close()
         _registry.remove(self)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 
@@ -37,15 +38,17 @@ def receive(channel: _channel.Channel, tag: int) -> _channel.Frame:
 class Executor:
     """An executor of a zygote."""
 
-    def __init__(self, zygote: Zygote, version: int = 1) -> None:
+    def __init__(self, zygote: Zygote, version: int = 1, at_once: bool = False, sent: Any = None) -> None:
         self.zygote = zygote
         self.gone = False  # Its end has been heard.
         mine, its = socket.socketpair()
         self.output, output = os.pipe()
-        zygote.channel.send(_zygote.FORK, [5], [], [its.fileno(), output])
+        zygote.channel.send(_zygote.FORK, [5, at_once], [], [its.fileno(), output])
+        if sent is not None:
+            sent()
         its.close()
         os.close(output)
-        number, self.pid = receive(zygote.channel, _zygote.FORKED).control
+        number, self.pid, self.cold = receive(zygote.channel, _zygote.FORKED).control
         assert number == 5
         self.channel = _channel.Channel(mine)
         oldest, newest, kind, pid = receive(self.channel, _executor.HELLO).control
@@ -146,14 +149,19 @@ class Zygote:
         its.close()
         self.channel = _channel.Channel(mine)
         hello = receive(self.channel, _zygote.HELLO).control
-        assert hello == [1, 2, f"python-zygote {sys.version_info[0]}.{sys.version_info[1]}", self.process.pid]
-        self.channel.send(_zygote.WELCOME, [1])
+        assert hello == [1, 3, f"python-zygote {sys.version_info[0]}.{sys.version_info[1]}", self.process.pid]
+        self.channel.send(_zygote.WELCOME, [3])
         described = _environment.describe(preload=preload) | environment
         self.channel.send(_zygote.LOAD, ["environment", b""], [_msgpack.pack(described)])
 
-    def executor(self, version: int = 1) -> Executor:
-        """Another executor, spoken to in this version of the protocol."""
-        return Executor(self, version)
+    def want(self, *modules: str) -> None:
+        """Says that the client has imported these, too."""
+        self.channel.send(_zygote.LOAD, ["modules", b""], [_msgpack.pack(list(modules))])
+
+    def executor(self, version: int = 1, at_once: bool = False, sent: Any = None) -> Executor:
+        """Another executor, spoken to in this version of the protocol; `at_once`: it may lack modules.
+        `sent()` is called when it has been asked for."""
+        return Executor(self, version, at_once, sent)
 
     def close(self) -> str:
         """Ends the connection, and with it the zygote; what it wrote."""

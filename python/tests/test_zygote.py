@@ -79,6 +79,45 @@ def test_what_the_client_has_not_imported_does_not_delay_the_first_executors():
     zygote.close()
 
 
+def _place(directory, name, fifo):
+    """A package that writes to `fifo` which process imports it."""
+    package = directory / name
+    package.mkdir(parents=True)
+    text = f"import os\nwith open({str(fifo)!r}, 'w') as out:\n    out.write(f'{{os.getpid()}} ')\n"
+    (package / "__init__.py").write_text(text + "from . import part\n")
+    (package / "part.py").write_text("")
+    os.mkfifo(fifo)
+
+
+@pytest.mark.parametrize("how", ["with the environment", "later"])
+def test_what_the_client_has_imported_is_imported_before_anybody_asks_for_an_executor(how, tmp_path):
+    fifo = tmp_path / "fifo"
+    _place(tmp_path / "own", "xarray", fifo)
+    path = [str(tmp_path / "own"), *_environment.describe()["path"]]
+    zygote = Zygote(loaded=["xarray"] if how == "with the environment" else [], path=path)
+    if how == "later":
+        zygote.want("no_usual_module", "xarray")
+    assert int(fifo.read_text()) == zygote.process.pid
+    executor = zygote.executor()
+    assert executor.run(lambda: "xarray.part" in sys.modules) and not executor.cold
+    assert zygote.close() == ""
+
+
+def test_what_does_not_need_the_client_s_modules_does_not_wait_for_them():
+    pytest.importorskip("numpy")
+    zygote = Zygote(loaded=[])
+    look = "lambda: 'numpy' in __import__('sys').modules"
+    # So that it reads both at once.
+    zygote.process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, zygote.process.pid, os.WSTOPPED)
+    zygote.want("numpy")
+    early = zygote.executor(at_once=True, sent=lambda: zygote.process.send_signal(signal.SIGCONT))
+    assert early.cold and not early.run(eval(look))
+    warm = zygote.executor()
+    assert not warm.cold and warm.run(eval(look))
+    zygote.close()
+
+
 def test_a_directory_that_is_not_there_is_said():
     zygote = Zygote(cwd="/no/such/directory", path=["/no/such", *_environment.describe()["path"]])
     assert zygote.executor().run(lambda: 1) == 1

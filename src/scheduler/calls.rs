@@ -11,9 +11,11 @@ use crate::base::failure::Failure;
 use crate::base::ids::{ClientId, FamilyIx, RunId, RunUuid, TaskRef, WorkerId};
 use crate::graph::layer::Shape;
 use crate::protocol::messages::calls::{
-    BatchColumns, CallBatch, CallRun, CallsDone, CallsFailed, FailedCall, RunTasks,
+    BatchColumns, CallBatch, CallRun, CallsDone, CallsFailed, FailedCall, PREPARED_BYTES_MAX,
+    PREPARED_MODULES_MAX, Prepare, RunTasks,
 };
 use crate::protocol::messages::client::{Accepted, Rejected, ToClient};
+use crate::protocol::messages::worker::ToWorker;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -91,6 +93,34 @@ impl Driver {
         let Some(first) = entry.info.calls.as_ref().map(|calls| calls.first) else { return };
         let accepted = Accepted { run: entry.info.uuid, id: run, tasks: entry.tasks, first };
         self.tell(client, ToClient::Accepted(accepted));
+    }
+
+    /// A client's calls will need this: all workers may make it ready, those too that come later.
+    pub(super) fn prepare(&mut self, client: ClientId, prepare: Prepare) {
+        let fits =
+            prepare.environment.len() <= PREPARED_BYTES_MAX && prepare.modules.len() <= PREPARED_MODULES_MAX;
+        let Some(peer) = self.clients.get_mut(&client).filter(|_| fits) else { return };
+        if peer.prepare.as_ref() == Some(&prepare) {
+            return;
+        }
+        peer.prepare = Some(prepare.clone());
+        for worker in self.workers.keys().copied().collect::<Vec<_>>() {
+            self.order_prepare(worker, prepare.clone());
+        }
+    }
+
+    /// Tells a worker that has just come what the clients that are there will need.
+    pub(super) fn prepare_worker(&mut self, worker: WorkerId) {
+        let there = self.clients.values().filter(|peer| peer.link.is_some());
+        let all: Vec<Prepare> = there.filter_map(|peer| peer.prepare.clone()).collect();
+        for prepare in all {
+            self.order_prepare(worker, prepare);
+        }
+    }
+
+    fn order_prepare(&mut self, worker: WorkerId, prepare: Prepare) {
+        let bytes = SMALL_MESSAGE_BYTES + prepare.environment.len();
+        self.order_worker(worker, WorkerOrder::Message(ToWorker::Prepare(prepare)), bytes);
     }
 
     /// A client will not come back: its session ends now.

@@ -219,8 +219,9 @@ impl Driver {
             Input::WorkerJoined { register, link, reply } => {
                 let worker = self.worker_joined(*register, link);
                 // An error means that its session has ended; its end is reported next.
-                if reply.send(worker).is_err() {
-                    self.worker_gone(worker, "it left at once", false);
+                match reply.send(worker) {
+                    Ok(()) => self.prepare_worker(worker),
+                    Err(_) => self.worker_gone(worker, "it left at once", false),
                 }
             }
             Input::Report { worker, report } => {
@@ -250,6 +251,7 @@ impl Driver {
             Input::Submit { client, submission } => self.submit(client, *submission),
             Input::Calls { client, submission } => self.submit_calls(client, *submission),
             Input::Single { client, what, run, tasks } => self.single_calls(client, what, run, &tasks),
+            Input::Prepare { client, prepare } => self.prepare(client, *prepare),
             Input::Leave { client } => self.leave(client),
             Input::Watch { client, run } => self.watch(client, run),
             Input::Cancel { run, reason } => {

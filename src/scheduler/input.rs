@@ -8,6 +8,7 @@ use super::sessions::calls::{CallInfo, CallSubmission};
 use crate::base::ids::{ClientId, FamilyIx, RunId, RunUuid, TaskRef, WorkerId};
 use crate::graph::Packed;
 use crate::graph::layer::Shape;
+use crate::protocol::messages::calls::Prepare;
 use crate::protocol::messages::client::{Hello, Question, ToClient};
 use crate::protocol::messages::look::{LastWords, Looked, Span};
 use crate::protocol::messages::share::Share;
@@ -174,6 +175,13 @@ pub enum Input {
         run: RunUuid,
         /// Their numbers in the run as clients count.
         tasks: Vec<u32>,
+    },
+    /// A client says what its calls will need.
+    Prepare {
+        /// Who.
+        client: ClientId,
+        /// What.
+        prepare: Box<Prepare>,
     },
     /// A client will not come back.
     Leave {

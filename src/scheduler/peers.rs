@@ -6,6 +6,7 @@ use super::input::{ClientLink, WorkerLink};
 use super::view::meter::Meter;
 use crate::base::ids::{FamilyIx, Incarnation, RunId, WorkerId};
 use crate::base::time::Time;
+use crate::protocol::messages::calls::Prepare;
 use crate::protocol::messages::client::Hello;
 use crate::protocol::messages::worker::{Heartbeat, Register};
 use std::collections::BTreeMap;
@@ -138,6 +139,8 @@ pub struct ClientPeer {
     pub connection: u64,
     /// When its connection ended.
     pub left: Time,
+    /// What its calls will need, as far as it has said.
+    pub prepare: Option<Prepare>,
 }
 
 impl ClientPeer {
@@ -145,7 +148,15 @@ impl ClientPeer {
     pub fn new(hello: &Hello, link: ClientLink, connection: u64) -> ClientPeer {
         let place = format!("{} (process {})", hello.host.escape_debug(), hello.pid);
         let (session, looks_only) = (hello.session, hello.looks_only);
-        ClientPeer { session, place, looks_only, link: Some(link), connection, left: Time::ZERO }
+        ClientPeer {
+            session,
+            place,
+            looks_only,
+            link: Some(link),
+            connection,
+            left: Time::ZERO,
+            prepare: None,
+        }
     }
 }
 

@@ -25,6 +25,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 mod measured;
+mod prepare;
 
 const SOON: Duration = Duration::from_secs(20);
 

@@ -275,6 +275,7 @@ impl Driver {
                 tracing::info!("stopping: {}", reason.reason);
                 return Some(End::Over(Ending::Stopped));
             }
+            ToWorker::Prepare(prepare) => self.work.prepare(prepare),
             ToWorker::CallRun(run) => self.work.learn_calls(run),
             ToWorker::CallBatch(batch) => {
                 if let Err(error) = self.work.learn_batch(&batch) {

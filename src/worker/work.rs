@@ -30,7 +30,7 @@ use crate::base::ids::{Attempt, RunId, TaskRef, WorkerId};
 use crate::graph::items::Item;
 use crate::net::address::Address;
 use crate::protocol::framing::FrameError;
-use crate::protocol::messages::calls::{CallBatch, CallRun};
+use crate::protocol::messages::calls::{CallBatch, CallRun, Prepare};
 use crate::protocol::messages::compute::{Compute, Member};
 use crate::protocol::messages::report::{News, Rare, Report};
 use crate::protocol::messages::worker::{Families as FamiliesMessage, FromWorker, Peers, Registered};
@@ -153,6 +153,11 @@ impl Work {
     /// A run of calls.
     pub(super) fn learn_calls(&mut self, run: CallRun) {
         self.calls.learn_run(run);
+    }
+
+    /// What calls to come will need.
+    pub(super) fn prepare(&self, prepare: Prepare) {
+        self.python.prepare(prepare);
     }
 
     /// Calls of such a run.

@@ -261,6 +261,23 @@ pub struct CallRun {
     pub functions: Vec<Code>,
 }
 
+/// What a client's calls will need once they come. It is not promised that they do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Prepare {
+    /// What executors have to know first, as runs will have it; at most `PREPARED_BYTES_MAX`.
+    #[serde(with = "serde_bytes")]
+    pub environment: Vec<u8>,
+    /// Modules that the client has imported since it made that.
+    pub modules: Vec<String>,
+}
+impl Payload for Prepare {}
+
+/// A larger environment, which has files in it, comes with the runs only.
+pub const PREPARED_BYTES_MAX: usize = 64 << 10;
+
+/// Modules that a worker is told of before calls come, at most.
+pub const PREPARED_MODULES_MAX: usize = 64;
+
 /// Tasks of such a run that came together, before the first of them is to be computed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CallBatch {

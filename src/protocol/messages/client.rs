@@ -1,6 +1,6 @@
 //! Between clients and the scheduler.
 
-use super::calls::{Calls, CallsDone, CallsFailed, RunTasks};
+use super::calls::{Calls, CallsDone, CallsFailed, Prepare, RunTasks};
 use super::look::View;
 use super::share::{Share, Shared};
 use crate::base::ids::{FamilyIx, RunId, RunUuid, TaskRef, WorkerId};
@@ -45,6 +45,8 @@ crate::messages! {
         15 => Leave(Empty),
         /// Something about locks, variables, queues and the like, answered by `Shared` with the same number.
         16 => Share(Share),
+        /// What calls to come will need: workers may make it ready.
+        17 => Prepare(Prepare),
     }
     retired: []
 }

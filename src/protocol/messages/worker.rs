@@ -1,6 +1,6 @@
 //! Between workers and the scheduler.
 
-use super::calls::{CallBatch, CallRun};
+use super::calls::{CallBatch, CallRun, Prepare};
 use super::client::{Empty, Reason};
 use super::compute::Compute;
 use super::look::{LastWords, Look, Looked, Spans};
@@ -75,6 +75,8 @@ crate::messages! {
         16 => CallBatch(CallBatch),
         /// Somebody looks at what only the worker has.
         17 => Look(Look),
+        /// What calls to come will need.
+        18 => Prepare(Prepare),
     }
     retired: []
 }

@@ -150,6 +150,7 @@ async fn read(
             FromClient::Want(calls) => single(client, Single::Want, &calls)?,
             FromClient::CancelCalls(calls) => single(client, Single::Cancel, &calls)?,
             FromClient::RetryCalls(calls) => single(client, Single::Retry, &calls)?,
+            FromClient::Prepare(prepare) => Input::Prepare { client, prepare: Box::new(prepare) },
             FromClient::Leave(_) => Input::Leave { client },
             FromClient::Share(share) => Input::Share { client, share: Box::new(share) },
             FromClient::Ask(ask) => {

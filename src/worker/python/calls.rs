@@ -96,6 +96,12 @@ impl Call {
         }
     }
 
+    /// What it consists of, for those who look for names in it: the functions of its run, and its batch.
+    pub(super) fn pieces(&self) -> Vec<&Bytes> {
+        let functions = self.run.functions.iter().map(|(_, bytes)| bytes);
+        functions.chain([&self.batch.bytes]).collect()
+    }
+
     /// The same number for those of one name.
     pub(in crate::worker) fn kin(&self) -> u64 {
         let key = self.key_bytes().map(String::from_utf8_lossy);
@@ -145,7 +151,7 @@ pub(super) struct Live {
 
 impl Live {
     /// The one environment with these bytes, which may be many: clients put files into it.
-    fn environment(&self, bytes: Vec<u8>) -> Arc<Bytes> {
+    pub(super) fn environment(&self, bytes: Vec<u8>) -> Arc<Bytes> {
         let mut known = self.environments.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|one| one.strong_count() > 0);
         if let Some(one) = known.iter().filter_map(Weak::upgrade).find(|one| one[..] == bytes[..]) {

@@ -21,6 +21,8 @@ pub(super) struct Environment {
     version: String,
     /// Further places for modules.
     path: Vec<String>,
+    /// Modules that the client has imported, of those that zygotes import.
+    pub loaded: Vec<String>,
 }
 
 impl Environment {
@@ -90,7 +92,7 @@ mod tests {
     use super::*;
 
     fn environment(python: &str, version: &str) -> Environment {
-        Environment { python: python.into(), version: version.into(), path: vec![] }
+        Environment { python: python.into(), version: version.into(), ..Environment::default() }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! each environment. Owns who gets which call, what each executor has been sent, and who has grown too large
 //! and is replaced.
 
+mod foresight;
 mod homes;
 mod threads;
 mod together;
@@ -19,6 +20,7 @@ use crate::worker::executor::processes::warm::{Ran, Warm};
 use crate::worker::executor::processes::{ALLOCATOR, Counts, STARTS_MAX};
 use crate::worker::executor::{Clock, Executor, Failure, FailureKind, Outcome};
 use bytes::Bytes;
+use foresight::Foreseen;
 use homes::{Homes, home_of};
 use serde_bytes::ByteBuf;
 use std::collections::BTreeMap;
@@ -93,6 +95,7 @@ pub(in crate::worker) struct Python {
 struct Nest {
     environment: Arc<Bytes>,
     zygote: Mutex<Source>,
+    foreseen: Foreseen,
     idle: Mutex<Vec<Warmed>>,
     /// Its processes of several threads. Whoever has this may start one.
     bodies: Mutex<Vec<Weak<Body>>>,
@@ -111,6 +114,8 @@ enum Source {
 struct Warmed {
     warm: Warm,
     loaded: Loaded,
+    /// It was forked before its zygote had all that calls here are known to need.
+    cold: bool,
     /// The zygote that is this one's alone.
     _own: Option<Arc<Zygote>>,
 }
@@ -168,6 +173,7 @@ impl Python {
             None => Arc::new(Nest {
                 environment: environment.clone(),
                 zygote: Mutex::new(Source::None),
+                foreseen: Foreseen::of(environment),
                 idle: Mutex::default(),
                 bodies: Mutex::default(),
             }),
@@ -182,17 +188,20 @@ impl Python {
     }
 
     /// One that waits, else a new one.
-    fn take(&self, nest: &Nest) -> Result<Warmed, FailureKind> {
+    fn take(&self, nest: &Nest, job: &CallJob) -> Result<Warmed, FailureKind> {
         if self.facts.threads > 1 {
-            return self.take_thread(nest);
+            return self.take_thread(nest, job);
         }
         loop {
             let Some(warmed) = nest.take_idle() else { break };
-            if let Some(warmed) = self.look_after(warmed) {
+            let Some(warmed) = self.look_after(warmed) else { continue };
+            if !self.lacks(nest, &warmed, job) {
                 return Ok(warmed);
             }
+            // To import that once more takes longer than to fork another one.
+            warmed.warm.bury();
         }
-        self.start_alone(nest)
+        self.start_alone(nest, job)
     }
 
     /// One that was idle, if it still lives, as it is to be used.
@@ -210,29 +219,30 @@ impl Python {
     }
 
     /// A new one in a process of its own.
-    fn start_alone(&self, nest: &Nest) -> Result<Warmed, FailureKind> {
+    fn start_alone(&self, nest: &Nest, job: &CallJob) -> Result<Warmed, FailureKind> {
         let none = || FailureKind::Spawn("an executor was not started".into());
-        self.fork(nest, 1)?.pop().ok_or_else(none)
+        self.fork(nest, job, 1)?.pop().ok_or_else(none)
     }
 
-    /// New ones, in a process of so many threads.
-    fn fork(&self, nest: &Nest, threads: u32) -> Result<Vec<Warmed>, FailureKind> {
-        let new = |warms: Vec<Warm>, own: Option<Arc<Zygote>>| {
+    /// New ones, in a process of so many threads, the first for this call.
+    fn fork(&self, nest: &Nest, job: &CallJob, threads: u32) -> Result<Vec<Warmed>, FailureKind> {
+        let new = |(warms, cold): (Vec<Warm>, bool), own: Option<Arc<Zygote>>| {
             self.facts.counts.note_started();
             warms.iter().for_each(|warm| warm.home().watch(&self.homes.lost));
-            let new = |warm| Warmed { warm, loaded: Loaded::new(&self.live), _own: own.clone() };
+            let new = |warm| Warmed { warm, loaded: Loaded::new(&self.live), cold, _own: own.clone() };
             Ok(warms.into_iter().map(new).collect())
         };
         if !self.facts.zygote {
             let own = self.start(&nest.environment).map_err(FailureKind::Prepare)?;
-            return new(own.fork(threads).map_err(FailureKind::Spawn)?, Some(Arc::new(own)));
+            return new(own.fork(threads, false).map_err(FailureKind::Spawn)?, Some(Arc::new(own)));
         }
         let zygote = self.zygote(nest)?;
-        let warms = match zygote.fork(threads) {
+        let at_once = nest.is_light(job);
+        let warms = match zygote.fork(threads, at_once) {
             // It has died since it was last used: another one may live.
             Err(why) if zygote.is_gone() => {
                 tracing::warn!("{why}");
-                self.zygote(nest)?.fork(threads)
+                self.zygote(nest)?.fork(threads, at_once)
             }
             forked => forked,
         };
@@ -252,6 +262,7 @@ impl Python {
         match self.start(&nest.environment) {
             Ok(zygote) => {
                 let zygote = Arc::new(zygote);
+                nest.foreseen.tell(&zygote);
                 *source = Source::Up(zygote.clone());
                 Ok(zygote)
             }
@@ -333,7 +344,7 @@ impl Python {
                 Some(home) => self.take_home(home, control),
                 None => {
                     let nest = self.nest(&job.call.run.environment);
-                    let taken = if alone { self.start_alone(&nest) } else { self.take(&nest) };
+                    let taken = if alone { self.start_alone(&nest, job) } else { self.take(&nest, job) };
                     taken.map(|warmed| (nest, warmed))
                 }
             };

@@ -28,12 +28,17 @@ pub(super) mod tag {
 #[derive(Debug, Serialize)]
 pub(super) struct Fork {
     pub number: u64,
+    /// It need not have what is still to be imported.
+    pub at_once: bool,
 }
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Forked {
     pub number: u64,
     pub pid: i32,
+    /// Not all that the client has imported was there.
+    #[serde(default)]
+    pub cold: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -45,7 +50,7 @@ pub(super) struct Exited {
 
 #[derive(Debug, Serialize)]
 pub(super) struct Load {
-    /// `environment`, `function` or `batch`.
+    /// `environment`, `modules`, `function` or `batch`.
     pub kind: &'static str,
     pub id: ByteBuf,
 }

@@ -24,6 +24,9 @@ const KIND: &str = "python-zygote ";
 /// From this version on it forks processes of several threads.
 const THREADS_VERSION: u16 = 2;
 
+/// From this version on it takes modules to import, and forks at once what need not have them.
+const MODULES_VERSION: u16 = 3;
+
 /// Threads of an executor process at most: their descriptors go into one frame.
 pub(super) const THREADS_MAX: u32 = 60;
 
@@ -37,8 +40,8 @@ const FORK_TIME: Duration = Duration::from_secs(180);
 #[derive(Debug, Default)]
 struct Children {
     asked: u64,
-    /// Process ids, by the number of the question.
-    forked: FxHashMap<u64, i32>,
+    /// Process ids, and whether something was lacking, by the number of the question.
+    forked: FxHashMap<u64, (i32, bool)>,
     /// How they ended, by process id, until somebody wants to know.
     ended: FxHashMap<i32, Result<i32, i32>>,
     /// Why there is no zygote any more.
@@ -134,8 +137,21 @@ impl Zygote {
         self.shared.children().gone.is_some()
     }
 
-    /// One more process, with so many threads: an executor each.
-    pub fn fork(&self, threads: u32) -> Result<Vec<Warm>, String> {
+    /// Has it import modules, as soon as it has nothing else to do or somebody needs them.
+    pub fn load_modules(&self, modules: &[String]) {
+        if self.version < MODULES_VERSION {
+            return;
+        }
+        let Ok(body) = rmp_serde::to_vec(modules) else { return };
+        let load = Load { kind: "modules", id: ByteBuf::new() };
+        let _one = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+        // If it has gone, whoever wants an executor finds out.
+        let _ = self.channel.send(tag::LOAD, &load, &[Bytes::from(body)], &[]);
+    }
+
+    /// One more process, with so many threads: an executor each. `at_once`: they need not have the modules
+    /// that are still to be imported; whether some were lacking.
+    pub fn fork(&self, threads: u32, at_once: bool) -> Result<(Vec<Warm>, bool), String> {
         let say = |e: io::Error| format!("cannot start an executor: {e}");
         let threads = if self.version < THREADS_VERSION { 1 } else { threads };
         let (ends, theirs) = Ends::make(threads).map_err(say)?;
@@ -147,24 +163,25 @@ impl Zygote {
         let sent = {
             let _one = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
             let descriptors: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
-            self.channel.send(tag::FORK, &Fork { number }, &[], &descriptors)
+            self.channel.send(tag::FORK, &Fork { number, at_once }, &[], &descriptors)
         };
         drop(theirs);
-        let pid = self.await_child(number);
+        let child = self.await_child(number);
         // Why it has gone says more than that nothing could be sent.
-        let pid = pid.map_err(|why| why.or_else(|| Some(say(sent.err()?))));
-        let pid = pid.map_err(|why| why.unwrap_or_else(|| "the zygote does not fork".into()))?;
-        Warm::adopt(ends, pid, self.shared.clone())
+        let child = child.map_err(|why| why.or_else(|| Some(say(sent.err()?))));
+        let (pid, cold) = child.map_err(|why| why.unwrap_or_else(|| "the zygote does not fork".into()))?;
+        Ok((Warm::adopt(ends, pid, self.shared.clone())?, cold))
     }
 
-    /// The process id of what was asked for; else why the zygote has gone, if it has.
-    fn await_child(&self, number: u64) -> Result<i32, Option<String>> {
+    /// The process id of what was asked for, and whether it lacks something; else why the zygote has gone, if
+    /// it has.
+    fn await_child(&self, number: u64) -> Result<(i32, bool), Option<String>> {
         let until = Instant::now() + FORK_TIME;
         let mut children = self.shared.children();
         loop {
-            if let Some(pid) = children.forked.remove(&number) {
+            if let Some(child) = children.forked.remove(&number) {
                 // Its stderr says more.
-                let forked = Some(pid).filter(|pid| *pid > 0);
+                let forked = Some(child).filter(|(pid, _)| *pid > 0);
                 return forked.ok_or_else(|| Some("an executor could not be forked".into()));
             }
             if let Some(why) = &children.gone {
@@ -207,10 +224,10 @@ fn note(frame: &Frame, shared: &Shared) -> io::Result<()> {
     let mut children = shared.children();
     match frame.tag {
         tag::FORKED => {
-            let Forked { number, pid } = frame.control()?;
+            let Forked { number, pid, cold } = frame.control()?;
             // What was left of an earlier process of this number is nobody's concern.
             children.ended.remove(&pid);
-            children.forked.insert(number, pid);
+            children.forked.insert(number, (pid, cold));
         }
         tag::EXITED => {
             let Exited { pid, status } = frame.control()?;

@@ -46,6 +46,10 @@ fn reason() -> Reason {
     Reason { reason: "because".into() }
 }
 
+fn prepare() -> Prepare {
+    Prepare { environment: b"e".to_vec(), modules: vec!["numpy".into()] }
+}
+
 fn run_named() -> RunNamed {
     RunNamed { run: uuid(), reason: "enough".into() }
 }
@@ -137,6 +141,7 @@ fn from_client() -> Vec<FromClient> {
         FromClient::CancelCalls(run_tasks()),
         FromClient::RetryCalls(run_tasks()),
         FromClient::Leave(Empty {}),
+        FromClient::Prepare(prepare()),
         share(Kind::Lock, Verb::Acquire),
         share(Kind::Lock, Verb::Release),
         share(Kind::Semaphore, Verb::Count),
@@ -370,6 +375,7 @@ fn to_worker() -> Vec<ToWorker> {
         ToWorker::Stop(reason()),
         ToWorker::Retire(reason()),
         ToWorker::Save(Save { tasks: vec![(task(), FamilyIx(3), 7, 1500)] }),
+        ToWorker::Prepare(prepare()),
         ToWorker::CallRun(CallRun {
             run: RunId(3),
             uuid: uuid(),

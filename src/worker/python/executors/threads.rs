@@ -5,6 +5,7 @@
 use super::{Nest, Python, Warmed, lock};
 use crate::worker::executor::FailureKind;
 use crate::worker::executor::processes::body::Body;
+use crate::worker::python::calls::CallJob;
 use crate::worker::python::zygote::THREADS_MAX;
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ pub(in crate::worker) fn divide(slots: u32, processes: Option<u32>) -> (u32, u32
 
 impl Python {
     /// A thread that waits, of the process with the least to do; else one of a new process.
-    pub(super) fn take_thread(&self, nest: &Nest) -> Result<Warmed, FailureKind> {
+    pub(super) fn take_thread(&self, nest: &Nest, job: &CallJob) -> Result<Warmed, FailureKind> {
         let mut bodies = lock(&nest.bodies);
         bodies.retain(|body| body.upgrade().is_some_and(|body| !body.is_over()));
         let has_room = bodies.len() < self.facts.processes;
@@ -28,7 +29,7 @@ impl Python {
                 return Ok(warmed);
             }
         }
-        let mut new = self.fork(nest, self.facts.threads)?;
+        let mut new = self.fork(nest, job, self.facts.threads)?;
         let Some(warmed) = new.pop() else {
             return Err(FailureKind::Spawn("an executor was not started".into()));
         };

@@ -44,7 +44,7 @@ impl Python {
         let Some(first) = jobs.first() else { return Vec::new() };
         let nest = self.nest(&first.call.run.environment);
         // Alone each of them waits for an executor, or says why there is none.
-        let Ok(mut warmed) = self.take(&nest) else { return all(jobs) };
+        let Ok(mut warmed) = self.take(&nest, first) else { return all(jobs) };
         if !warmed.warm.takes_batches() {
             self.shelve(&nest, warmed);
             return all(jobs);
