@@ -69,7 +69,10 @@ say left $(find "$XDG_STATE_HOME" -type f | wc -l)
 
 {python} killed.py || true
 until_ok no_job
-until_ok sh -c '[ $(find "$XDG_STATE_HOME" -type f | wc -l) = 0 ]'
+until_ok sh -c '[ $(find "$XDG_STATE_HOME" -type f | wc -l) = 0 ]' || {{
+    find "$XDG_STATE_HOME" -type f -printf '%T+ %s %p\n' -exec tail -n 20 {{}} \; >&2
+    exit 1
+}}
 say over yes
 "#,
             package.display()

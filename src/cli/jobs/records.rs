@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 /// The directory's name in that of the cluster.
 pub(in crate::cli) const DIRECTORY: &str = "jobs";
 
+/// How often a directory is emptied that is not empty afterwards.
+const FORGET_TRIES: u32 = 10;
+
 /// The end of records' names.
 const END: &str = ".job.json";
 
@@ -93,7 +96,15 @@ pub(super) fn update(path: &Path, record: &Record) {
 
 /// Removes the directory and everything in it.
 pub(in crate::cli) fn forget(directory: &Path) {
-    if let Err(error) = std::fs::remove_dir_all(directory)
+    let mut removed = std::fs::remove_dir_all(directory);
+    for _ in 1..FORGET_TRIES {
+        // A job that was cancelled as it began makes its log at this very moment.
+        if !matches!(&removed, Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty) {
+            break;
+        }
+        removed = std::fs::remove_dir_all(directory);
+    }
+    if let Err(error) = removed
         && error.kind() != std::io::ErrorKind::NotFound
     {
         tracing::warn!(path = %directory.display(), %error, "cannot remove");
