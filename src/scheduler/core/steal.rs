@@ -17,7 +17,7 @@ use std::time::Duration;
 const STEAL_MAX: u32 = 1024;
 /// Workers looked at for work to take, those with the most first.
 const VICTIMS_LOOKED_AT: usize = 8;
-/// Workers with room looked at for a thread that is free, those with the least to do first.
+/// Workers with room looked at for a thread that is free; those that have one come first.
 const THIEVES_LOOKED_AT: usize = 8;
 /// Tasks looked at whose inputs move easily.
 const TASKS_LOOKED_AT: usize = 256;
@@ -43,6 +43,9 @@ impl Core {
             return;
         }
         self.steal_at = None;
+        if self.cx.backlog.is_empty() {
+            return;
+        }
         let free: SmallVec<[Free; 8]> = (0..self.cx.ready.classes.len()).map(|c| self.free(c)).collect();
         if !free.iter().any(|free| free.worker || free.tasks > 0) {
             return;

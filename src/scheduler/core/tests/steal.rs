@@ -115,15 +115,23 @@ fn one_long_task_does_not_keep_those_behind_it() {
     assert_eq!(life.s.given.into_keys().collect::<Vec<_>>(), [long]);
 }
 
-#[test]
-fn a_worker_with_a_free_thread_takes_work_though_it_has_some() {
+/// Worker 0 executes a task that many wait for, worker 1 has both threads busy with what only it can do.
+/// Returns the second of these.
+fn beside_others() -> (Story, u32) {
     let mut s = Story::new();
     let other = Layer { resources: [("gpu".into(), 1)].into(), ..family(2) };
     s.worker(0, "a", 1).worker_with(1, "b", 2, &[("gpu", 2)]);
     s.submit(vec![family(1), after(19, 0, Pattern::All), other], &[]);
     let (one, two) = (20, 21);
     assert_eq!((s.at(0), s.at(one), s.at(two)), (0, 1, 1));
-    s.start(one).start(two).start(0).finish(0);
+    s.start(one).start(two).start(0);
+    (s, two)
+}
+
+#[test]
+fn a_worker_with_a_free_thread_takes_work_though_it_has_some() {
+    let (mut s, two) = beside_others();
+    s.finish(0);
     assert_eq!((s.given_to(0), s.given_to(1)), (19, 2), "they go to their input");
     s.pass(MS);
     assert_eq!(s.asked_back(0), [], "nobody has a thread free");
@@ -141,18 +149,14 @@ fn a_worker_with_a_free_thread_takes_work_though_it_has_some() {
 /// A worker that has work of its own leaves those where they are that would take long to move.
 #[test]
 fn a_free_thread_is_not_worth_moving_large_inputs() {
-    let mut s = Story::new();
-    let other = Layer { resources: [("gpu".into(), 1)].into(), ..family(2) };
-    s.worker(0, "a", 1).worker_with(1, "b", 2, &[("gpu", 2)]);
-    s.submit(vec![family(1), after(19, 0, Pattern::All), other], &[]);
-    s.start(20).start(21).start(0);
+    let (mut s, two) = beside_others();
     let (task, attempt) = s.attempt(0);
     s.given.remove(&task);
     let finished = Finished { task, attempt, nbytes: 1 << 30, duration: MS };
     s.report(0, |r| r.finished.push(finished));
-    s.finish(21);
+    s.finish(two);
     assert_eq!(s.asked_back(0), []);
-    s.finish(20);
+    s.finish(two - 1);
     assert!(!s.asked_back(0).is_empty(), "one that has nothing at all takes them whatever has to move");
 }
 
