@@ -1,15 +1,16 @@
 //! A cluster in virtual time in which bytes take time: executing costs by what is read and written, moving by
 //! what is moved. Drives the scheduler's and the workers' cores and measures what a placement is worth: bytes
-//! moved, the most that a worker held, when the last task ended. Nothing fails here; `tests/sim` is for that.
+//! moved, the most that a worker held, what had to be written to disk, when the last task ended. Nothing
+//! fails here; `tests/sim` is for that.
 
 use crate::unpack::unpack;
-use hpcdag::base::ids::{Attempt, ClientId, RunId, TaskRef, WorkerId};
+use hpcdag::base::ids::{ClientId, RunId, TaskRef, WorkerId};
 use hpcdag::base::time::Time;
 use hpcdag::graph::layer::{Layer, SLOT};
 use hpcdag::scheduler::core as sched;
 use hpcdag::worker::core as work;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub struct Setting {
     pub layers: Vec<(Layer, u64)>,
     /// Results that are wanted.
     pub outputs: Vec<u32>,
+    /// Whether tasks with several inputs put them together in memory of their own.
+    pub copies_inputs: bool,
     /// Makes durations differ a little.
     pub seed: u64,
 }
@@ -50,8 +53,8 @@ pub struct Outcome {
     pub moved: u64,
     /// Bytes of all results.
     pub made: u64,
-    /// Bytes above the target that came in: what would have had to be spilled, at least.
-    pub beyond: u64,
+    /// Bytes that went to disk, the longest unused first, to stay below the target.
+    pub written: u64,
     /// When all was done.
     pub seconds: f64,
 }
@@ -59,7 +62,7 @@ pub struct Outcome {
 enum Happening {
     ToScheduler(Box<sched::event::Event>),
     ToWorker(WorkerId, work::event::Event),
-    Executed(WorkerId, TaskRef, Attempt, u64, Duration),
+    Executed { by: WorkerId, done: work::event::Done, read: Vec<TaskRef> },
     Fetched { from: WorkerId, to: WorkerId, tasks: Vec<TaskRef> },
     Flush(WorkerId),
     Heartbeats,
@@ -89,7 +92,23 @@ struct Node {
     /// Bytes of what is being made and fetched.
     coming: u64,
     flush_planned: bool,
-    held: u64,
+    /// When results in memory were made, brought or read last.
+    used: BTreeMap<TaskRef, u64>,
+    /// Results that executing tasks read, with how many do.
+    read: BTreeMap<TaskRef, u32>,
+    /// Results that are on disk only.
+    spilled: BTreeSet<TaskRef>,
+    /// Results that were brought.
+    copies: BTreeSet<TaskRef>,
+}
+
+impl Node {
+    /// A result was made, brought or read.
+    fn touch(&mut self, task: TaskRef, now: u64) {
+        if !self.spilled.contains(&task) {
+            self.used.insert(task, now);
+        }
+    }
 }
 
 struct Model {
@@ -114,7 +133,7 @@ pub fn run(setting: &Setting) -> Outcome {
         sequence: 0,
         scheduler: sched::Core::new(1, sched::Settings::default()),
         nodes: BTreeMap::new(),
-        outcome: Outcome { peak: 0, moved: 0, made: 0, beyond: 0, seconds: 0.0 },
+        outcome: Outcome { peak: 0, moved: 0, made: 0, written: 0, seconds: 0.0 },
         done: false,
     };
     model.begin();
@@ -136,7 +155,15 @@ impl Model {
         for w in 0..self.setting.workers {
             let worker = WorkerId(w);
             let slots = self.setting.threads * SLOT;
-            let node = Node { core: work::Core::new(slots), coming: 0, flush_planned: false, held: 0 };
+            let node = Node {
+                core: work::Core::new(slots),
+                coming: 0,
+                flush_planned: false,
+                used: BTreeMap::new(),
+                read: BTreeMap::new(),
+                spilled: BTreeSet::new(),
+                copies: BTreeSet::new(),
+            };
             self.nodes.insert(worker, node);
             let spec = sched::event::WorkerSpec {
                 name: format!("w{w}"),
@@ -175,6 +202,12 @@ impl Model {
         self.queue.push(Reverse(At(self.now.after(after), self.sequence, happening)));
     }
 
+    /// What a task that reads these occupies beside its result.
+    fn scratch(&self, read: &[TaskRef]) -> u64 {
+        let counts = self.setting.copies_inputs && read.len() > 1;
+        read.iter().filter(|_| counts).map(|task| self.size_of(*task)).sum()
+    }
+
     fn size_of(&self, task: TaskRef) -> u64 {
         let (family, _) = self.scheduler.locate(task).expect("a task");
         self.setting.layers[family.index()].1
@@ -187,16 +220,31 @@ impl Model {
                 actions.into_iter().for_each(|a| self.perform(a));
             }
             Happening::ToWorker(w, event) => self.tell_worker(w, event),
-            Happening::Executed(w, task, attempt, nbytes, duration) => {
-                self.node(w).coming -= nbytes;
-                self.outcome.made += nbytes;
-                let done = work::event::Done { task, attempt, outcome: Ok(nbytes), memory: nbytes, duration };
+            Happening::Executed { by: w, done, read } => {
+                let scratch = self.scratch(&read);
+                let (now, node) = (self.sequence, self.nodes.get_mut(&w).expect("a worker"));
+                for task in read {
+                    let readers = node.read.entry(task).or_default();
+                    *readers -= 1;
+                    if *readers == 0 {
+                        node.read.remove(&task);
+                    }
+                    node.touch(task, now);
+                }
+                node.coming -= done.memory + scratch;
+                node.touch(done.task, now);
+                self.outcome.made += done.memory;
                 self.tell_worker(w, work::event::Event::Done(vec![done]));
             }
             Happening::Fetched { from, to, tasks } => {
                 let sizes: Vec<(TaskRef, u64)> = tasks.into_iter().map(|t| (t, self.size_of(t))).collect();
                 let bytes: u64 = sizes.iter().map(|(_, n)| n).sum();
+                let now = self.sequence;
                 self.node(to).coming -= bytes;
+                sizes.iter().for_each(|(task, _)| {
+                    self.node(to).touch(*task, now);
+                    self.node(to).copies.insert(*task);
+                });
                 self.outcome.moved += bytes;
                 let outcomes = sizes.into_iter().map(|(t, n)| (t, work::event::Fetched::Here(n))).collect();
                 self.tell_worker(to, work::event::Event::Fetched { peer: from, outcomes });
@@ -206,11 +254,10 @@ impl Model {
         }
     }
 
-    /// Every worker says how much it would have put on disk.
+    /// Every worker says how much it has on disk.
     fn heartbeats(&mut self) {
-        let target = self.setting.target.unwrap_or(u64::MAX);
         for (&worker, node) in &self.nodes {
-            let spilled = node.held.saturating_sub(target);
+            let spilled = node.spilled.iter().map(|task| self.size_of(*task)).sum();
             let memory = Some(sched::event::MemoryUse { unmanaged: 0, spilled });
             let event = sched::event::Event::Heartbeat { worker, memory };
             self.sequence += 1;
@@ -266,14 +313,37 @@ impl Model {
         }
     }
 
+    /// Looks what a worker holds, and brings the longest unused to disk while that is too much.
     fn measure(&mut self, w: WorkerId) {
         let target = self.setting.target.unwrap_or(u64::MAX);
         let node = self.node(w);
-        let held = node.core.results().map(|(_, bytes)| bytes).sum::<u64>() + node.coming;
-        let beyond = held.saturating_sub(target.max(node.held));
-        node.held = held;
-        self.outcome.beyond += beyond;
-        self.outcome.peak = self.outcome.peak.max(held);
+        let memory = |node: &Node| {
+            node.coming
+                + node.core.results().filter(|(t, _)| node.used.contains_key(t)).map(|(_, n)| n).sum::<u64>()
+        };
+        let excess = memory(node).saturating_sub(target);
+        if excess > 0 {
+            // Copies of what others have that no task needs.
+            drop(node.core.handle(work::event::Event::Shed { bytes: excess, here: w }));
+        }
+        let here: BTreeMap<TaskRef, u64> = node.core.results().collect();
+        node.spilled.retain(|task| here.contains_key(task));
+        node.used.retain(|task, _| here.contains_key(task));
+        node.copies.retain(|task| here.contains_key(task));
+        let all: u64 = here.values().sum();
+        let mut memory: u64 = node.coming + node.used.keys().map(|task| here[task]).sum::<u64>();
+        let (peak, mut written) = (all + node.coming, 0);
+        while memory > target {
+            let unread = node.used.iter().filter(|(task, _)| !node.read.contains_key(*task));
+            let least = |(task, at): &(&TaskRef, &u64)| (node.copies.contains(*task), **at);
+            let Some((&task, _)) = unread.min_by_key(least) else { break };
+            node.used.remove(&task);
+            node.spilled.insert(task);
+            node.core.set_on_disk(&[(task, true)]);
+            (memory, written) = (memory - here[&task], written + here[&task]);
+        }
+        self.outcome.written += written;
+        self.outcome.peak = self.outcome.peak.max(peak);
     }
 
     fn work(&mut self, w: WorkerId, action: work::event::Action) {
@@ -285,8 +355,14 @@ impl Model {
                 let ideal = (nbytes + read) * 1_000_000_000 / COMPUTE;
                 let ns = ideal * self.rng.u64(90..110) / 100;
                 let duration = TASK + Duration::from_nanos(ns);
-                self.node(w).coming += nbytes;
-                self.at(duration, Happening::Executed(w, start.task, start.attempt, nbytes, duration));
+                let read: Vec<TaskRef> = start.inputs.iter().map(|(_, t)| *t).collect();
+                let scratch = self.scratch(&read);
+                let node = self.node(w);
+                node.coming += nbytes + scratch;
+                read.iter().for_each(|task| *node.read.entry(*task).or_default() += 1);
+                let (task, attempt) = (start.task, start.attempt);
+                let done = work::event::Done { task, attempt, outcome: Ok(nbytes), memory: nbytes, duration };
+                self.at(duration, Happening::Executed { by: w, done, read });
             }
             Action::Fetch { peer, tasks } => {
                 let bytes: u64 = tasks.iter().map(|t| self.size_of(*t)).sum();
@@ -307,6 +383,8 @@ impl Model {
             return;
         }
         let finished = report.finished.into_iter();
+        let of = |(task, attempt, inputs)| sched::event::Missing { task, attempt, inputs };
+        let missing = report.missing.into_iter().map(of);
         let report = sched::event::Report {
             started: report.started,
             finished: finished
@@ -318,7 +396,7 @@ impl Model {
                 })
                 .collect(),
             failed: report.failed,
-            missing: Vec::new(),
+            missing: missing.collect(),
             returned: report.returned,
             kept: report.kept,
             replicas: report.replicas,

@@ -110,6 +110,9 @@ impl Run {
             self.state[i as usize].set_wanted(true);
             self.wanted += 1;
             self.refs[i as usize] += 1;
+            if cx.early > 0 {
+                self.hurry(cx, i);
+            }
             if self.refs[i as usize] == 1 && self.is_revivable(i) {
                 self.revive(cx, vec![i]);
             }

@@ -43,6 +43,10 @@ pub(super) struct Cx {
     pub(super) relief: bool,
     /// Results have gone to disk: what does not fit into memory need not wait for ever.
     pub(super) spills: bool,
+    /// Tasks that wait because their results would only lie in memory, and how many of them a worker gets
+    /// that has had nothing else to do for long.
+    pub(super) early: usize,
+    pub(super) early_burst: usize,
     /// Runs in which a task has failed for good.
     pub(super) failing: BTreeSet<RunId>,
     outbox: Vec<Outbox>,
@@ -95,6 +99,8 @@ impl Cx {
             in_hand: 0,
             relief: false,
             spills: false,
+            early: 0,
+            early_burst: 1,
             outbox: Vec::new(),
             posted: Vec::new(),
             outputs: BTreeMap::new(),

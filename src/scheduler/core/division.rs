@@ -102,11 +102,6 @@ impl Division {
         self.of.is_empty() && self.domains.0.len() == 1
     }
 
-    /// How many elements each row has.
-    pub(super) fn totals(&self) -> &[u32] {
-        &self.totals
-    }
-
     /// What is left, by row and domain.
     pub(super) fn left(&self) -> impl Iterator<Item = (usize, Range<u32>)> + '_ {
         self.domains.0.iter().flat_map(|d| d.left.iter().cloned().enumerate())

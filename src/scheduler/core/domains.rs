@@ -32,6 +32,9 @@ const STRETCHES: u64 = 4;
 /// comes before; with shorter ones, more neighbours are apart. `tests/placement` measures both.
 const AHEAD: u64 = 3;
 
+/// Of sets of tasks whose results meet, at least so many for each worker: then a worker gets them whole.
+const SETS: u64 = 2;
+
 /// Tasks of a stretch while it is not known how large their results are.
 const FIRST: u64 = 4;
 
@@ -45,6 +48,8 @@ pub(super) struct Pool {
     rows: Vec<Row>,
     /// Of tasks of their own: the priority of the one that was given out last, at first of the first.
     place: Option<Priority>,
+    /// Of tasks of their own: where the set ends of which each one is.
+    ends: Vec<u32>,
     division: Division,
 }
 
@@ -110,7 +115,7 @@ impl Run {
             return None;
         }
         let (rows, division) = (vec![Row::Family(f)], Division::whole(&[total]));
-        self.pools.push(Pool { class, user, rows, place: None, division });
+        self.pools.push(Pool { class, user, rows, division, ..Pool::default() });
         Some(self.pools.len() as u32 - 1)
     }
 
@@ -132,9 +137,27 @@ impl Run {
             let (class, user) = (family.class, family.layer.priority.saturating_neg());
             let place = Some(self.priority(f, 0));
             let division = Division::whole(&[same.len() as u32]);
-            self.pools.push(Pool { class, user, rows: vec![Row::Singles(same)], place, division });
+            let (same, ends) = self.in_sets(same);
+            self.pools.push(Pool { class, user, rows: vec![Row::Singles(same)], place, ends, division });
         }
         first..self.pools.len() as u32
+    }
+
+    /// Puts those behind each other whose results meet soon, in sets; and says where the set of each ends.
+    fn in_sets(&self, tasks: Vec<u32>) -> (Vec<u32>, Vec<u32>) {
+        let families: Vec<FamilyIx> = tasks.iter().map(|&i| self.place_of(i).0).collect();
+        let sets = super::singles::sets(&self.edges, &families);
+        let mut order: Vec<usize> = (0..tasks.len()).collect();
+        order.sort_by_key(|&at| (sets[at], at));
+        let mut ends = vec![0; tasks.len()];
+        let mut end = tasks.len();
+        for at in (0..tasks.len()).rev() {
+            if at + 1 < tasks.len() && sets[order[at]] != sets[order[at + 1]] {
+                end = at + 1;
+            }
+            ends[at] = end as u32;
+        }
+        (order.into_iter().map(|at| tasks[at]).collect(), ends)
     }
 
     fn index_in(&self, row: &Row, element: u32) -> u32 {
@@ -190,32 +213,38 @@ impl Run {
     /// The root that goes on where nothing else can, for want of memory. Of tasks of their own it is the
     /// first of all: what is held everywhere waits for it sooner than for any other.
     pub(super) fn urgent_root(&mut self, pool: u32, w: WorkerId, cx: &Cx) -> Option<u32> {
+        // A set is made in one place even so: what it leads to needs all of it.
+        if self.pools[pool as usize].ends.first().is_some_and(|end| *end > 1) {
+            return self.next_root(pool, w, cx);
+        }
         self.first_root(pool).or_else(|| self.next_root(pool, w, cx))
     }
 
     /// How many tasks of a domain a worker gets at a time.
-    fn stretch(&self, row: &Row, total: u32, domain: &Domain, w: WorkerId, cx: &Cx) -> u32 {
-        let share = u64::from(total) / (STRETCHES * cx.workers.len() as u64).max(1);
+    fn stretch(&self, row: &Row, ends: &[u32], domain: &Domain, w: WorkerId, cx: &Cx) -> u32 {
+        let total = ends.len() as u64;
+        let workers = cx.workers.len() as u64;
+        let Some(left) = domain.left.first().filter(|left| !left.is_empty()) else { return 1 };
         let target = cx.worker(w).and_then(|w| w.spec.memory_target);
-        let first = domain.left.first().filter(|left| !left.is_empty());
-        let size = first.and_then(|left| {
-            let (f, _) = self.place_of(self.index_in(row, left.start));
-            self.expected_bytes(f)
-        });
-        let most = match (target, size) {
+        let (f, _) = self.place_of(self.index_in(row, left.start));
+        let most = match (target, self.expected_bytes(f)) {
             (Some(target), Some(size)) => target / AHEAD / size.max(1),
             (Some(_), None) => FIRST,
             (None, _) => u64::MAX,
         };
-        u32::try_from(share.min(most).max(1)).unwrap_or(u32::MAX)
+        let share = total / (STRETCHES * workers).max(1);
+        let stretch = u32::try_from(share.min(most).max(1)).unwrap_or(u32::MAX);
+        // Up to the end of a set, if it is not too large.
+        let last = left.start.saturating_add(stretch - 1).min(left.end - 1);
+        let whole = ends[last as usize].min(left.end) - left.start;
+        if u64::from(whole - stretch.min(whole)) <= total / (SETS * workers).max(1) { whole } else { stretch }
     }
 
     fn look_for_root(&self, pool: &mut Pool, w: WorkerId, cx: &Cx) -> Option<u32> {
-        let Pool { rows, division, .. } = pool;
+        let Pool { rows, division, ends, .. } = pool;
         let singles = rows.first().filter(|row| matches!(row, Row::Singles(_)));
-        let total = division.totals().first().copied().unwrap_or(0);
         loop {
-            let at = division.domain(w, |domain| Some(self.stretch(singles?, total, domain, w, cx)))?;
+            let at = division.domain(w, |domain| Some(self.stretch(singles?, ends, domain, w, cx)))?;
             let (totals, Domain { backwards, left, .. }) = division.walk(at);
             let mut best: Option<(u64, u32)> = None;
             for (k, range) in left.iter_mut().enumerate() {

@@ -60,6 +60,21 @@ impl Core {
                 {}
             }
         }
+        if self.cx.early > 0 {
+            self.feed_starving();
+        }
+    }
+
+    /// Gives idle workers what waits for better times, once they have waited for long.
+    fn feed_starving(&mut self) {
+        let open = self.cx.ready.classes.iter().flat_map(|class| class.open.first());
+        let open: SmallVec<[WorkerId; WORKERS_LOOKED_AT]> = open.map(|(_, w)| *w).collect();
+        for w in open {
+            let is_idle = self.cx.worker(w).is_some_and(|x| x.processing.is_empty());
+            if is_idle && self.is_hungry(w) == Some(true) {
+                self.waste_no_time(w);
+            }
+        }
     }
 
     /// Whether a worker has waited long enough, and if so whether for tasks with inputs elsewhere too. One
@@ -127,7 +142,7 @@ impl Core {
 
 impl Run {
     /// Whether a held task may go to an idle worker although it does not fit there yet.
-    fn suits(&self, worker: &Worker, w: WorkerId, i: u32, anywhere: bool, now: Time) -> bool {
+    pub(super) fn suits(&self, worker: &Worker, w: WorkerId, i: u32, anywhere: bool, now: Time) -> bool {
         let (f, element) = self.place_of(i);
         if self.is_full()
             // These have rules of their own.

@@ -180,6 +180,9 @@ impl Core {
         *calls.lent.entry(i).or_default() += 1;
         calls.importers += u32::from(new);
         run.state[i as usize].set_imported(true);
+        if self.cx.early > 0 {
+            run.hurry(&mut self.cx, i);
+        }
         run.refs[i as usize] += 1;
         if run.refs[i as usize] == 1 && run.is_revivable(i) {
             run.revive(&mut self.cx, vec![i]);

@@ -128,7 +128,8 @@ impl Core {
         let in_heaps = self.cx.ready.classes.iter().flat_map(|c| c.entries());
         let in_local = self.cx.workers.iter().flatten().flat_map(|w| w.local.iter());
         let parked = self.runs.iter().flatten().flat_map(|run| run.parked.values().flatten());
-        for entry in in_heaps.chain(in_local).chain(parked) {
+        let early = self.runs.iter().flatten().flat_map(|run| run.early.entries());
+        for entry in in_heaps.chain(in_local).chain(parked).chain(early) {
             self.tasks_of(entry).iter().for_each(|task| {
                 queued.remove(task);
             });

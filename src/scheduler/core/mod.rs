@@ -14,6 +14,7 @@ mod cx;
 pub mod demand;
 mod division;
 mod domains;
+mod early;
 mod edges;
 mod empty;
 pub mod event;
@@ -26,6 +27,7 @@ pub mod groups;
 mod imports;
 mod invariants;
 pub mod look;
+mod meet;
 mod pinned;
 mod place;
 mod ready;
@@ -100,6 +102,8 @@ pub struct Core {
     steal_at: Option<Time>,
     /// When a worker without work is looked after.
     feed_at: Option<Time>,
+    /// When a worker has had nothing to do for so long that it takes what waits for another.
+    share_at: Option<Time>,
     /// Workers that leave in order.
     leaving: BTreeSet<WorkerId>,
     /// When silent workers and absent clients are looked for next.
@@ -117,6 +121,7 @@ impl Core {
             leases: BTreeMap::new(),
             steal_at: None,
             feed_at: None,
+            share_at: None,
             leaving: BTreeSet::new(),
             check_at: Time::ZERO,
             cx: Cx::new(epoch, settings),
@@ -178,7 +183,7 @@ impl Core {
     /// When the core wants to be called with `Tick` at the latest.
     pub fn next_deadline(&self) -> Option<Time> {
         let retry = self.cx.delayed.first().map(|&(at, _)| at);
-        [Some(self.check_at), retry, self.steal_at, self.feed_at].into_iter().flatten().min()
+        [Some(self.check_at), retry, self.steal_at, self.feed_at, self.share_at].into_iter().flatten().min()
     }
 
     /// The run of a submission, if it is known.

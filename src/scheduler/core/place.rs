@@ -27,6 +27,9 @@ const INPUTS_LOOKED_AT: usize = 32;
 const AVOID_DELAY: Duration = Duration::from_millis(200);
 const AVOID_MAX: u32 = 50;
 
+/// How long a worker has nothing to do before it takes what waits for one whose results go to disk.
+const SHARE_PATIENCE: Duration = Duration::from_millis(30);
+
 /// What takes longer to move waits for its holder as long as others have work of their own.
 pub(super) const BULKY: Duration = Duration::from_millis(2);
 
@@ -43,6 +46,8 @@ enum Place {
     Later,
     /// Nobody has the memory, or the time.
     Stays(Pile),
+    /// Its result would be of no use yet.
+    Early,
     /// It can never run.
     Never(Arc<Failure>),
 }
@@ -54,10 +59,7 @@ impl Core {
         self.serve_gangs();
         let changed = self.cx.refresh();
         changed.iter().for_each(|w| self.serve_local(*w, true));
-        while let Some(class) = self.cx.ready.next_class() {
-            let Some(entry) = self.cx.ready.classes[class].heap.pop() else { break };
-            self.dispatch(class, entry);
-        }
+        self.hand_out();
         changed.iter().for_each(|w| self.serve_local(*w, false));
         self.share_local();
         self.retry_held();
@@ -67,6 +69,13 @@ impl Core {
             self.serve_gangs();
         }
         self.steal();
+    }
+
+    fn hand_out(&mut self) {
+        while let Some(class) = self.cx.ready.next_class() {
+            let Some(entry) = self.cx.ready.classes[class].heap.pop() else { break };
+            self.dispatch(class, entry);
+        }
     }
 
     /// Gives a worker its own waiting tasks; `urgent` ones are those that come before all that wait for any
@@ -143,7 +152,11 @@ impl Core {
             run.parked.entry(class as u32).or_default().push(entry);
             return None;
         }
-        let place = if queued { run.choose(&mut self.cx, class, i) } else { Place::Later };
+        let place = match queued {
+            true if run.put_off(&mut self.cx, i) => Place::Early,
+            true => run.choose(&mut self.cx, class, i),
+            false => Place::Later,
+        };
         if !matches!(place, Place::Here(_)) {
             // It was let through because the run may hand out one more: another may take that place.
             run.unpark(&mut self.cx);
@@ -170,13 +183,14 @@ impl Core {
                 self.cx.delayed.insert((until, entry.task));
             }
             Place::Never(failure) => run.give_up(&mut self.cx, i, failure),
-            Place::Stays(_) => {}
+            Place::Stays(_) | Place::Early => {}
         }
         None
     }
 
     /// Workers with nothing to do take what waits for others, where that is worth moving its inputs.
     fn share_local(&mut self) {
+        self.share_at = None;
         while let Some(&(_, from)) = self.cx.ready.local.last() {
             // The last of them: the first ones will soon run where their inputs are.
             let Some(entry) = self.cx.worker(from).and_then(|x| x.local.first().copied()) else { break };
@@ -189,12 +203,27 @@ impl Core {
             else {
                 break;
             };
-            if !self.is_worth_moving(run, entry.task.index, from, to) {
+            if !self.is_worth_moving(run, entry.task.index, from, to) || !self.has_waited(from, to) {
                 break;
             }
             self.drop_local(from, entry);
             self.place_local(run, class, entry, to);
         }
+    }
+
+    /// Whether a worker is to take what waits for another. Where results go to disk, what moves makes others
+    /// leave: not before the worker has had nothing at all to do for a while.
+    fn has_waited(&mut self, from: WorkerId, to: WorkerId) -> bool {
+        let is_spilling = self.cx.worker(from).is_some_and(|w| w.memory.spilled > 0);
+        if !is_spilling {
+            return true;
+        }
+        let Some(worker) = self.cx.worker(to).filter(|w| w.processing.is_empty()) else { return false };
+        let at = worker.progress.after(SHARE_PATIENCE);
+        if at > self.cx.now {
+            self.share_at = Some(self.share_at.map_or(at, |before| before.min(at)));
+        }
+        at <= self.cx.now
     }
 
     /// Whether a task that waits for one worker would be done sooner by another, its inputs moved there.
@@ -275,6 +304,9 @@ impl Run {
         let Some(&(holder, there)) = held.iter().max_by_key(|(_, bytes)| *bytes) else {
             return Place::Here(idlest);
         };
+        if let Some(met) = self.meeting_place(cx, i, (&held, total), holder) {
+            return if cx.ready.is_open(met, class as u32) { Place::Here(met) } else { Place::Local(met) };
+        }
         let away = |x| moving(total - held.iter().find(|(w, _)| *w == x).map_or(0, |(_, b)| *b));
         if cx.ready.is_open(holder, class as u32) && !cx.is_better_off(idlest, holder, || away(idlest)) {
             // Between holders of about as much, the one with less to do.

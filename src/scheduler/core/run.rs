@@ -36,6 +36,8 @@ pub(super) struct Run {
     max_processing: u64,
     /// Ready tasks that wait because as many as are allowed are handed out, by class.
     pub(super) parked: BTreeMap<u32, BinaryHeap<super::ready::Entry>>,
+    /// Ready tasks whose results would only lie in memory.
+    pub(super) early: super::early::Early,
     /// Tasks of their own that are to be put into a pool.
     pub(super) roots: Vec<u32>,
     /// Roots that are given out by domain.
@@ -214,6 +216,7 @@ impl Run {
             max_fails: spec.max_fails,
             max_processing: spec.max_processing.map_or(u64::MAX, |n| u64::from(n.max(1))),
             parked: BTreeMap::new(),
+            early: super::early::Early::default(),
             roots: Vec::new(),
             pools: Vec::new(),
             generation,
@@ -412,6 +415,21 @@ impl Run {
                 }
             }
         }
+    }
+
+    /// Whether an element has more inputs than so many, as far as that is known without walking them.
+    pub(super) fn needs_more_than(&self, f: FamilyIx, element: u32, most: usize) -> bool {
+        let count = |e: &super::edges::Edge| match e.pattern() {
+            _ if e.is_pair() => 1,
+            Pattern::Explicit(csr) => csr.row(element).len(),
+            Pattern::GroupBytes { .. } => e.former().map_or(0, |former| former.group(element).count()),
+            pattern => {
+                let spans = pattern.inputs(element, self.exports(e.producer));
+                spans.into_iter().map(|span| span.range.len()).sum()
+            }
+        };
+        let edges = self.edges.of(f);
+        edges.len() > most || edges.iter().map(count).sum::<usize>() > most
     }
 
     /// Number of inputs of an element over one edge.

@@ -11,6 +11,7 @@ use super::edges::Edges;
 use crate::base::ids::FamilyIx;
 use crate::graph::layer::Csr;
 use crate::graph::sequence::{Dag, sequence};
+use rustc_hash::FxHashMap;
 
 /// Runs with fewer tasks of their own are not worth an order.
 const FEW: usize = 4;
@@ -48,6 +49,68 @@ pub(super) fn joined(edges: &Edges, places: &[Option<u32>]) -> Vec<bool> {
         meets[f] &= place.is_some() && edges.of(FamilyIx(f as u32)).is_empty();
     }
     meets
+}
+
+/// In how few steps results of one set meet, at most.
+const STEPS: u32 = 2;
+/// Tasks behind one that are looked at; with more, what is behind them is not looked at.
+const BEHIND_MAX: usize = 64;
+
+/// Sets of tasks that need nothing: those of one meet in a few steps, and with no others in as many. Returns
+/// the set of each, by the first of its tasks. There are four sets at least, or each task is one: work has to
+/// be divided.
+pub(super) fn sets(edges: &Edges, roots: &[FamilyIx]) -> Vec<u32> {
+    let alone: Vec<u32> = (0..roots.len() as u32).collect();
+    let mut best = alone.clone();
+    let mut set = alone;
+    // Who came to a task first.
+    let mut met: FxHashMap<FamilyIx, u32> = FxHashMap::default();
+    let mut reached: Vec<Vec<FamilyIx>> = roots.iter().map(|f| vec![*f]).collect();
+    for _ in 0..STEPS {
+        for (root, front) in (0..).zip(&mut reached) {
+            let before = std::mem::take(front);
+            for f in before.into_iter().filter(|f| edges.behind(*f).len() <= BEHIND_MAX) {
+                for &(c, e) in edges.behind(f).iter().filter(|(c, e)| edges.get(*c, *e).data) {
+                    if !edges.get(c, e).is_pair() {
+                        return best;
+                    }
+                    let other = *met.entry(c).or_insert(root);
+                    join(&mut set, root, other);
+                    front.push(c);
+                }
+            }
+            front.sort_unstable();
+            front.dedup();
+        }
+        if reached.iter().map(Vec::len).sum::<usize>() > BEHIND_MAX * roots.len() {
+            return best;
+        }
+        let mut sizes = vec![0usize; roots.len()];
+        for root in 0..set.len() as u32 {
+            sizes[first_of(&mut set, root) as usize] += 1;
+        }
+        if sizes.iter().any(|size| *size > roots.len() / 4) {
+            return best;
+        }
+        best = (0..set.len() as u32).map(|root| first_of(&mut set, root)).collect();
+    }
+    best
+}
+
+/// The first task of a set.
+fn first_of(set: &mut [u32], mut root: u32) -> u32 {
+    while set[root as usize] != root {
+        let next = set[set[root as usize] as usize];
+        set[root as usize] = next;
+        root = next;
+    }
+    root
+}
+
+fn join(set: &mut [u32], a: u32, b: u32) {
+    let (a, b) = (first_of(set, a), first_of(set, b));
+    let (first, other) = (a.min(b), a.max(b));
+    set[other as usize] = first;
 }
 
 /// What each family depends on, each once.

@@ -18,6 +18,9 @@ impl Run {
         self.state[i as usize].set_state(to);
         cx.record(self, i, from, to);
         self.changed(cx, i);
+        if cx.early > 0 {
+            self.look_behind(cx, i);
+        }
         if to.is_final() {
             cx.ending.insert(self.id);
         }
@@ -558,6 +561,7 @@ impl Run {
             self.unwant(i);
         }
         self.unsized_families = 0;
+        self.end_waiting(cx);
         self.let_all_go(cx);
         cx.ending.insert(self.id);
     }
