@@ -337,8 +337,13 @@ impl Run {
 
     /// Family and element of a task.
     pub(super) fn place_of(&self, i: u32) -> (FamilyIx, u32) {
-        let at = self.segments.partition_point(|&(first, ..)| first <= i) - 1;
-        let (first, family, element) = self.segments[at];
+        // None is empty, so it is at most the i-th. Where all tasks are families of their own it is that one.
+        let most = (i as usize).min(self.segments.len() - 1);
+        let (mut first, mut family, mut element) = self.segments[most];
+        if first > i {
+            let at = self.segments[..most].partition_point(|&(first, ..)| first <= i) - 1;
+            (first, family, element) = self.segments[at];
+        }
         (family, element + (i - first))
     }
 
