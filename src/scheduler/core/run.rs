@@ -15,6 +15,7 @@ use crate::graph::FamilyNames;
 use crate::graph::layer::{Layer, Pattern, Shape, Size};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::ops::Range;
 use std::sync::Arc;
@@ -46,6 +47,8 @@ pub(super) struct Run {
     pub(super) edges: Edges,
     /// Which family each stretch of indices belongs to: first index, family, first element.
     segments: Vec<(u32, FamilyIx, u32)>,
+    /// Where in there the last task was found that had to be searched for.
+    last_place: Cell<usize>,
 
     // One entry per task.
     pub(super) state: Vec<Packed>,
@@ -219,6 +222,7 @@ impl Run {
             generation,
             submitted: now,
             segments: Vec::with_capacity(families.len()),
+            last_place: Cell::new(0),
             families,
             edges,
             state: Vec::with_capacity(tasks),
@@ -339,11 +343,17 @@ impl Run {
     pub(super) fn place_of(&self, i: u32) -> (FamilyIx, u32) {
         // None is empty, so it is at most the i-th. Where all tasks are families of their own it is that one.
         let most = (i as usize).min(self.segments.len() - 1);
-        let (mut first, mut family, mut element) = self.segments[most];
-        if first > i {
-            let at = self.segments[..most].partition_point(|&(first, ..)| first <= i) - 1;
-            (first, family, element) = self.segments[at];
+        let (first, family, element) = self.segments[most];
+        if first <= i {
+            return (family, element + (i - first));
         }
+        // One task is asked for several times in turn.
+        let mut at = self.last_place.get();
+        if at >= most || self.segments[at].0 > i || self.segments[at + 1].0 <= i {
+            at = self.segments[..most].partition_point(|&(first, ..)| first <= i) - 1;
+            self.last_place.set(at);
+        }
+        let (first, family, element) = self.segments[at];
         (family, element + (i - first))
     }
 
