@@ -340,13 +340,17 @@ impl Run {
     }
 
     /// Family and element of a task.
+    #[inline]
     pub(super) fn place_of(&self, i: u32) -> (FamilyIx, u32) {
         // None is empty, so it is at most the i-th. Where all tasks are families of their own it is that one.
         let most = (i as usize).min(self.segments.len() - 1);
         let (first, family, element) = self.segments[most];
-        if first <= i {
-            return (family, element + (i - first));
-        }
+        if first <= i { (family, element + (i - first)) } else { self.place_before(most, i) }
+    }
+
+    /// The same of a task that is in a stretch before this one.
+    #[inline(never)]
+    fn place_before(&self, most: usize, i: u32) -> (FamilyIx, u32) {
         // One task is asked for several times in turn.
         let mut at = self.last_place.get();
         if at >= most || self.segments[at].0 > i || self.segments[at + 1].0 <= i {
