@@ -48,7 +48,7 @@ pub(super) struct Run {
     /// Which family each stretch of indices belongs to: first index, family, first element.
     segments: Vec<(u32, FamilyIx, u32)>,
     /// Where in there the last task was found that had to be searched for.
-    last_place: Cell<usize>,
+    last_place: Cell<Stretch>,
 
     // One entry per task.
     pub(super) state: Vec<Packed>,
@@ -84,6 +84,15 @@ pub(super) struct Run {
     pub(super) overdue: FxHashMap<u32, u64>,
     /// Of a run of calls.
     pub(super) calls: Option<Box<super::calls::Calls>>,
+}
+
+/// Indices that belong to one family, and which of its elements the first one is.
+#[derive(Clone, Copy, Default)]
+struct Stretch {
+    first: u32,
+    end: u32,
+    family: FamilyIx,
+    element: u32,
 }
 
 /// What went wrong with a task so far.
@@ -222,7 +231,7 @@ impl Run {
             generation,
             submitted: now,
             segments: Vec::with_capacity(families.len()),
-            last_place: Cell::new(0),
+            last_place: Cell::default(),
             families,
             edges,
             state: Vec::with_capacity(tasks),
@@ -345,19 +354,23 @@ impl Run {
         // None is empty, so it is at most the i-th. Where all tasks are families of their own it is that one.
         let most = (i as usize).min(self.segments.len() - 1);
         let (first, family, element) = self.segments[most];
-        if first <= i { (family, element + (i - first)) } else { self.place_before(most, i) }
+        if first <= i {
+            return (family, element + (i - first));
+        }
+        // One task is asked for several times in turn.
+        let last = self.last_place.get();
+        match i.checked_sub(last.first) {
+            Some(more) if i < last.end => (last.family, last.element + more),
+            _ => self.place_before(most, i),
+        }
     }
 
     /// The same of a task that is in a stretch before this one.
     #[inline(never)]
     fn place_before(&self, most: usize, i: u32) -> (FamilyIx, u32) {
-        // One task is asked for several times in turn.
-        let mut at = self.last_place.get();
-        if at >= most || self.segments[at].0 > i || self.segments[at + 1].0 <= i {
-            at = self.segments[..most].partition_point(|&(first, ..)| first <= i) - 1;
-            self.last_place.set(at);
-        }
+        let at = self.segments[..most].partition_point(|&(first, ..)| first <= i) - 1;
         let (first, family, element) = self.segments[at];
+        self.last_place.set(Stretch { first, end: self.segments[at + 1].0, family, element });
         (family, element + (i - first))
     }
 
