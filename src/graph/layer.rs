@@ -203,8 +203,9 @@ pub type Spans = SmallVec<[Span; 2]>;
 
 /// The first element of each level of a tree over `n` inputs, then the total. A tree over nothing is one
 /// element without inputs.
-pub fn tree_levels(n: u32, fan_in: u32) -> SmallVec<[u32; 12]> {
-    let mut starts: SmallVec<[u32; 12]> = smallvec![0];
+pub fn tree_levels(n: u32, fan_in: u32) -> SmallVec<[u32; 36]> {
+    // As many as there can be: every look at an element makes such a list.
+    let mut starts: SmallVec<[u32; 36]> = smallvec![0];
     let mut width = n.div_ceil(fan_in).max(1);
     let mut total = width;
     while width > 1 {
@@ -244,11 +245,11 @@ impl Pattern {
             Pattern::Group { size } => smallvec![foreign(i * size..(i * size).saturating_add(*size).min(n))],
             Pattern::Window { low, high, edge } => window(i, n, *low, *high, *edge),
             Pattern::Tree { fan_in } => {
-                let levels = tree_levels(n, *fan_in);
-                if i < levels[1] {
+                if i < n.div_ceil(*fan_in).max(1) {
                     let start = (i * fan_in).min(n);
                     return smallvec![foreign(start..start.saturating_add(*fan_in).min(n))];
                 }
+                let levels = tree_levels(n, *fan_in);
                 let level = levels.iter().rposition(|&s| s <= i).unwrap_or(0);
                 let start = levels[level - 1] + (i - levels[level]) * fan_in;
                 smallvec![Span { own: true, range: start..(start + fan_in).min(levels[level]) }]

@@ -4,7 +4,7 @@
 /// The part of a key that those of one kind have in common, as Dask finds it: what comes before a number or a
 /// hash, the name in a tuple.
 pub fn key_split(key: &str) -> &str {
-    let first = key.split('-').next().unwrap_or_default();
+    let first = before_dash(key);
     if !first.starts_with(char::is_alphabetic) {
         let name = first.split(',').next().unwrap_or_default();
         let name = name.trim_matches(|c| "_'()\"".contains(c));
@@ -18,10 +18,14 @@ pub fn key_split(key: &str) -> &str {
     words(key, first.len())
 }
 
+fn before_dash(key: &str) -> &str {
+    &key[..key.bytes().position(|b| b == b'-').unwrap_or(key.len())]
+}
+
 /// The beginning of a key up to the first word after `end` that is no word.
 fn words(key: &str, mut end: usize) -> &str {
     while let Some(rest) = key[end..].strip_prefix('-') {
-        let word = rest.split('-').next().unwrap_or_default();
+        let word = before_dash(rest);
         let is_hash = word.len() == 8 && word.bytes().all(|b| (b'a'..=b'f').contains(&b));
         if word.is_empty() || !word.chars().all(char::is_alphabetic) || is_hash {
             break;

@@ -119,17 +119,22 @@ impl Run {
 
     /// Whether every worker that has room leaves before a task would be done.
     pub(super) fn is_late(&self, cx: &Cx, class: usize, i: u32) -> bool {
+        let open = &cx.ready.classes[class].open;
+        let stays = |w: WorkerId| cx.worker(w).is_some_and(|w| w.spec.leaves.is_none());
+        if open.first().is_some_and(|(_, w)| stays(*w)) {
+            return false;
+        }
         let (f, _) = self.place_of(i);
         let need = self.time_needed(f);
         let in_time = |w: WorkerId| cx.worker(w).is_some_and(|w| w.has_time(cx.now, need, self.slots(f)));
-        need.is_some() && !cx.ready.classes[class].open.iter().any(|(_, w)| in_time(*w))
+        need.is_some() && !open.iter().any(|(_, w)| in_time(*w))
     }
 
     /// Whether a worker has the memory and the time for a task.
     pub(super) fn fits(&self, cx: &Cx, i: u32, w: WorkerId) -> bool {
         let Some(worker) = cx.worker(w) else { return false };
         let (f, element) = self.place_of(i);
-        if !worker.has_time(cx.now, self.time_needed(f), self.slots(f)) {
+        if worker.spec.leaves.is_some() && !worker.has_time(cx.now, self.time_needed(f), self.slots(f)) {
             return false;
         }
         let Some(headroom) = worker.headroom() else { return true };

@@ -39,7 +39,6 @@ const SETS: u64 = 2;
 const FIRST: u64 = 4;
 
 /// Roots of a run that are given out by domain.
-#[derive(Default)]
 pub(super) struct Pool {
     /// What the elements occupy.
     pub(super) class: u32,
@@ -186,9 +185,9 @@ impl Run {
 
     /// The next root that a worker should make: its index.
     pub(super) fn next_root(&mut self, pool: u32, w: WorkerId, cx: &Cx) -> Option<u32> {
-        let mut taken = std::mem::take(&mut self.pools[pool as usize]);
-        let next = self.look_for_root(&mut taken, w, cx);
-        self.pools[pool as usize] = taken;
+        let mut pools = std::mem::take(&mut self.pools);
+        let next = self.look_for_root(&mut pools[pool as usize], w, cx);
+        self.pools = pools;
         next
     }
 

@@ -296,8 +296,8 @@ impl RunGroups {
 
 /// A name without the number at its end, unless it is nothing else.
 fn without_number(name: &str) -> &str {
-    let short = name.trim_end_matches(|c: char| c.is_ascii_digit());
-    if short.is_empty() { name } else { short }
+    let digits = name.bytes().rev().take_while(u8::is_ascii_digit).count();
+    if digits == name.len() { name } else { &name[..name.len() - digits] }
 }
 
 impl Run {
@@ -489,8 +489,11 @@ impl Core {
 
 /// The beginning of a name that is too long.
 fn cut(name: &str) -> &str {
+    if name.len() <= NAME_MAX {
+        return name;
+    }
     let end = (0..=NAME_MAX).rev().find(|&end| name.is_char_boundary(end));
-    if name.len() <= NAME_MAX { name } else { &name[..end.unwrap_or(0)] }
+    &name[..end.unwrap_or(0)]
 }
 
 /// How many pairs of tasks an edge has; 0 where that comes out while running.

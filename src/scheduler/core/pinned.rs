@@ -37,10 +37,15 @@ impl Run {
     }
 
     /// Where a task may run whose inputs are all there.
+    #[inline]
     pub(super) fn pin_of(&self, cx: &Cx, i: u32) -> Pin {
         if self.calls.as_ref().is_none_or(|calls| calls.pinned.is_empty()) {
             return Pin::Free;
         }
+        self.pin_by_inputs(cx, i)
+    }
+
+    fn pin_by_inputs(&self, cx: &Cx, i: u32) -> Pin {
         let (f, element) = self.place_of(i);
         let mut places = Vec::new();
         let mut look = |j: u32| {

@@ -309,6 +309,9 @@ impl Run {
         }
         let away = |x| moving(total - held.iter().find(|(w, _)| *w == x).map_or(0, |(_, b)| *b));
         if cx.ready.is_open(holder, class as u32) && !cx.is_better_off(idlest, holder, || away(idlest)) {
+            if held.len() == 1 {
+                return Place::Here(holder);
+            }
             // Between holders of about as much, the one with less to do.
             let close = held.iter().filter(|(_, b)| b.saturating_add(there / 8) >= there);
             let open = close.filter(|(w, _)| cx.ready.is_open(*w, class as u32));

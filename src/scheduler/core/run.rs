@@ -15,6 +15,7 @@ use crate::graph::FamilyNames;
 use crate::graph::layer::{Layer, Pattern, Shape, Size};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::ops::Range;
 use std::sync::Arc;
@@ -48,6 +49,8 @@ pub(super) struct Run {
     pub(super) edges: Edges,
     /// Which family each stretch of indices belongs to: first index, family, first element.
     segments: Vec<(u32, FamilyIx, u32)>,
+    /// Where in there the last task was found that had to be searched for.
+    last_place: Cell<Stretch>,
 
     // One entry per task.
     pub(super) state: Vec<Packed>,
@@ -83,6 +86,15 @@ pub(super) struct Run {
     pub(super) overdue: FxHashMap<u32, u64>,
     /// Of a run of calls.
     pub(super) calls: Option<Box<super::calls::Calls>>,
+}
+
+/// Indices that belong to one family, and which of its elements the first one is.
+#[derive(Clone, Copy, Default)]
+struct Stretch {
+    first: u32,
+    end: u32,
+    family: FamilyIx,
+    element: u32,
 }
 
 /// What went wrong with a task so far.
@@ -222,6 +234,7 @@ impl Run {
             generation,
             submitted: now,
             segments: Vec::with_capacity(families.len()),
+            last_place: Cell::default(),
             families,
             edges,
             state: Vec::with_capacity(tasks),
@@ -339,9 +352,28 @@ impl Run {
     }
 
     /// Family and element of a task.
+    #[inline]
     pub(super) fn place_of(&self, i: u32) -> (FamilyIx, u32) {
-        let at = self.segments.partition_point(|&(first, ..)| first <= i) - 1;
+        // None is empty, so it is at most the i-th. Where all tasks are families of their own it is that one.
+        let most = (i as usize).min(self.segments.len() - 1);
+        let (first, family, element) = self.segments[most];
+        if first <= i {
+            return (family, element + (i - first));
+        }
+        // One task is asked for several times in turn.
+        let last = self.last_place.get();
+        match i.checked_sub(last.first) {
+            Some(more) if i < last.end => (last.family, last.element + more),
+            _ => self.place_before(most, i),
+        }
+    }
+
+    /// The same of a task that is in a stretch before this one.
+    #[inline(never)]
+    fn place_before(&self, most: usize, i: u32) -> (FamilyIx, u32) {
+        let at = self.segments[..most].partition_point(|&(first, ..)| first <= i) - 1;
         let (first, family, element) = self.segments[at];
+        self.last_place.set(Stretch { first, end: self.segments[at + 1].0, family, element });
         (family, element + (i - first))
     }
 

@@ -221,3 +221,17 @@ fn what_is_known_of_a_group_says_what_the_next_of_it_comes_to() {
     let given = s.given_to(0);
     assert!(given > 5, "parts are small though one load was large: {given}");
 }
+
+#[test]
+fn names_are_without_their_numbers_where_there_are_many_and_not_too_long() {
+    let long = "é".repeat(150);
+    let numbered = (0..201).map(|i| format!("t{i}"));
+    let names: Vec<String> = numbered.chain(["7".into(), "12".into(), long]).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut s = Story::new();
+    s.named(0, vec![family(1); names.len()], &names, &[]);
+    let groups = s.groups();
+    let seen: Vec<(&str, u64)> = groups.iter().map(|g| (&*g.name, g.total)).collect();
+    let cut = "é".repeat(100);
+    assert_eq!(seen, [("t", 201), ("7", 1), ("12", 1), (&cut, 1)]);
+}

@@ -131,3 +131,19 @@ fn roots_of_a_stretch_come_back_one_by_one_when_their_worker_is_lost() {
     }
     assert!(s.done().is_some_and(|d| d.failed == 0), "all is done");
 }
+
+#[test]
+fn a_task_is_found_in_its_family_whichever_was_asked_for_before() {
+    let sizes = [1, 1, 3, 1, 5, 1, 1, 2];
+    let mut s = Story::new();
+    s.submit(sizes.map(family).to_vec(), &[]);
+    let run = s.core.run(RUN).expect("the run");
+    let of = |(f, n): (u32, u32)| (0..n).map(move |element| (FamilyIx(f), element));
+    let all: Vec<(FamilyIx, u32)> = (0..).zip(sizes).flat_map(of).collect();
+    for i in 0..all.len() {
+        for j in 0..all.len() {
+            let found = [i, j, i].map(|k| run.place_of(k as u32));
+            assert_eq!(found, [all[i], all[j], all[i]], "{i} and {j}");
+        }
+    }
+}
