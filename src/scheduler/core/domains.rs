@@ -114,7 +114,7 @@ impl Run {
             return None;
         }
         let (rows, division) = (vec![Row::Family(f)], Division::whole(&[total]));
-        self.pools.push(Pool { class, user, rows, division, ..Pool::default() });
+        self.pools.push(Pool { class, user, rows, place: None, ends: Vec::new(), division });
         Some(self.pools.len() as u32 - 1)
     }
 
