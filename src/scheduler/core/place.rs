@@ -203,7 +203,11 @@ impl Core {
             else {
                 break;
             };
-            if !self.is_worth_moving(run, entry.task.index, from, to) || !self.has_waited(from, to) {
+            let fits = |run: &Run| run.fits(&self.cx, entry.task.index, to);
+            if !self.runs[run].as_deref().is_some_and(fits)
+                || !self.is_worth_moving(run, entry.task.index, from, to)
+                || !self.has_waited(from, to)
+            {
                 break;
             }
             self.drop_local(from, entry);

@@ -128,3 +128,36 @@ fn inputs(edges: &Edges, families: usize) -> Csr {
     }
     inputs
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::layer::{Edge, Layer, Pattern};
+
+    fn sets_of(roots: u32, others: &[&[u32]]) -> Vec<u32> {
+        let edge = |p: &u32| Edge { producer: FamilyIx(*p), pattern: Pattern::All, data: true };
+        let of = |from: &[u32]| Layer { edges: from.iter().map(edge).collect(), ..Layer::default() };
+        let all = std::iter::repeat_n(&[][..], roots as usize).chain(others.iter().copied());
+        let mut layers: Vec<Layer> = all.map(of).collect();
+        let single = vec![true; layers.len()];
+        let edges = Edges::take(&mut layers, &single);
+        sets(&edges, &(0..roots).map(FamilyIx).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn roots_that_meet_soon_and_with_no_others_are_a_set() {
+        // In two steps, over what is made of each; and what all come to.
+        let pairs: &[&[u32]] = &[&[0], &[5], &[8, 9], &[10], &[1, 2], &[3, 4], &[6, 7]];
+        assert_eq!(sets_of(8, pairs), [0, 1, 1, 3, 3, 0, 6, 6]);
+        let mut with_all = pairs.to_vec();
+        with_all.push(&[10, 12, 13, 14]);
+        assert_eq!(sets_of(8, &with_all), [0, 1, 1, 3, 3, 5, 6, 6], "in two steps all are one");
+    }
+
+    #[test]
+    fn what_goes_on_from_one_to_the_next_is_no_set() {
+        let chain: Vec<[u32; 2]> = (0..31).map(|i| [i, i + 1]).collect();
+        let chain: Vec<&[u32]> = chain.iter().map(|both| &both[..]).collect();
+        assert_eq!(sets_of(32, &chain), (0..32).collect::<Vec<_>>());
+    }
+}

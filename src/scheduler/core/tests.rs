@@ -3,6 +3,7 @@
 mod calls;
 mod calls_random;
 mod demand;
+mod early;
 mod feed;
 mod gangs;
 mod groups;
