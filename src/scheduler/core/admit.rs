@@ -176,7 +176,7 @@ impl Core {
                 self.retry_class(class, Pile::Held);
             }
         }
-        while self.cx.in_hand == 0 && self.push_one() {}
+        while self.cx.in_hand == 0 && (self.push_one() || self.push_early()) {}
     }
 
     fn retry_class(&mut self, class: usize, pile: Pile) {

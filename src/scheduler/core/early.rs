@@ -283,21 +283,23 @@ impl Core {
                 }
             }
         }
-        if self.cx.in_hand == 0 {
-            self.push_early();
-        }
     }
 
-    /// Nobody has anything to do, and nothing that waits for better times suits: one of it is held for want
-    /// of memory from now on, for which there are rules.
-    fn push_early(&mut self) {
+    /// Nobody has anything in hand. If nothing else is ready either, one task that waits for better times is
+    /// held for want of memory from now on: for that there are rules. Whether there was one.
+    pub(super) fn push_early(&mut self) -> bool {
+        let classes = &self.cx.ready.classes;
+        if self.cx.early == 0 || classes.iter().any(|class| !class.heap.is_empty() || !class.held.is_empty())
+        {
+            return false;
+        }
         for run in self.runs.iter_mut().flatten() {
             let Some(entry) = run.early.waiting.pop_last() else { continue };
             self.cx.early -= 1;
             let class = run.families[run.place_of(entry.task.index).0.index()].class;
             self.cx.ready.classes[class as usize].held.push(entry);
-            self.feed_at = Some(self.cx.now);
-            return;
+            return true;
         }
+        false
     }
 }

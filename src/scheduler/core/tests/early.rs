@@ -111,3 +111,16 @@ fn a_task_runs_where_its_result_meets_what_it_is_used_with() {
     s.made(1, 100).made(0, 10);
     assert_eq!((s.at(2), s.at(3)), (chunk, chunk));
 }
+
+#[test]
+fn one_goes_ahead_when_nobody_has_anything_in_hand() {
+    let mut s = Story::new();
+    let mut layers = by_row();
+    layers[1].retries = 1;
+    s.worker_of(0, 2, 10_000 * MIB).on_disk(0, MIB).submit(layers, &[8]);
+    s.made(0, 100);
+    assert_eq!(s.out(0..8), [1]);
+    // It is tried again after a while.
+    s.break_down(1);
+    assert_eq!((s.state(1), s.out(0..8).len()), (State::Delayed, 1));
+}
