@@ -47,6 +47,8 @@ pub(super) struct Cx {
     /// that has had nothing else to do for long.
     pub(super) early: usize,
     pub(super) early_burst: usize,
+    /// Such workers are not looked after before.
+    pub(super) early_at: Time,
     /// Runs in which a task has failed for good.
     pub(super) failing: BTreeSet<RunId>,
     outbox: Vec<Outbox>,
@@ -101,6 +103,7 @@ impl Cx {
             spills: false,
             early: 0,
             early_burst: 1,
+            early_at: Time::ZERO,
             outbox: Vec::new(),
             posted: Vec::new(),
             outputs: BTreeMap::new(),

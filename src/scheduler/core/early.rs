@@ -259,10 +259,9 @@ impl Run {
 
 impl Core {
     /// A worker has had nothing to do for long: it gets some of what waits for better times and lies there,
-    /// each time more if nothing else comes up.
-    pub(super) fn waste_no_time(&mut self, w: WorkerId) {
+    /// each time more if nothing else comes up. Whether anything suits it.
+    pub(super) fn waste_no_time(&mut self, w: WorkerId) -> bool {
         let most = self.cx.early_burst.max(1);
-        self.cx.early_burst = (2 * most).min(BURST_MAX);
         let mut given = 0;
         for run in self.runs.iter_mut().flatten() {
             let first: Vec<Entry> = run.early.waiting.iter().rev().take(LOOKED_AT).copied().collect();
@@ -283,6 +282,10 @@ impl Core {
                 }
             }
         }
+        if given > 0 {
+            self.cx.early_burst = (2 * most).min(BURST_MAX);
+        }
+        given > 0
     }
 
     /// Nobody has anything in hand. If nothing else is ready either, one task that waits for better times is

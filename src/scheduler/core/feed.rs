@@ -67,12 +67,18 @@ impl Core {
 
     /// Gives idle workers what waits for better times, once they have waited for long.
     fn feed_starving(&mut self) {
+        if self.cx.now < self.cx.early_at {
+            self.feed_at = Some(self.feed_at.map_or(self.cx.early_at, |at| at.min(self.cx.early_at)));
+            return;
+        }
         let open = self.cx.ready.classes.iter().flat_map(|class| class.open.first());
         let open: SmallVec<[WorkerId; WORKERS_LOOKED_AT]> = open.map(|(_, w)| *w).collect();
         for w in open {
             let is_idle = self.cx.worker(w).is_some_and(|x| x.processing.is_empty());
-            if is_idle && self.is_hungry(w) == Some(true) {
-                self.waste_no_time(w);
+            if is_idle && self.is_hungry(w) == Some(true) && !self.waste_no_time(w) {
+                // Nothing suits it: not to be looked for at every event.
+                self.cx.early_at = self.cx.now.after(PATIENCE);
+                self.feed_at = Some(self.feed_at.map_or(self.cx.early_at, |at| at.min(self.cx.early_at)));
             }
         }
     }
