@@ -485,9 +485,12 @@ impl Work {
                     self.pool.cancel(task, attempt, None);
                 }
                 Action::Fetch { peer, tasks } => self.fetch(peer, tasks, events),
-                Action::Publish { task, attempt } => {
+                Action::Publish { task, attempt, passing } => {
                     if let Some(result) = self.pending.remove(&(task, attempt)) {
-                        self.store().insert(task, attempt, result);
+                        let mut store = self.store();
+                        store.insert(task, attempt, result);
+                        store.set_passing(task, passing);
+                        drop(store);
                         grown = true;
                     }
                 }

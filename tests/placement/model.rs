@@ -36,6 +36,8 @@ pub struct Setting {
     pub target: Option<u64>,
     /// The graph: a layer, and the size of its results.
     pub layers: Vec<(Layer, u64)>,
+    /// Of which kind each is: what else bears its name.
+    pub kinds: Vec<u32>,
     /// Results that are wanted.
     pub outputs: Vec<u32>,
     /// Whether tasks with several inputs put them together in memory of their own.
@@ -100,6 +102,8 @@ struct Node {
     spilled: BTreeSet<TaskRef>,
     /// Results that were brought.
     copies: BTreeSet<TaskRef>,
+    /// Results that probably are dropped soon.
+    passing: BTreeSet<TaskRef>,
 }
 
 impl Node {
@@ -163,6 +167,7 @@ impl Model {
                 read: BTreeMap::new(),
                 spilled: BTreeSet::new(),
                 copies: BTreeSet::new(),
+                passing: BTreeSet::new(),
             };
             self.nodes.insert(worker, node);
             let spec = sched::event::WorkerSpec {
@@ -181,10 +186,12 @@ impl Model {
             self.at(MESSAGE, Happening::ToScheduler(Box::new(event)));
         }
         let layers: Vec<Layer> = self.setting.layers.iter().map(|(l, _)| l.clone()).collect();
+        let letter = |kind: u32| char::from(b'a' + (kind % 26) as u8);
+        let name = |(f, kind): (usize, &u32)| format!("{}-{f}", letter(*kind));
         let spec = sched::event::RunSpec {
             uuid: Default::default(),
             name: "model".into(),
-            names: Arc::new((0..layers.len()).map(|f| format!("f{f}")).collect()),
+            names: Arc::new(self.setting.kinds.iter().enumerate().map(name).collect()),
             layers,
             outputs: self.setting.outputs.iter().map(|&f| hpcdag::base::ids::FamilyIx(f)).collect(),
             detached: false,
@@ -330,12 +337,14 @@ impl Model {
         node.spilled.retain(|task| here.contains_key(task));
         node.used.retain(|task, _| here.contains_key(task));
         node.copies.retain(|task| here.contains_key(task));
+        node.passing.retain(|task| here.contains_key(task));
         let all: u64 = here.values().sum();
         let mut memory: u64 = node.coming + node.used.keys().map(|task| here[task]).sum::<u64>();
         let (peak, mut written) = (all + node.coming, 0);
         while memory > target {
             let unread = node.used.iter().filter(|(task, _)| !node.read.contains_key(*task));
-            let least = |(task, at): &(&TaskRef, &u64)| (node.copies.contains(*task), **at);
+            let last = |task: &TaskRef| (node.copies.contains(task), node.passing.contains(task));
+            let least = |(task, at): &(&TaskRef, &u64)| (last(task), **at);
             let Some((&task, _)) = unread.min_by_key(least) else { break };
             node.used.remove(&task);
             node.spilled.insert(task);
@@ -369,6 +378,9 @@ impl Model {
                 self.node(w).coming += bytes;
                 let duration = 2 * MESSAGE + Duration::from_nanos(bytes * 1_000_000_000 / NETWORK);
                 self.at(duration, Happening::Fetched { from: peer, to: w, tasks });
+            }
+            Action::Publish { task, passing: true, .. } => {
+                self.node(w).passing.insert(task);
             }
             Action::Kill { .. } | Action::Publish { .. } | Action::Discard { .. } => {}
             Action::Drop(_) | Action::Own(_) | Action::ReadAhead(_) => {}

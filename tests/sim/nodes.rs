@@ -164,7 +164,7 @@ impl Sim {
                 let delay = Duration::from_micros(self.rng.u64(100..2000));
                 self.at(delay, Happening::FetchArrives { from: peer, to: w, tasks, broken });
             }
-            Action::Publish { task, attempt } => {
+            Action::Publish { task, attempt, .. } => {
                 let ran = node.running.remove(&(task, attempt.n)).expect("published what ran");
                 node.store.insert(task, ran.value);
                 let nbytes = *ran.outcome.as_ref().expect("published what succeeded");

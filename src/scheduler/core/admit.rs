@@ -42,9 +42,14 @@ pub(super) struct Demand {
 impl Run {
     /// Size of an element's result, as far as is known or declared.
     pub(super) fn expected_bytes(&self, f: FamilyIx) -> Option<u64> {
+        self.known_bytes(f).or(self.stats.result_bytes)
+    }
+
+    /// The same, as far as it is declared or its like have been seen.
+    pub(super) fn known_bytes(&self, f: FamilyIx) -> Option<u64> {
         let family = &self.families[f.index()];
         let usual = || self.usual(f).map(|usual| usual.result_bytes);
-        family.result_bytes.or(family.layer.output_size).or_else(usual).or(self.stats.result_bytes)
+        family.result_bytes.or(family.layer.output_size).or_else(usual)
     }
 
     /// What others of its group came to, for a task that is a family by itself.

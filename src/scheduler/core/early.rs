@@ -55,8 +55,8 @@ enum Outlook {
     Now,
     /// All else can be made.
     Open,
-    /// This cannot be made yet.
-    Before(u32),
+    /// It waits for one of these, which cannot be made yet.
+    Before(Before),
 }
 
 /// The tasks of a run that wait.
@@ -128,7 +128,7 @@ impl Run {
         if packed.wanted() || packed.imported() || self.trouble.contains_key(&i) {
             return Use::Now;
         }
-        let Some(size) = self.expected_bytes(f).filter(|bytes| *bytes >= SIZE_MIN) else { return Use::Now };
+        let Some(size) = self.known_bytes(f).filter(|bytes| *bytes >= SIZE_MIN) else { return Use::Now };
         if !self.only_adds(cx, i, size) {
             return Use::Now;
         }
@@ -138,7 +138,7 @@ impl Run {
         for user in users {
             match self.outlook(user, i, size) {
                 Outlook::Now => return Use::Now,
-                Outlook::Before(j) => before.push(j),
+                Outlook::Before(first) => before.extend(first),
                 Outlook::Open => {
                     let place = (self.entry_of(user).priority, user);
                     next = Some(next.map_or(place, |first| first.min(place)));
@@ -207,7 +207,7 @@ impl Run {
         (0..self.edges.count(g)).for_each(|e| self.each_input(g, part, e, |j| own.push(j)));
         // What only these two need.
         let is_last = |j: u32| self.refs[j as usize] <= 1 + u32::from(own.contains(&j));
-        let (mut first, mut unmade, mut frees) = (None, 0, 0u64);
+        let (mut first, mut unmade, mut frees) = (None, 0u64, 0u64);
         for (e, edge) in (0..).zip(self.edges.of(f)) {
             if edge.gate().is_some() {
                 return Outlook::Now;
@@ -220,15 +220,61 @@ impl Run {
                     }
                     _ => {}
                 }
-                unmade += u32::from(j != i && self.state_of(j) != State::Memory);
+                unmade += u64::from(j != i && self.state_of(j) != State::Memory);
             });
         }
         match first {
-            // It is the last one, or what it costs is less than what it sets free.
-            _ if unmade == 0 || frees / WORTH >= size => Outlook::Now,
-            Some(j) => Outlook::Before(j),
-            None => Outlook::Open,
+            // What it costs is less than what it sets free.
+            _ if frees / WORTH >= size => Outlook::Now,
+            Some(j) => Outlook::Before([j].into_iter().collect()),
+            None => match self.before_result(user, frees, size.saturating_mul(unmade)) {
+                before if !before.is_empty() => Outlook::Before(before),
+                _ if unmade == 0 => Outlook::Now,
+                _ => Outlook::Open,
+            },
         }
+    }
+
+    /// What has to be there before the result of a waiting task is of use, if that has all its inputs soon:
+    /// it sets `frees` bytes free, and `costs` bytes are still to be made for it. Nothing if it is at once.
+    fn before_result(&self, user: u32, frees: u64, costs: u64) -> Before {
+        let (f, _) = self.place_of(user);
+        let packed = self.state[user as usize];
+        let size = self.known_bytes(f).filter(|bytes| *bytes >= SIZE_MIN);
+        let is_wanted = packed.wanted() || packed.imported() || self.trouble.contains_key(&user);
+        // Not in any doubt.
+        let adds = size.filter(|size| !is_wanted && frees < size.saturating_add(costs) / 2);
+        let next = adds.and_then(|_| self.users_of(user)).unwrap_or_default();
+        let firsts: Option<Before> = next.into_iter().map(|next| self.far_from(next, user)).collect();
+        firsts.unwrap_or_default()
+    }
+
+    /// A task that has to be ready before all inputs of task `next` but one can be made, if there is any.
+    fn far_from(&self, next: u32, but: u32) -> Option<u32> {
+        let mut inputs: SmallVec<[u32; INPUTS_MAX]> = SmallVec::new();
+        self.few_inputs(next, &mut inputs)?;
+        inputs.retain(|j| *j != but && self.state_of(*j) == State::Waiting);
+        let mut behind: SmallVec<[u32; INPUTS_MAX]> = SmallVec::new();
+        for j in inputs {
+            behind.clear();
+            self.few_inputs(j, &mut behind)?;
+            let far = behind.iter().find(|k| self.state_of(**k) == State::Waiting);
+            if far.is_some() {
+                return far.copied();
+            }
+        }
+        None
+    }
+
+    /// The inputs of a task, if they are few.
+    fn few_inputs(&self, i: u32, inputs: &mut SmallVec<[u32; INPUTS_MAX]>) -> Option<()> {
+        let (f, element) = self.place_of(i);
+        let is_gated = || self.edges.of(f).iter().any(|edge| edge.gate().is_some());
+        if self.needs_more_than(f, element, INPUTS_MAX) || is_gated() {
+            return None;
+        }
+        (0..self.edges.count(f)).for_each(|e| self.each_input(f, element, e, |j| inputs.push(j)));
+        Some(())
     }
 
     /// Something has happened to a task: those that waited for it are looked at again.

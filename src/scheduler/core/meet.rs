@@ -47,8 +47,13 @@ impl Run {
         let (w, result) = self.meets_at(cx, i)?;
         let needs = &self.families[f.index()].layer;
         let able = |x: &Worker| x.status == Status::Running && x.could_run(needs.slots, &needs.resources);
-        if w == holder || !cx.worker(w).is_some_and(able) {
+        if !cx.worker(w).is_some_and(able) {
             return None;
+        }
+        if at(held, w) >= at(held, holder) {
+            // Others that hold as much are no better.
+            let has_peers = held.iter().any(|(x, bytes)| *x != w && *bytes >= at(held, w));
+            return has_peers.then_some(w);
         }
         let (here, away) = (total - at(held, holder) + result, total - at(held, w));
         let is_shared = || {

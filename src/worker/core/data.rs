@@ -290,6 +290,7 @@ impl Core {
             if !datum.on_disk {
                 self.room.let_go(datum.made_by, datum.memory, true);
             }
+            self.room.learn_dropped(datum.made_by, datum.memory);
             self.data.swap_remove(&task);
             self.room.unspare(&mut spare);
             self.room.learn_freed(last, bytes);

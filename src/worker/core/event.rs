@@ -172,6 +172,8 @@ pub enum Action {
         task: TaskRef,
         /// The attempt.
         attempt: Attempt,
+        /// Whether results of its kind usually are dropped while others are made: they go to disk last.
+        passing: bool,
     },
     /// The attempt's result is not wanted.
     Discard {

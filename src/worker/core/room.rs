@@ -47,6 +47,8 @@ struct Habits {
     made: u64,
     /// Those that were dropped without ever leaving memory.
     brief: u64,
+    /// Those that were dropped at all.
+    dropped: u64,
     /// Those that are in memory.
     held: u64,
 }
@@ -87,6 +89,7 @@ impl Room {
         let habits = self.habits.entry(kin).or_default();
         if habits.made > MEMORY_BYTES {
             (habits.made, habits.brief) = (habits.made / 2, habits.brief / 2);
+            habits.dropped /= 2;
         }
         habits.made += bytes.min(BYTES_MAX);
         let makes = &mut habits.makes;
@@ -105,6 +108,18 @@ impl Room {
             habits.held = habits.held.saturating_sub(bytes);
             habits.brief += if dropped { bytes } else { 0 };
         }
+    }
+
+    /// A result was dropped, wherever it was.
+    pub(super) fn learn_dropped(&mut self, kin: Option<Kin>, bytes: u64) {
+        if let Some(habits) = kin.and_then(|kin| self.habits.get_mut(&kin)) {
+            habits.dropped += bytes.min(BYTES_MAX);
+        }
+    }
+
+    /// Whether most results of a family are dropped by the time that others of it are made.
+    pub(super) fn is_passing(&self, kin: Kin) -> bool {
+        self.habits.get(&kin).is_some_and(|habits| habits.dropped > habits.made / 2)
     }
 
     /// Takes note that nobody here uses a result any more after a task of this family.

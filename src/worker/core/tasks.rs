@@ -199,7 +199,8 @@ impl Core {
                     (datum.made_by, datum.memory) = (Some(hand.kin), memory);
                     self.room.hold(hand.kin, memory);
                     self.room.unspare(&mut datum.spare);
-                    self.actions.push(Action::Publish { task, attempt });
+                    let passing = self.room.is_passing(hand.kin);
+                    self.actions.push(Action::Publish { task, attempt, passing });
                     self.wake(task);
                 } else {
                     self.actions.push(Action::Discard { task, attempt });

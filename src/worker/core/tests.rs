@@ -538,3 +538,23 @@ fn what_the_next_task_reads_on_disk_is_read_while_others_execute() {
     assert_eq!((started(&actions), ahead(&actions)), (vec![5], vec![vec![task(2)]]));
     assert!(ahead(&s.done(5, 1)).is_empty());
 }
+
+#[test]
+fn results_are_passing_once_most_of_their_kind_were_dropped() {
+    let passing = |actions: &[Action]| match &actions[0] {
+        Action::Publish { passing, .. } => *passing,
+        other => panic!("{other:?}"),
+    };
+    let mut s = Story::new(1);
+    for i in 0..3 {
+        s.compute(&[assigned(i, &[])]);
+        assert!(!passing(&s.done(i, 1)), "none was dropped");
+    }
+    s.0.set_on_disk(&[(task(1), true)]);
+    s.tell(Event::Free(vec![task(0), task(1)]));
+    for (i, expected) in [(3, false), (4, true), (5, true)] {
+        s.compute(&[assigned(i, &[])]);
+        assert_eq!(passing(&s.done(i, 1)), expected, "{i}");
+        s.tell(Event::Free(vec![task(i)]));
+    }
+}

@@ -42,6 +42,8 @@ enum Kind {
     Copied,
     /// Here alone, as far as is known.
     Own,
+    /// The same, of a kind that usually is dropped soon: what stays goes to disk before it.
+    Passing,
     /// Fetched from a worker that has it: only what must be read here goes to disk, and that last.
     Replica,
 }
@@ -59,6 +61,8 @@ struct Entry {
     leaving: bool,
     /// It was fetched from a worker that still has it.
     replica: bool,
+    /// It probably is dropped soon.
+    passing: bool,
     /// How many tasks have read it on disk.
     reads: u32,
     /// How often it has come back from there.
@@ -67,10 +71,11 @@ struct Entry {
 
 impl Entry {
     fn kind(&self) -> Kind {
-        match (&self.copy, self.replica) {
-            (Some(_), _) => Kind::Copied,
-            (None, false) => Kind::Own,
-            (None, true) => Kind::Replica,
+        match (&self.copy, self.replica, self.passing) {
+            (Some(_), ..) => Kind::Copied,
+            (None, true, _) => Kind::Replica,
+            (None, false, false) => Kind::Own,
+            (None, false, true) => Kind::Passing,
         }
     }
 }
@@ -83,7 +88,7 @@ pub struct Store {
     spilled_bytes: u64,
     heap_bytes: u64,
     /// Those that could go to disk, by kind, the longest unused first.
-    orders: [BTreeMap<u64, TaskRef>; 3],
+    orders: [BTreeMap<u64, TaskRef>; 4],
     uses: u64,
     /// What has gone to disk or come back since it was asked for.
     moved: Vec<(TaskRef, bool)>,
@@ -122,8 +127,8 @@ impl Store {
         let old = self.remove(task);
         self.count(&result);
         let (used, reads, recalls) = (0, 0, 0);
-        let (leaving, replica) = (false, false);
-        let entry = Entry { attempt, result, copy: None, used, leaving, replica, reads, recalls };
+        let (leaving, replica, passing) = (false, false, false);
+        let entry = Entry { attempt, result, copy: None, used, leaving, replica, passing, reads, recalls };
         self.results.insert(task, entry);
         self.touch(task);
         old
@@ -131,15 +136,21 @@ impl Store {
 
     /// Notes whether a result was fetched from a worker that still has it.
     pub fn set_replica(&mut self, task: TaskRef, replica: bool) {
-        if let Some(entry) = self.results.get_mut(&task)
-            && entry.replica != replica
-        {
-            let used = entry.used;
-            let listed = self.orders[entry.kind() as usize].remove(&used).is_some();
-            entry.replica = replica;
-            if listed {
-                self.orders[entry.kind() as usize].insert(used, task);
-            }
+        self.change(task, |entry| entry.replica = replica);
+    }
+
+    /// Notes whether a result probably is dropped soon.
+    pub fn set_passing(&mut self, task: TaskRef, passing: bool) {
+        self.change(task, |entry| entry.passing = passing);
+    }
+
+    /// Changes what a result is and lists it anew, if it is listed.
+    fn change(&mut self, task: TaskRef, change: impl FnOnce(&mut Entry)) {
+        let Some(entry) = self.results.get_mut(&task) else { return };
+        let listed = self.orders[entry.kind() as usize].remove(&entry.used).is_some();
+        change(entry);
+        if listed {
+            self.orders[entry.kind() as usize].insert(entry.used, task);
         }
     }
 
@@ -257,12 +268,13 @@ impl Store {
     }
 
     /// Chooses at least `bytes` of results to leave memory, as far as there are any that nobody reads: what
-    /// is on disk already, then the longest unused; what was fetched only if `replicas` may be written too.
+    /// is on disk already, then the longest unused, of those that stay first; what was fetched only if
+    /// `replicas` may be written too.
     /// At most `at_once` bytes of them (or one) are to be written.
     pub fn choose(&mut self, bytes: u64, at_once: u64, replicas: bool) -> Chosen {
         let (mut chosen, mut free) = (Chosen::default(), 0);
         let (mut taken, mut gone) = (Vec::new(), Vec::new());
-        let kinds = if replicas { 3 } else { 2 };
+        let kinds = if replicas { 4 } else { 3 };
         for (used, task) in self.orders.iter().take(kinds).flatten() {
             if chosen.bytes + free >= bytes {
                 break;
@@ -548,6 +560,22 @@ mod tests {
             assert_eq!(store.choose(1, u64::MAX, false).gone.len(), 1);
         }
         assert_eq!(reads, [2, 3, 5, 9]);
+    }
+
+    #[test]
+    fn what_probably_is_dropped_soon_leaves_after_what_stays() {
+        let task = |index| TaskRef { run: RunId(1), index };
+        let mut store = filled(4);
+        store.set_passing(task(0), true);
+        store.set_passing(task(2), true);
+        store.set_replica(task(1), true);
+        assert_eq!(chosen(&mut store, 1), [3]);
+        assert_eq!(chosen(&mut store, u64::MAX), [3, 0, 2, 1]);
+        store.set_passing(task(2), false);
+        store.use_result(task(0));
+        assert_eq!(chosen(&mut store, 300_000), [3, 2, 0]);
+        store.remove(task(0));
+        assert_eq!(chosen(&mut store, u64::MAX), [3, 2, 1]);
     }
 
     #[test]

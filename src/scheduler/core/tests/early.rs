@@ -59,6 +59,23 @@ fn a_result_that_would_go_to_disk_waits_until_it_is_of_use() {
 }
 
 #[test]
+fn neither_is_made_what_leads_to_no_more_than_such_a_result() {
+    // Four chunks (0..4), a row of each (4..8), parts of two (8, 9), what comes of both (10), and all (11).
+    let part = |from: &[u32]| one(20, from);
+    let mut layers: Vec<Layer> = (0..4).map(|_| one(100, &[])).collect();
+    layers.extend((0..4).map(|chunk| one(10, &[chunk])));
+    layers.extend([part(&[4, 5]), part(&[6, 7]), one(1, &[8, 9]), one(1, &[0, 1, 2, 3, 10])]);
+    let mut s = Story::new();
+    s.worker_of(0, 8, 10_000 * MIB).on_disk(0, MIB).submit(layers, &[11]);
+    s.made(0, 100).made(1, 100);
+    assert_eq!(s.out(4..8), [0; 0], "the part would lie there until there is the other");
+    s.made(2, 100);
+    assert_eq!(s.out(4..8), [0; 0]);
+    s.made(3, 100);
+    assert_eq!(s.out(4..8), [4, 5, 6, 7]);
+}
+
+#[test]
 fn inputs_are_gathered_for_as_many_tasks_as_there_are_threads() {
     let mut s = Story::new();
     s.worker_of(0, 1, 10_000 * MIB).on_disk(0, MIB).submit(by_row(), &[8]);
