@@ -7,6 +7,7 @@
 
 use super::Core;
 use super::cx::Cx;
+use super::gather::Gathers;
 use super::pinned::Pin;
 use super::ready::Entry;
 use super::run::Run;
@@ -14,7 +15,6 @@ use super::state::State;
 use super::workers::Worker;
 use crate::base::ids::WorkerId;
 use crate::base::priority::Priority;
-use crate::graph::layer::SLOT;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use std::collections::BTreeSet;
@@ -66,8 +66,6 @@ pub(super) struct Early {
     waiting: BTreeSet<Entry>,
     /// Those that may have waited long enough once something happens to this task. Some do not wait any more.
     behind: FxHashMap<u32, SmallVec<[u32; 4]>>,
-    /// Tasks whose inputs are being made, by the worker where they are gathered. Some are complete.
-    gathers: FxHashMap<WorkerId, BTreeSet<(Priority, u32)>>,
 }
 
 impl Early {
@@ -85,10 +83,8 @@ impl Run {
         }
         let before = match self.use_of(cx, i) {
             Use::Now => return false,
-            Use::For(user) => match self.gather(cx, i, user) {
-                Some(first) => [first].into_iter().collect(),
-                None => return false,
-            },
+            Use::For(user) if !self.waits_its_turn(cx, i, user) => return false,
+            Use::For(_) => Before::new(),
             Use::After(before) => before,
         };
         let entry = self.entry_of(i);
@@ -97,29 +93,9 @@ impl Run {
         true
     }
 
-    fn entry_of(&self, i: u32) -> Entry {
+    pub(super) fn entry_of(&self, i: u32) -> Entry {
         let (f, element) = self.place_of(i);
         Entry { priority: self.priority(f, element), task: self.task(i), end: i + 1 }
-    }
-
-    /// Has an input of `user` gathered, if the worker where that happens gathers for fewer earlier tasks than
-    /// it has threads. Otherwise returns the first of these.
-    fn gather(&mut self, cx: &Cx, i: u32, user: u32) -> Option<u32> {
-        let (f, element) = self.place_of(i);
-        let (held, total) = self.bytes_by_worker(f, element);
-        let holder = held.iter().max_by_key(|(_, bytes)| *bytes).map(|(w, _)| *w)?;
-        let w = self.meeting_place(cx, i, (&held, total), holder).unwrap_or(holder);
-        let threads = cx.worker(w).map_or(1, |worker| (worker.spec.slots / SLOT).max(1));
-        let place = (self.entry_of(user).priority, user);
-        let mut gathers = self.early.gathers.remove(&w).unwrap_or_default();
-        gathers.retain(|(_, j)| self.state_of(*j) == State::Waiting);
-        let waits = gathers.range(..place).count() >= threads as usize;
-        let first = gathers.first().map(|(_, j)| *j).filter(|_| waits);
-        if !waits {
-            gathers.insert(place);
-        }
-        self.early.gathers.insert(w, gathers);
-        first
     }
 
     fn use_of(&self, cx: &Cx, i: u32) -> Use {
@@ -279,6 +255,7 @@ impl Run {
 
     /// Something has happened to a task: those that waited for it are looked at again.
     pub(super) fn look_behind(&mut self, cx: &mut Cx, j: u32) {
+        self.end_turn(cx, j);
         let Some(waiting) = self.early.behind.remove(&j) else { return };
         cx.early_burst = 1;
         waiting.into_iter().for_each(|i| self.hurry(cx, i));
@@ -295,6 +272,7 @@ impl Run {
 
     /// Nothing waits any more: all are ready as others are.
     pub(super) fn end_waiting(&mut self, cx: &mut Cx) {
+        self.gathers = Gathers::default();
         for entry in std::mem::take(&mut self.early).waiting {
             cx.early -= 1;
             let (f, _) = self.place_of(entry.task.index);

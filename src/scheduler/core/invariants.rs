@@ -125,6 +125,10 @@ impl Core {
                 return Err(format!("run {} holds tasks back though it may hand out more", run.id));
             }
         }
+        for run in self.runs.iter().flatten() {
+            let early: std::collections::BTreeSet<u32> = run.early.entries().map(|e| e.task.index).collect();
+            run.check_turns(|i| early.contains(&i) && run.state_of(i) == State::Queued)?;
+        }
         let in_heaps = self.cx.ready.classes.iter().flat_map(|c| c.entries());
         let in_local = self.cx.workers.iter().flatten().flat_map(|w| w.local.iter());
         let parked = self.runs.iter().flatten().flat_map(|run| run.parked.values().flatten());

@@ -23,6 +23,7 @@ mod families;
 mod feed;
 mod former;
 mod gangs;
+mod gather;
 pub mod groups;
 mod imports;
 mod invariants;

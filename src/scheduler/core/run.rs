@@ -39,6 +39,8 @@ pub(super) struct Run {
     pub(super) parked: BTreeMap<u32, BinaryHeap<super::ready::Entry>>,
     /// Ready tasks whose results would only lie in memory.
     pub(super) early: super::early::Early,
+    /// For which tasks inputs are gathered.
+    pub(super) gathers: super::gather::Gathers,
     /// Tasks of their own that are to be put into a pool.
     pub(super) roots: Vec<u32>,
     /// Roots that are given out by domain.
@@ -229,6 +231,7 @@ impl Run {
             max_processing: spec.max_processing.map_or(u64::MAX, |n| u64::from(n.max(1))),
             parked: BTreeMap::new(),
             early: super::early::Early::default(),
+            gathers: super::gather::Gathers::default(),
             roots: Vec::new(),
             pools: Vec::new(),
             generation,
