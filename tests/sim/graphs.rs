@@ -232,6 +232,24 @@ pub fn side_chain(n: u32) -> Graph {
     Graph::new(layers, &[3])
 }
 
+/// Loads that are cut into parts, which are put together in other groups; and loads and groups in the end.
+/// All are tasks of their own with results of so many bytes, as they say.
+pub fn regrouped(rng: &mut fastrand::Rng, n: u32, size: u64) -> Graph {
+    let mut layers: Vec<Layer> = Vec::new();
+    let mut add = |from: &[u32]| {
+        let edges = from.iter().map(|f| edge(*f, Pattern::All)).collect();
+        layers.push(Layer { output_size: Some(size), ..layer(Size::Fixed(1), edges) });
+        layers.len() as u32 - 1
+    };
+    let loads: Vec<u32> = (0..n).map(|_| add(&[])).collect();
+    let mut parts: Vec<u32> = loads.iter().flat_map(|load| [*load; 3]).map(|load| add(&[load])).collect();
+    rng.shuffle(&mut parts);
+    let groups: Vec<u32> = parts.chunks(3).map(&mut add).collect();
+    let pairs: Vec<u32> = groups.chunks(2).map(&mut add).collect();
+    let last = add(&[loads, pairs].concat());
+    Graph::new(layers, &[last])
+}
+
 /// Loads, a step on each, a sum in a tree.
 pub fn map_sum(n: u32) -> Graph {
     let layers = vec![

@@ -107,6 +107,22 @@ fn large_tasks_under_any_thresholds_end_or_fail_by_name() {
     assert!(!are_usual_seeds() || (most.pauses > 9 && most.spilled > 30 && most.handed_back > 0), "{most:?}");
 }
 
+/// Where what is cut from a load waits until it is of use, and for its turn.
+#[test]
+fn what_is_regrouped_is_regrouped_whatever_happens() {
+    let usual = LIMIT / 24;
+    let faults = |seed: u64| Faults {
+        losses: seed as u32 % 3,
+        late_joiners: seed as u32 % 2,
+        retirements: seed as u32 / 2 % 2,
+        memory: Some(Memory { usual, disk_speed: LIMIT, ..memory() }),
+        ..Faults::default()
+    };
+    let graph = |seed: u64| graphs::regrouped(&mut fastrand::Rng::with_seed(seed), 45, usual);
+    let (failed, most) = all(16, graph, faults);
+    assert!(failed == 0 && (!are_usual_seeds() || most.spilled > 100), "{most:?}");
+}
+
 #[test]
 fn a_task_larger_than_every_worker_fails_and_the_others_do_not() {
     for declared in [false, true] {

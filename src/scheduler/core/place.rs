@@ -68,6 +68,8 @@ impl Core {
             // They let others go before, and there was nothing.
             self.serve_gangs();
         }
+        // What waited for one of those that were just given out may go on.
+        self.hand_out();
         self.steal();
     }
 
