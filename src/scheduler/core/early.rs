@@ -35,6 +35,9 @@ const WORTH: u64 = 8;
 const BURST_MAX: usize = 64;
 const LOOKED_AT: usize = 256;
 
+/// The inputs of a task.
+pub(super) type Inputs = SmallVec<[u32; INPUTS_MAX]>;
+
 /// What has to be ready before a task's result is of use: for each task that needs it, one of its other
 /// inputs that cannot be made yet.
 type Before = SmallVec<[u32; USERS_MAX]>;
@@ -115,6 +118,7 @@ impl Run {
             match self.outlook(user, i, size) {
                 Outlook::Now => return Use::Now,
                 Outlook::Before(first) => before.extend(first),
+                Outlook::Open if self.has_turn(user) => return Use::Now,
                 Outlook::Open => {
                     let place = (self.entry_of(user).priority, user);
                     next = Some(next.map_or(place, |first| first.min(place)));
@@ -227,10 +231,10 @@ impl Run {
 
     /// A task that has to be ready before all inputs of task `next` but one can be made, if there is any.
     fn far_from(&self, next: u32, but: u32) -> Option<u32> {
-        let mut inputs: SmallVec<[u32; INPUTS_MAX]> = SmallVec::new();
+        let mut inputs = Inputs::new();
         self.few_inputs(next, &mut inputs)?;
         inputs.retain(|j| *j != but && self.state_of(*j) == State::Waiting);
-        let mut behind: SmallVec<[u32; INPUTS_MAX]> = SmallVec::new();
+        let mut behind = Inputs::new();
         for j in inputs {
             behind.clear();
             self.few_inputs(j, &mut behind)?;
@@ -243,7 +247,7 @@ impl Run {
     }
 
     /// The inputs of a task, if they are few.
-    fn few_inputs(&self, i: u32, inputs: &mut SmallVec<[u32; INPUTS_MAX]>) -> Option<()> {
+    pub(super) fn few_inputs(&self, i: u32, inputs: &mut Inputs) -> Option<()> {
         let (f, element) = self.place_of(i);
         let is_gated = || self.edges.of(f).iter().any(|edge| edge.gate().is_some());
         if self.needs_more_than(f, element, INPUTS_MAX) || is_gated() {

@@ -11,7 +11,7 @@ use crate::base::priority::Priority;
 use crate::graph::layer::SLOT;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// A task for which inputs are gathered; first ones first.
 type Place = (Priority, u32);
@@ -21,8 +21,8 @@ type Place = (Priority, u32);
 struct Gather {
     /// Tasks whose turn it is here. Some are complete.
     active: BTreeSet<Place>,
-    /// Those whose turn comes later, with the inputs that wait for it. Some do not wait any more.
-    later: BTreeMap<Place, SmallVec<[u32; 2]>>,
+    /// Those whose turn comes later. Some do not wait any more, or began elsewhere.
+    later: BTreeSet<Place>,
 }
 
 /// What goes on at all workers.
@@ -31,17 +31,12 @@ pub(super) struct Gathers {
     of: FxHashMap<WorkerId, Gather>,
     /// Where it is a task's turn.
     turns: FxHashMap<u32, WorkerId>,
-    /// Where inputs of a task wait for that.
-    waits: FxHashMap<u32, SmallVec<[WorkerId; 2]>>,
 }
 
 impl Run {
     /// Whether an input of `user` has to wait because inputs of as many earlier tasks are gathered where it
     /// would go as there are threads. If not, it is the turn of `user`, wherever its other inputs are made.
     pub(super) fn waits_its_turn(&mut self, cx: &mut Cx, i: u32, user: u32) -> bool {
-        if self.gathers.turns.contains_key(&user) {
-            return false;
-        }
         let (f, element) = self.place_of(i);
         let (held, total) = self.bytes_by_worker(f, element);
         let Some(&(holder, _)) = held.iter().max_by_key(|(_, bytes)| *bytes) else { return false };
@@ -51,28 +46,32 @@ impl Run {
         self.forget_ended(&mut gather);
         let waits = gather.active.range(..place).count() >= threads_of(cx, w);
         if waits {
-            gather.later.entry(place).or_default().push(i);
-            let at = self.gathers.waits.entry(user).or_default();
-            if !at.contains(&w) {
-                at.push(w);
-            }
+            gather.later.insert(place);
         } else {
             gather.active.insert(place);
         }
         self.gathers.of.insert(w, gather);
         if !waits {
-            self.begin_turn(cx, place, w);
+            self.begin_turn(cx, user, w);
         }
         waits
     }
 
-    /// It is a task's turn: its inputs wait nowhere any more.
-    fn begin_turn(&mut self, cx: &mut Cx, place: Place, w: WorkerId) {
-        let user = place.1;
+    /// Whether it is a waiting task's turn.
+    pub(super) fn has_turn(&self, user: u32) -> bool {
+        self.gathers.turns.contains_key(&user)
+    }
+
+    fn begin_turn(&mut self, cx: &mut Cx, user: u32, w: WorkerId) {
         self.gathers.turns.insert(user, w);
-        for w in self.gathers.waits.remove(&user).unwrap_or_default() {
-            let later = self.gathers.of.get_mut(&w).and_then(|gather| gather.later.remove(&place));
-            later.unwrap_or_default().into_iter().for_each(|i| self.hurry(cx, i));
+        self.hurry_inputs(cx, user);
+    }
+
+    /// The inputs of a task do not wait any more, for whatever they did.
+    fn hurry_inputs(&mut self, cx: &mut Cx, user: u32) {
+        let mut inputs = SmallVec::new();
+        if self.few_inputs(user, &mut inputs).is_some() {
+            inputs.into_iter().for_each(|i| self.hurry(cx, i));
         }
     }
 
@@ -88,36 +87,47 @@ impl Run {
 
     /// A task has all its inputs, or does not need them any more: it is the next one's turn.
     pub(super) fn end_turn(&mut self, cx: &mut Cx, user: u32) {
-        if self.state_of(user) == State::Waiting {
-            return;
+        match self.state_of(user) {
+            State::Waiting => return,
+            State::Queued | State::Processing | State::Delayed | State::Memory => {}
+            // What it does not need any more may be needed by others.
+            _ => self.hurry_inputs(cx, user),
         }
         let Some(w) = self.gathers.turns.remove(&user) else { return };
         loop {
             let Some(mut gather) = self.gathers.of.remove(&w) else { return };
             self.forget_ended(&mut gather);
-            let has_room = gather.active.len() < threads_of(cx, w);
-            let next = gather.later.first_key_value().map(|(place, _)| *place).filter(|_| has_room);
-            let waits = next.filter(|place| self.state_of(place.1) == State::Waiting);
-            gather.active.extend(waits);
+            if gather.active.len() >= threads_of(cx, w) {
+                self.gathers.of.insert(w, gather);
+                return;
+            }
+            let next = gather.later.pop_first();
+            let begins = |place: &Place| self.state_of(place.1) == State::Waiting && !self.has_turn(place.1);
+            let place = next.filter(begins);
+            gather.active.extend(place);
             self.gathers.of.insert(w, gather);
-            let Some(place) = next else { return };
-            cx.early_burst = 1;
-            self.begin_turn(cx, place, w);
-            if waits.is_none() {
-                self.gathers.turns.remove(&place.1);
+            if let Some((_, user)) = place {
+                cx.early_burst = 1;
+                self.begin_turn(cx, user, w);
+            } else if next.is_none() {
+                return;
             }
         }
     }
 }
 
 impl Run {
-    /// Checks that somebody's turn ends before those who wait for theirs; `waits` says which tasks do.
+    /// Checks that somebody's turn ends before those who wait for theirs; `waits` says which tasks wait.
     pub(super) fn check_turns(&self, waits: impl Fn(u32) -> bool) -> Result<(), String> {
-        for (w, gather) in &self.gathers.of {
-            let goes_on = gather.active.iter().any(|(_, user)| self.state_of(*user) == State::Waiting);
-            let waiting = gather.later.values().flatten().find(|i| waits(**i)).filter(|_| !goes_on);
-            if let Some(i) = waiting {
-                return Err(format!("task {i} waits for its turn at worker {}, and it is nobody's", w.0));
+        let needs_waiting = |user: u32| {
+            let mut inputs = SmallVec::new();
+            self.few_inputs(user, &mut inputs).is_some() && inputs.into_iter().any(&waits)
+        };
+        let is_waiting = |place: &&Place| self.state_of(place.1) == State::Waiting;
+        for (w, gather) in self.gathers.of.iter().filter(|(_, g)| !g.active.iter().any(|p| is_waiting(&p))) {
+            let mut later = gather.later.iter().filter(is_waiting).filter(|place| !self.has_turn(place.1));
+            if let Some((_, user)) = later.find(|(_, user)| needs_waiting(*user)) {
+                return Err(format!("{user} waits for its turn at worker {}, and it is nobody's", w.0));
             }
         }
         Ok(())
