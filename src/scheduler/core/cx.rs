@@ -47,6 +47,8 @@ pub(super) struct Cx {
     /// that has had nothing else to do for long.
     pub(super) early: usize,
     pub(super) early_burst: usize,
+    /// Something came into a queue after that was looked through.
+    pub(super) again: bool,
     /// Such workers are not looked after before.
     pub(super) early_at: Time,
     /// Runs in which a task has failed for good.
@@ -103,6 +105,7 @@ impl Cx {
             spills: false,
             early: 0,
             early_burst: 1,
+            again: false,
             early_at: Time::ZERO,
             outbox: Vec::new(),
             posted: Vec::new(),

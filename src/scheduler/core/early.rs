@@ -270,6 +270,7 @@ impl Run {
         let entry = self.entry_of(i);
         if self.early.waiting.remove(&entry) {
             cx.early -= 1;
+            cx.again = true;
             cx.ready.push(self.families[self.place_of(i).0.index()].class, entry);
         }
     }

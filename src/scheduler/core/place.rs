@@ -21,6 +21,8 @@ use std::time::Duration;
 const BANDWIDTH: u64 = 500_000_000;
 /// Assumed cost of a transfer however small.
 const LATENCY: Duration = Duration::from_micros(500);
+/// How often what is ready is looked through at once, at most.
+const ROUNDS_MAX: usize = 16;
 /// Inputs looked at when choosing a worker; of more, an even sample.
 const INPUTS_LOOKED_AT: usize = 32;
 /// How long, and how often, a task waits for a host other than the one it failed on.
@@ -57,19 +59,24 @@ impl Core {
     pub(super) fn schedule(&mut self) {
         self.serve_alone();
         self.serve_gangs();
-        let changed = self.cx.refresh();
-        changed.iter().for_each(|w| self.serve_local(*w, true));
-        self.hand_out();
-        changed.iter().for_each(|w| self.serve_local(*w, false));
-        self.share_local();
-        self.retry_held();
-        self.feed_idle();
-        if self.cx.in_hand == 0 {
-            // They let others go before, and there was nothing.
-            self.serve_gangs();
+        for _ in 0..ROUNDS_MAX {
+            let changed = self.cx.refresh();
+            changed.iter().for_each(|w| self.serve_local(*w, true));
+            self.hand_out();
+            self.cx.again = false;
+            changed.iter().for_each(|w| self.serve_local(*w, false));
+            self.share_local();
+            self.retry_held();
+            self.feed_idle();
+            if self.cx.in_hand == 0 {
+                // They let others go before, and there was nothing.
+                self.serve_gangs();
+            }
+            // What waited for one of those that were just given out may go on, or be shared.
+            if !self.cx.again {
+                break;
+            }
         }
-        // What waited for one of those that were just given out may go on.
-        self.hand_out();
         self.steal();
     }
 
@@ -117,6 +124,7 @@ impl Core {
     }
 
     fn push_local(&mut self, w: WorkerId, entry: Entry) {
+        self.cx.again = true;
         self.change_local(w, |local| {
             local.insert(entry);
         });
