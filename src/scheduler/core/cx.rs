@@ -47,10 +47,10 @@ pub(super) struct Cx {
     /// that has had nothing else to do for long.
     pub(super) early: usize,
     pub(super) early_burst: usize,
-    /// Something came into a queue after that was looked through.
-    pub(super) again: bool,
     /// Such workers are not looked after before.
     pub(super) early_at: Time,
+    /// Something came into a queue after that was looked through.
+    pub(super) again: bool,
     /// Runs in which a task has failed for good.
     pub(super) failing: BTreeSet<RunId>,
     outbox: Vec<Outbox>,

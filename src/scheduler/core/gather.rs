@@ -68,7 +68,7 @@ impl Run {
     }
 
     /// The inputs of a task do not wait any more, for whatever they did.
-    fn hurry_inputs(&mut self, cx: &mut Cx, user: u32) {
+    pub(super) fn hurry_inputs(&mut self, cx: &mut Cx, user: u32) {
         let mut inputs = SmallVec::new();
         if self.few_inputs(user, &mut inputs).is_some() {
             inputs.into_iter().for_each(|i| self.hurry(cx, i));
@@ -87,11 +87,8 @@ impl Run {
 
     /// A task has all its inputs, or does not need them any more: it is the next one's turn.
     pub(super) fn end_turn(&mut self, cx: &mut Cx, user: u32) {
-        match self.state_of(user) {
-            State::Waiting => return,
-            State::Queued | State::Processing | State::Delayed | State::Memory => {}
-            // What it does not need any more may be needed by others.
-            _ => self.hurry_inputs(cx, user),
+        if self.state_of(user) == State::Waiting {
+            return;
         }
         let Some(w) = self.gathers.turns.remove(&user) else { return };
         loop {
@@ -114,9 +111,7 @@ impl Run {
             }
         }
     }
-}
 
-impl Run {
     /// Checks that somebody's turn ends before those who wait for theirs; `waits` says which tasks wait.
     pub(super) fn check_turns(&self, waits: impl Fn(u32) -> bool) -> Result<(), String> {
         let needs_waiting = |user: u32| {

@@ -19,6 +19,10 @@ impl Run {
         cx.record(self, i, from, to);
         self.changed(cx, i);
         if cx.early > 0 {
+            if from == State::Waiting && to != State::Queued {
+                // What it does not need any more may be needed by others.
+                self.hurry_inputs(cx, i);
+            }
             self.look_behind(cx, i);
         }
         if to.is_final() {
