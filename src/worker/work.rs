@@ -1,6 +1,7 @@
 //! The core joined to what it decides about: pool, store and transfers. Turns messages into events, actions
 //! into deeds, and what the core has gathered into messages. Owns no connection and no timer.
 
+mod room;
 mod saving;
 mod seen;
 #[cfg(test)]
@@ -13,8 +14,8 @@ use super::executor::pool::{Finished, Pool};
 use super::executor::{FailureKind, Identified};
 use super::families::Families;
 use super::finish::{Job, Runnable, to_wire};
+use super::memory::Memory;
 use super::memory::monitor::Gauge;
-use super::memory::{Memory, Results, Running};
 use super::origin::{Limits, Origin};
 use super::prepare::nodes::Node;
 use super::process;
@@ -45,9 +46,6 @@ const THREADS_MAX: usize = 1024;
 
 /// Failed attempts in one message at most: each carries the last lines of its stderr.
 const FAILED_PER_REPORT: usize = 1000;
-
-/// Looks at memory in a row, at most, when results come and tasks start.
-const GROWTH_LOOKS: usize = 2;
 
 /// Results of this size are worth a look at memory before they are made.
 const LARGE_BYTES: i64 = 1 << 20;
@@ -395,74 +393,6 @@ impl Work {
         }
     }
 
-    /// Looks at memory if results have come or will, or tasks wait for room: the monitor may be too slow.
-    pub(super) fn on_growth(&mut self) {
-        // What starts then may need room made for the next one.
-        for _ in 0..GROWTH_LOOKS {
-            if std::mem::take(&mut self.grown) || self.core.is_holding() {
-                self.on_memory(false);
-            }
-        }
-    }
-
-    /// Results and what is known of those to come.
-    fn results(&self) -> Results {
-        let (making, coming) = self.core.expected_bytes();
-        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX / 4);
-        let (captured, arriving) = (self.pool.captured_bytes(), self.client.arriving_bytes());
-        Results {
-            managed: self.store().managed_bytes() + captured + arriving,
-            // What comes may be larger than was expected.
-            rest: making - signed(captured) + signed(coming.saturating_sub(arriving)),
-            next: self.core.next_bytes(),
-            brief: self.core.brief_bytes(),
-        }
-    }
-
-    /// Lets copies go that nobody here needs, if there will be too many results.
-    fn shed(&mut self) {
-        let excess = self.memory.target().map_or(0, |target| self.results().excess(target));
-        if excess > 0 {
-            self.handle(Event::Shed { bytes: excess, here: self.here });
-        }
-    }
-
-    /// Looks at memory and does what is due. `measured`: the monitor has looked anew.
-    pub(super) fn on_memory(&mut self, measured: bool) {
-        if measured {
-            self.lose_pinned();
-            self.memory.look(&self.pool.running());
-        }
-        let moved = self.store().take_moved();
-        self.core.set_on_disk(&moved);
-        self.shed();
-        let (results, idle) = (self.results(), self.core.executing() == 0);
-        let (pool, running) = (&self.pool, &self.running);
-        let due = self.memory.act(results, measured, idle, || {
-            let all = pool.running().into_iter();
-            let known = all.filter_map(|(task, attempt, control)| {
-                let origin = running.get(&(task, attempt))?;
-                let (key, usual) = (origin.key(), origin.usual_peak());
-                Some(Running { id: (task, attempt), key, usual, control })
-            });
-            known.collect()
-        });
-        let mut events = VecDeque::new();
-        if let Some(paused) = due.paused {
-            // What the scheduler has not heard of yet cancels out.
-            self.paused = if self.paused.is_some() { None } else { Some(paused) };
-            let actions = self.core.set_paused(paused);
-            self.perform(actions, &mut events);
-        }
-        let actions = self.core.set_room(due.room);
-        self.perform(actions, &mut events);
-        if due.start_one {
-            let actions = self.core.start_one();
-            self.perform(actions, &mut events);
-        }
-        events.into_iter().for_each(|event| self.handle(event));
-    }
-
     /// Does what the core wants; what comes of it at once goes to `events`.
     fn perform(&mut self, actions: Vec<Action>, events: &mut VecDeque<Event>) {
         let (mut jobs, mut undone, mut released) = (Vec::new(), Vec::new(), false);
@@ -503,12 +433,7 @@ impl Work {
                     tasks.iter().for_each(|task| store.set_replica(*task, false));
                 }
                 Action::ReadAhead(tasks) => self.memory.parts().read_ahead(&tasks),
-                Action::Drop(tasks) => {
-                    let mut store = self.store();
-                    for task in &tasks {
-                        released |= store.remove(*task).is_some_and(|result| result.pinned.is_some());
-                    }
-                }
+                Action::Drop(tasks) => released |= self.let_go(&tasks),
             }
         }
         if !undone.is_empty() {

@@ -243,6 +243,14 @@ fn is_patient(since: &mut Option<Instant>, results: Results, target: Option<u64>
     since.get_or_insert_with(Instant::now).elapsed() < BRIEF_PATIENCE
 }
 
+/// Lets so much memory be kept for the next results that nothing has to go to disk, or to wait, for it; `seen`
+/// is memory that is no results.
+fn keep_what_is_free(t: &Thresholds, seen: u64, results: Results) {
+    let wanted = results.managed.saturating_add(seen).saturating_add_signed(results.growth().max(0));
+    let free = t.admission_bound().unwrap_or(t.limit).saturating_sub(wanted);
+    pool::keep_at_most(free.min(t.limit / KEPT_PART));
+}
+
 impl Memory {
     pub(super) fn new(parts: Parts) -> Memory {
         let pressure = parts.thresholds.map(Pressure::new);
@@ -350,10 +358,7 @@ impl Memory {
         let patient = is_patient(&mut self.patient_since, results, pressure.thresholds().target);
         let expected = if patient { results.rest } else { results.growth() };
         let t = pressure.thresholds();
-        // Before anything has to go to disk, or to wait.
-        let wanted = managed.saturating_add(self.seen).saturating_add_signed(results.growth().max(0));
-        let free = t.admission_bound().unwrap_or(t.limit).saturating_sub(wanted);
-        pool::keep_at_most(free.min(t.limit / KEPT_PART));
+        keep_what_is_free(t, self.seen, results);
         let unmanaged = self.seen + pool::bytes() / self.sharers;
         let usage = Usage { managed, unmanaged, expected, disk_fails: fault.is_some() };
         let verdict = pressure.assess(usage);
@@ -392,6 +397,14 @@ impl Memory {
             }
         }
         due
+    }
+
+    /// Lets what is free with these results be kept for the next ones. To be called before results of others
+    /// go: else the bound is still that of the time when they were there.
+    pub(super) fn keep_what_is_free(&self, results: Results) {
+        if let Some(pressure) = &self.pressure {
+            keep_what_is_free(pressure.thresholds(), self.seen, results);
+        }
     }
 
     /// What tasks that start may add: as much as fits under the target. If waiting makes no more room, what

@@ -211,6 +211,11 @@ impl Store {
         Some(entry.result)
     }
 
+    /// The same for several; returns those that were here.
+    pub fn remove_all(&mut self, tasks: &[TaskRef]) -> Vec<Arc<TaskResult>> {
+        tasks.iter().filter_map(|task| self.remove(*task)).collect()
+    }
+
     /// Takes out those that were in processes which have ended.
     pub fn take_ended(&mut self) -> Vec<TaskRef> {
         let ended = |entry: &Entry| entry.result.pinned.as_ref().is_some_and(|p| p.home().has_ended());

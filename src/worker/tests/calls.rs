@@ -8,6 +8,7 @@ use crate::protocol::columns::ColumnWriter;
 use crate::protocol::messages::calls::{CallBatch, CallOptions, CallRun};
 use crate::protocol::messages::peer::{FromPeer, PeerHello, Piece, Put, ToPeer};
 use crate::protocol::messages::worker::Tasks as TasksMessage;
+use crate::worker::store::pool;
 use std::path::Path;
 use std::process::Command;
 
@@ -364,4 +365,29 @@ async fn what_is_larger_than_memory_is_refused() {
     let said = bring(&played, &session, 5, &vec![7; 65 << 20]).await.expect("an error");
     assert!(said.contains("has room for"), "{said}");
     assert_eq!(played.fetch(&session, EPOCH, &[task(5)]).await.unwrap().0, [(task(5), None)]);
+}
+
+#[tokio::test]
+async fn what_fills_the_memory_leaves_its_pages_to_what_comes_next() {
+    const MIB: u64 = 1 << 20;
+    let mut played = played().await;
+    let settings = &mut played.config.worker;
+    settings.memory_limit = MemoryLimit::Size(ByteSize(400 * MIB));
+    settings.memory.target = Some(Fraction(0.5));
+    played.publish().await;
+    let (_worker, mut session) = played.worker("w", 1).await;
+    let large = vec![7; 40 << 20];
+    for i in 0..3 {
+        assert_eq!(bring(&played, &session, i, &large).await, None);
+    }
+    session.news(|news| news.rare.stored.len() == 3).await;
+    assert_eq!(pool::bytes(), 0);
+    // Beside them there was room for two more of them at most.
+    session.say(ToWorker::Free(TasksMessage { tasks: (0..3).map(task).collect() })).await;
+    let kept = async {
+        while pool::bytes() < 120 * MIB {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon(kept).await;
 }
