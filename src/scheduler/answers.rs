@@ -153,6 +153,7 @@ impl Driver {
                 "managed": w.nbytes.saturating_sub(figures.spilled),
                 "spilled": figures.spilled,
                 "unmanaged": figures.unmanaged,
+                "kept": figures.kept,
                 "limit": w.spec.memory_limit,
                 "process": figures.process,
                 "peak-managed": figures.peak_managed,

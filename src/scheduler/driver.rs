@@ -316,7 +316,9 @@ impl Driver {
         let (bytes_in, bytes_out) = (figures.bytes_in as f64, figures.bytes_out as f64);
         let (written, read) = (figures.spill_written as f64, figures.spill_read as f64);
         peer.meter.add(now, [figures.cpu_seconds, bytes_in, bytes_out, written, read, done]);
-        let memory = MemoryUse { unmanaged: figures.unmanaged, spilled: figures.spilled }.believed();
+        // What is kept for results is theirs to have.
+        let unmanaged = figures.unmanaged.saturating_sub(figures.kept);
+        let memory = MemoryUse { unmanaged, spilled: figures.spilled }.believed();
         self.views.series.heard(worker, &peer.name, &figures, peer.meter.rates()[0]);
         peer.figures = figures;
         self.events.push(Event::Heartbeat { worker, memory: Some(memory) });

@@ -364,7 +364,7 @@ impl Driver {
     fn on_beat(&mut self) {
         self.beaten = Instant::now();
         self.work.close_idle_connections();
-        let (spilled, unmanaged) = self.work.tell_memory();
+        let memory = self.work.tell_memory();
         let now = std::time::Instant::now();
         let disk = self.work.disk();
         let (compute_seconds, fetch_seconds, wait_seconds) = self.work.seconds();
@@ -376,8 +376,9 @@ impl Driver {
         let heartbeat = Heartbeat {
             executing: u32::try_from(self.work.running()).unwrap_or(u32::MAX),
             managed: self.work.managed_bytes(),
-            spilled,
-            unmanaged,
+            spilled: memory.spilled,
+            unmanaged: memory.unmanaged,
+            kept: memory.kept,
             process: resident_bytes(),
             cpu_seconds,
             bytes_in: self.traffic.bytes_in.load(Ordering::Relaxed),

@@ -14,8 +14,8 @@ use super::executor::pool::{Finished, Pool};
 use super::executor::{FailureKind, Identified};
 use super::families::Families;
 use super::finish::{Job, Runnable, to_wire};
-use super::memory::Memory;
 use super::memory::monitor::Gauge;
+use super::memory::{Memory, Told};
 use super::origin::{Limits, Origin};
 use super::prepare::nodes::Node;
 use super::process;
@@ -586,8 +586,8 @@ impl Work {
         self.store().managed_bytes() + self.pool.captured_bytes() + self.client.arriving_bytes()
     }
 
-    /// Bytes of results on disk, and bytes that are no results, as the scheduler is told now.
-    pub(super) fn tell_memory(&mut self) -> (u64, u64) {
+    /// Memory as the scheduler is told of it now.
+    pub(super) fn tell_memory(&mut self) -> Told {
         self.memory.tell()
     }
 

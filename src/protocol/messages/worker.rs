@@ -146,6 +146,8 @@ pub struct Heartbeat {
     pub spilled: u64,
     /// Bytes of memory that are not results: of the worker and of every process under it.
     pub unmanaged: u64,
+    /// Of these, bytes that are kept for the next results: they are given up when anything else wants them.
+    pub kept: u64,
     /// Resident bytes of the worker process.
     pub process: u64,
     /// CPU seconds of the worker process and its tasks, those included that have not ended.

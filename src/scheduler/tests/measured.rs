@@ -181,3 +181,24 @@ async fn the_schedulers_own_time() {
     assert!(busy > 0.0 && busy <= all, "{timings}");
     assert!(of("orders")["longest"].as_f64().unwrap() <= busy);
 }
+
+#[tokio::test]
+async fn memory_that_is_kept_for_results_is_room_for_them() {
+    const MIB: u64 = 1 << 20;
+    let house = house(|_| {}).await;
+    let (mut worker, _) =
+        house.worker_as(Register { memory_target: Some(100 * MIB), ..register("w1") }).await;
+    let mut client = house.client().await;
+    let figures = Heartbeat { unmanaged: 95 * MIB, kept: 90 * MIB, ..Heartbeat::default() };
+    worker.sender.send(FromWorker::Heartbeat(figures)).await.unwrap();
+    let told = |answer: &Value| answer["memory"]["unmanaged"] == 95 * MIB;
+    seen(&mut client, View::Overview, told).await;
+    let mut large = graph();
+    large.families[0].layer.memory = vec![40 * MIB];
+    let graph = Arc::new(Packed::new(large).unwrap());
+    submitted(&mut client, Submit { graph, ..submit(Uuid::new_v4()) }).await;
+    assert_eq!(tasks(&mut worker).await.tasks.len(), 2);
+    let status = ask(&mut client, Question::Status).await.unwrap();
+    let memory = &status["workers"][0]["memory"];
+    assert_eq!((&memory["unmanaged"], &memory["kept"]), (&json!(95 * MIB), &json!(90 * MIB)));
+}

@@ -180,8 +180,8 @@ pub(super) struct Memory {
     /// The least that results had since the last look: what a task has just made may be among its processes'
     /// bytes still.
     least: u64,
-    /// What the scheduler was told last: bytes on disk, bytes that are no results.
-    told: (u64, u64),
+    /// What the scheduler was told last.
+    told: Told,
 }
 
 /// What a task that runs is known by.
@@ -232,6 +232,24 @@ pub(super) struct Due {
     pub room: Option<i64>,
 }
 
+/// Memory as the scheduler is told of it, bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told {
+    /// Results on disk.
+    pub(super) spilled: u64,
+    /// What is no results.
+    pub(super) unmanaged: u64,
+    /// Of this, what is kept for the next results.
+    pub(super) kept: u64,
+}
+
+impl Told {
+    /// What no result can have.
+    fn taken(self) -> u64 {
+        self.unmanaged.saturating_sub(self.kept)
+    }
+}
+
 /// Whether the next task should wait for results to be dropped rather than have others written for it: there
 /// are enough that usually are dropped soon, and it has not waited long.
 fn is_patient(since: &mut Option<Instant>, results: Results, target: Option<u64>) -> bool {
@@ -243,8 +261,8 @@ fn is_patient(since: &mut Option<Instant>, results: Results, target: Option<u64>
     since.get_or_insert_with(Instant::now).elapsed() < BRIEF_PATIENCE
 }
 
-/// Lets so much memory be kept for the next results that nothing has to go to disk, or to wait, for it; `seen`
-/// is memory that is no results.
+/// Lets so much memory be kept for the next results that nothing has to go to disk, or to wait, for it;
+/// `seen` is memory that is no results.
 fn keep_what_is_free(t: &Thresholds, seen: u64, results: Results) {
     let wanted = results.managed.saturating_add(seen).saturating_add_signed(results.growth().max(0));
     let free = t.admission_bound().unwrap_or(t.limit).saturating_sub(wanted);
@@ -268,7 +286,7 @@ impl Memory {
             sharers: 1,
             exact: false,
             least: u64::MAX,
-            told: (0, 0),
+            told: Told::default(),
         }
     }
 
@@ -277,10 +295,15 @@ impl Memory {
         &self.parts
     }
 
-    /// Bytes of results on disk, and bytes that are no results, as the scheduler is told now.
-    pub(super) fn tell(&mut self) -> (u64, u64) {
-        self.told = (self.spilled_bytes(), self.unmanaged_bytes());
+    /// What the scheduler is told now.
+    pub(super) fn tell(&mut self) -> Told {
+        self.told = self.to_tell();
         self.told
+    }
+
+    fn to_tell(&self) -> Told {
+        let kept = pool::idle_bytes() / self.sharers;
+        Told { spilled: self.spilled_bytes(), unmanaged: self.unmanaged_bytes(), kept }
     }
 
     /// Memory that is not results: as of the monitor's last look, and what is kept for the next ones.
@@ -291,8 +314,8 @@ impl Memory {
     /// Whether these have changed by a part of the limit that matters.
     pub(super) fn has_changed(&self) -> bool {
         let Some(limit) = self.parts.thresholds.map(|t| t.limit) else { return false };
-        let (spilled, unmanaged) = self.told;
-        let change = self.spilled_bytes().abs_diff(spilled).max(self.unmanaged_bytes().abs_diff(unmanaged));
+        let (now, told) = (self.to_tell(), self.told);
+        let change = now.spilled.abs_diff(told.spilled).max(now.taken().abs_diff(told.taken()));
         change > limit / TELL_PART
     }
 

@@ -112,6 +112,11 @@ pub fn bytes() -> u64 {
     pool().bytes()
 }
 
+/// Bytes of files that are kept: of these nobody has any.
+pub fn idle_bytes() -> u64 {
+    pool().idle.iter().map(|kept| kept.bytes).sum()
+}
+
 /// From now on so many bytes may be kept. What is beyond goes back to the system at once.
 pub fn keep_at_most(bytes: u64) {
     let mut pool = pool();

@@ -1,5 +1,5 @@
-//! Memory as the work on hand has it: what is known of results and of those to come goes to `memory`, which says
-//! what is due; that is done here. Owns neither the figures nor the rules.
+//! Memory as the work on hand has it: what is known of results and of those to come goes to `memory`, which
+//! says what is due; that is done here. Owns neither the figures nor the rules.
 
 use super::Work;
 use crate::base::ids::TaskRef;
