@@ -302,8 +302,9 @@ impl Memory {
     }
 
     fn to_tell(&self) -> Told {
-        let kept = pool::idle_bytes() / self.sharers;
-        Told { spilled: self.spilled_bytes(), unmanaged: self.unmanaged_bytes(), kept }
+        let (bytes, idle) = pool::bytes_and_idle();
+        let (unmanaged, kept) = (self.seen + bytes / self.sharers, idle / self.sharers);
+        Told { spilled: self.spilled_bytes(), unmanaged, kept }
     }
 
     /// Memory that is not results: as of the monitor's last look, and what is kept for the next ones.

@@ -54,7 +54,11 @@ struct Pool {
 
 impl Pool {
     fn bytes(&self) -> u64 {
-        self.idle.iter().chain(&self.away).map(|kept| kept.bytes).sum()
+        self.idle_bytes() + self.away.iter().map(|kept| kept.bytes).sum::<u64>()
+    }
+
+    fn idle_bytes(&self) -> u64 {
+        self.idle.iter().map(|kept| kept.bytes).sum()
     }
 
     /// The idle file whose size is closest to what is needed.
@@ -75,7 +79,7 @@ impl Pool {
     /// Those that wait longest, until the rest is within bounds.
     #[must_use]
     fn shrink(&mut self) -> Vec<Kept> {
-        let mut bytes: u64 = self.idle.iter().map(|kept| kept.bytes).sum();
+        let mut bytes = self.idle_bytes();
         let mut left = Vec::new();
         while bytes > self.bound || self.idle.len() > IDLE_FILES_MAX {
             let Some((at, _)) = self.idle.iter().enumerate().min_by_key(|(_, kept)| kept.since) else {
@@ -112,9 +116,10 @@ pub fn bytes() -> u64 {
     pool().bytes()
 }
 
-/// Bytes of files that are kept: of these nobody has any.
-pub fn idle_bytes() -> u64 {
-    pool().idle.iter().map(|kept| kept.bytes).sum()
+/// The same, and of that, bytes of files that nobody has.
+pub fn bytes_and_idle() -> (u64, u64) {
+    let pool = pool();
+    (pool.bytes(), pool.idle_bytes())
 }
 
 /// From now on so many bytes may be kept. What is beyond goes back to the system at once.
