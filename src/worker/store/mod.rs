@@ -13,6 +13,7 @@ pub mod transfer;
 use crate::base::ids::{Attempt, TaskRef};
 use data::TaskResult;
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -212,7 +213,7 @@ impl Store {
     }
 
     /// The same for several; returns those that were here.
-    pub fn remove_all(&mut self, tasks: &[TaskRef]) -> Vec<Arc<TaskResult>> {
+    pub fn remove_all(&mut self, tasks: &[TaskRef]) -> SmallVec<[Arc<TaskResult>; 4]> {
         tasks.iter().filter_map(|task| self.remove(*task)).collect()
     }
 

@@ -5,13 +5,11 @@ use super::Work;
 use crate::base::ids::TaskRef;
 use crate::worker::core::event::Event;
 use crate::worker::memory::{Results, Running};
+use crate::worker::store::pool::SEGMENT_BYTES_MIN;
 use std::collections::VecDeque;
 
 /// Looks at memory in a row, at most, when results come and tasks start.
 const GROWTH_LOOKS: usize = 2;
-
-/// With less that goes nobody looks at memory.
-const GONE_BYTES_MIN: u64 = 1 << 20;
 
 impl Work {
     /// Looks at memory if results have come or will, or tasks wait for room: the monitor may be too slow.
@@ -85,7 +83,7 @@ impl Work {
     /// Drops results that nobody needs. Whether some were in processes.
     pub(super) fn let_go(&mut self, tasks: &[TaskRef]) -> bool {
         let gone = self.store().remove_all(tasks);
-        if gone.iter().map(|result| result.memory_bytes()).sum::<u64>() >= GONE_BYTES_MIN {
+        if gone.iter().map(|result| result.memory_bytes()).sum::<u64>() >= SEGMENT_BYTES_MIN {
             // As long as they are there: else what they leave behind finds no room to be kept in.
             self.memory.keep_what_is_free(self.results());
         }
